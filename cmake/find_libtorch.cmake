@@ -1,0 +1,29 @@
+# LibTorch out of the PyPI wheel, through targets of our own: find_package(Torch) would drag in the CUDA toolkit.
+# QLORA_TORCH (environment or cache) names a LibTorch folder or a Python environment; default: the project's .venv.
+set(QLORA_TORCH "$ENV{QLORA_TORCH}" CACHE PATH "LibTorch folder, or a Python environment that has torch")
+set(candidates)
+foreach(root IN ITEMS "${QLORA_TORCH}" "${PROJECT_SOURCE_DIR}/.venv")
+  if(root)
+    file(GLOB in_environment "${root}/lib/python3*/site-packages/torch")
+    list(APPEND candidates "${root}" ${in_environment})
+  endif()
+endforeach()
+find_path(QLORA_TORCH_ROOT NAMES lib/libtorch_cpu.so PATHS ${candidates} NO_DEFAULT_PATH)
+if(NOT QLORA_TORCH_ROOT)
+  message(FATAL_ERROR "LibTorch was not found. Run scripts/setup.sh, or set QLORA_TORCH to a LibTorch folder or "
+                      "to a Python environment with torch 2.11.")
+endif()
+message(STATUS "LibTorch: ${QLORA_TORCH_ROOT}")
+
+foreach(name IN ITEMS c10 torch_cpu)
+  add_library(qlora_${name} SHARED IMPORTED)
+  set_target_properties(qlora_${name} PROPERTIES IMPORTED_LOCATION ${QLORA_TORCH_ROOT}/lib/lib${name}.so)
+endforeach()
+add_library(qlora_libtorch INTERFACE)
+# The wheel's headers carry their own fmt and protobuf: last on the search path, so that Debian's win.
+target_compile_options(qlora_libtorch INTERFACE "SHELL:-idirafter ${QLORA_TORCH_ROOT}/include"
+  "SHELL:-idirafter ${QLORA_TORCH_ROOT}/include/torch/csrc/api/include")
+# Old-style RPATH, so that a later dlopen("libtorch_cuda.so") finds what it needs.
+target_link_options(qlora_libtorch INTERFACE
+  -Wl,--disable-new-dtags -Wl,-rpath,${QLORA_TORCH_ROOT}/lib -Wl,--allow-shlib-undefined)
+target_link_libraries(qlora_libtorch INTERFACE qlora_torch_cpu qlora_c10)

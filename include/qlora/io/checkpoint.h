@@ -1,0 +1,39 @@
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "qlora/io/safetensors.h"
+
+namespace qlora::io {
+
+/// A model folder: `model.safetensors`, or `model.safetensors.index.json` with its shards. Tensors by name.
+/// Shard paths must be plain names inside the folder; the index and the shards must agree exactly. Pickle files
+/// (`*.bin`, `*.pt`, `*.pth`) are refused with advice.
+class Checkpoint {
+  public:
+    explicit Checkpoint(const std::filesystem::path& folder);
+
+    const std::filesystem::path& folder() const { return folder_; }
+    /// All tensor names, sorted.
+    const std::vector<std::string>& names() const { return names_; }
+    bool contains(const std::string& name) const;
+    const TensorView& at(const std::string& name) const;
+    void release(const std::string& name) const;
+
+    /// Shard files in order of their names, for tools that keep the layout.
+    const std::vector<SafetensorsFile>& shards() const { return shards_; }
+
+    /// Hex XXH3-128 over the tensors sorted by name (name, dtype, shape, bytes): independent of the sharding.
+    std::string fingerprint() const;
+
+  private:
+    std::filesystem::path folder_;
+    std::vector<SafetensorsFile> shards_;
+    std::map<std::string, std::pair<std::size_t, const TensorView*>> by_name_;
+    std::vector<std::string> names_;
+};
+
+}  // namespace qlora::io
