@@ -10,8 +10,10 @@
 namespace qlora::io {
 
 /// A model folder: `model.safetensors`, or `model.safetensors.index.json` with its shards. Tensors by name.
-/// Shard paths must be plain names inside the folder; the index and the shards must agree exactly. Pickle files
-/// (`*.bin`, `*.pt`, `*.pth`) are refused with advice.
+/// Shard paths must be plain names inside the folder; the index and the shards must agree exactly. Links may
+/// not lead out of the folder, except from a snapshot of the Hugging Face cache into the blobs of the same
+/// repository. Folders with pickle files only (`*.bin`, `*.pt`, `*.pth`) are refused with advice. Throws
+/// CheckpointError with all faults.
 class Checkpoint {
   public:
     explicit Checkpoint(const std::filesystem::path& folder);
@@ -27,6 +29,8 @@ class Checkpoint {
     const std::vector<SafetensorsFile>& shards() const { return shards_; }
 
     /// Hex XXH3-128 over the tensors sorted by name (name, dtype, shape, bytes): independent of the sharding.
+    /// Hashed are the number of tensors, then of each: length and bytes of its name, length and bytes of its
+    /// dtype's name, rank, dimensions, length and bytes of its data. All numbers are 8 bytes, little-endian.
     std::string fingerprint() const;
 
   private:

@@ -24,9 +24,10 @@ struct TensorView {
     std::int64_t elements() const;
 };
 
-/// A memory-mapped safetensors file, checked completely when opened: header length and syntax, no duplicate names,
-/// offsets contiguous without gap, overlap or trailing bytes, sizes that match dtype and shape, checked arithmetic.
-/// Format: huggingface/safetensors README. Throws CheckpointError that names the file and the tensor.
+/// A memory-mapped safetensors file, checked completely when opened: header length and syntax, no duplicate
+/// names, offsets contiguous without gap, overlap or trailing bytes, sizes that match dtype and shape,
+/// checked arithmetic. Format: huggingface/safetensors README. Throws CheckpointError that names the file and
+/// the tensor.
 class SafetensorsFile {
   public:
     explicit SafetensorsFile(const std::filesystem::path& path);
@@ -56,8 +57,9 @@ struct TensorSpec {
     std::vector<std::int64_t> shape;
 };
 
-/// Streams a safetensors file: all specs first, then each tensor's bytes in that same order. Nothing appears under
-/// the final name until `finish` has flushed, synced and renamed it; a writer that is destroyed before leaves nothing.
+/// Streams a safetensors file: all specs first, then each tensor's bytes in that same order. Nothing appears
+/// under the final name until `finish` has flushed, synced and renamed it; a writer that is destroyed before
+/// leaves nothing.
 class SafetensorsWriter {
   public:
     SafetensorsWriter(std::filesystem::path path, std::vector<TensorSpec> specs,
@@ -74,5 +76,8 @@ class SafetensorsWriter {
     struct Impl;
     std::unique_ptr<Impl> impl_;
 };
+
+/// In the order of the safetensors package (dtype, widest first, then name): a file written so has its bytes.
+std::vector<TensorSpec> sorted_for_safetensors(std::vector<TensorSpec> specs);
 
 }  // namespace qlora::io

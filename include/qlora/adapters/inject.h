@@ -1,0 +1,39 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "qlora/adapters/lora_config.h"
+#include "qlora/adapters/target_matching.h"
+#include "qlora/models/causal_lm.h"
+
+namespace qlora::adapters {
+
+/// A tensor that is trained, under its key in PEFT's adapter file.
+struct TrainableParameter {
+    std::string key;  ///< "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+    at::Tensor tensor;
+    bool decays = true;  ///< weight decay applies (not to biases and norms, as in the HF trainer)
+};
+
+/// What `inject` made of a model.
+struct Adaptation {
+    LoraConfig config;  ///< with `target_modules` expanded, as it is saved
+    std::vector<Target> targets;
+    std::vector<std::string> modules_to_save;  ///< module paths
+    std::vector<TrainableParameter> parameters;
+    std::vector<std::string> warnings;
+
+    std::int64_t trainable_elements() const;
+};
+
+/// Every module of the architecture that PEFT would see, for matching.
+std::vector<ModuleInfo> module_infos(const models::ModelConfig& config);
+
+/// Sets the adapters that `config` asks for and marks what trains; everything else stays frozen. Throws ConfigError.
+Adaptation inject(models::CausalLM& model, const LoraConfig& config, std::uint64_t seed);
+
+}  // namespace qlora::adapters

@@ -1,0 +1,40 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+#include "qlora/adapters/lora_config.h"
+#include "qlora/nn/linear_adapter.h"
+
+namespace qlora::adapters {
+
+/// Low-rank adapter of one linear (Hu et al. 2021): y += scaling * (dropout(x) A^T) B^T. A [r, in], B [out, r], fp32.
+class LoraLayer final : public nn::LinearAdapter {
+  public:
+    /// `site` numbers the adapters of a model: it names the dropout mask and the initial values' random stream.
+    LoraLayer(std::int64_t in_features, std::int64_t out_features, std::int64_t r, double scaling, double dropout,
+              std::uint32_t site);
+
+    /// Initial values as peft's reset_lora_parameters defines their distribution, drawn from (seed, site).
+    void initialize(InitLoraWeights kind, std::uint64_t seed);
+
+    at::Tensor forward(const at::Tensor& x, const ops::FrozenWeight& base, const at::Tensor& bias,
+                       const nn::ForwardContext& context) const override;
+    at::Tensor delta_weight() const override;
+    std::vector<std::pair<std::string, at::Tensor>> parameters() const override;
+
+    const at::Tensor& a() const { return a_; }
+    const at::Tensor& b() const { return b_; }
+    double scaling() const { return scaling_; }
+
+  private:
+    at::Tensor a_;
+    at::Tensor b_;
+    double scaling_;
+    double dropout_;
+    std::uint32_t site_;
+};
+
+}  // namespace qlora::adapters

@@ -1,0 +1,152 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <utility>
+#include <variant>
+#include <vector>
+
+#include "qlora/core/fields.h"
+
+namespace qlora::adapters {
+
+enum class PeftType { kLora };
+constexpr EnumTable<PeftType, 1> enum_table(PeftType) {
+    return {{{"LORA", PeftType::kLora}}};
+}
+
+enum class TaskType { kCausalLm };
+constexpr EnumTable<TaskType, 1> enum_table(TaskType) {
+    return {{{"CAUSAL_LM", TaskType::kCausalLm}}};
+}
+
+/// Which biases of the base train: none, all, or those of adapted layers.
+enum class BiasTraining { kNone, kAll, kLoraOnly };
+constexpr EnumTable<BiasTraining, 3> enum_table(BiasTraining) {
+    return {
+        {{"none", BiasTraining::kNone}, {"all", BiasTraining::kAll}, {"lora_only", BiasTraining::kLoraOnly}}};
+}
+
+/// kDefault: A uniform in +-1/sqrt(in), B zero. kRandom: B uniform in +-1/sqrt(r) besides (debugging).
+/// kGaussian: A normal with standard deviation 1/r, B zero.
+enum class InitLoraWeights { kDefault, kRandom, kGaussian };
+constexpr EnumTable<InitLoraWeights, 3> enum_table(InitLoraWeights) {
+    return {{{"true", InitLoraWeights::kDefault},
+             {"false", InitLoraWeights::kRandom},
+             {"gaussian", InitLoraWeights::kGaussian}}};
+}
+
+using NameList = std::vector<std::string>;
+/// Null, a regular expression for the whole module path (or "all-linear"), or a list of path endings.
+using ModuleNames = std::variant<std::monostate, std::string, NameList>;
+using LayerIndices = std::variant<std::monostate, std::int64_t, std::vector<std::int64_t>>;
+/// Name or regular expression -> value. The first entry that matches wins, so the order counts.
+template <class T>
+using NamePatterns = std::vector<std::pair<std::string, T>>;
+
+/// PEFT's LoraConfig: the `peft` section of run.json and `adapter_config.json`.
+struct LoraConfig {
+    PeftType peft_type = PeftType::kLora;
+    std::optional<TaskType> task_type = TaskType::kCausalLm;
+    std::optional<std::string> base_model_name_or_path;
+    std::int64_t r = 8;
+    double lora_alpha = 8;
+    double lora_dropout = 0.0;
+    ModuleNames target_modules;
+    ModuleNames exclude_modules;
+    std::optional<NameList> modules_to_save;
+    LayerIndices layers_to_transform;
+    ModuleNames layers_pattern;
+    NamePatterns<std::int64_t> rank_pattern;
+    NamePatterns<double> alpha_pattern;
+    bool use_rslora = false;
+    InitLoraWeights init_lora_weights = InitLoraWeights::kDefault;
+    BiasTraining bias = BiasTraining::kNone;
+
+    bool operator==(const LoraConfig&) const = default;
+
+    template <class Self, class Visitor>
+    static void fields(Self& self, Visitor& visit);
+};
+
+/// Combinations that PEFT or we refuse, and regular expressions that do not compile. `path` goes before each
+/// place.
+void check_lora_config(const LoraConfig& config, const std::string& path, FaultList& faults);
+
+/// Reads the content of an `adapter_config.json`. A field this version does not know is logged and passed
+/// over while it switches nothing on, else refused. Throws CheckpointError with all faults; `name` is the
+/// file's.
+LoraConfig parse_adapter_config(const Json& json, const std::string& name);
+LoraConfig read_adapter_config(const std::filesystem::path& file);
+
+/// The content of `adapter_config.json` as PEFT's save_pretrained writes it: all of PEFT's fields, sorted,
+/// two blanks of indentation; only the entries of rank_pattern and alpha_pattern keep their order, since it
+/// decides.
+std::string adapter_config_text(const LoraConfig& config);
+
+/// One line for each setting that makes `ours` and `theirs` different adapters, `r: 16 against 8`. The order
+/// of name lists and the base's name do not count.
+std::vector<std::string> differences(const LoraConfig& ours, const LoraConfig& theirs);
+
+template <class Self, class Visitor>
+void LoraConfig::fields(Self& self, Visitor& visit) {
+    visit("r", self.r, {.min = 1}, "rank");
+    visit("lora_alpha", self.lora_alpha, {.min = 0, .min_excluded = true},
+          "the update is scaled by lora_alpha / r (by lora_alpha / sqrt(r) with use_rslora)");
+    visit("lora_dropout", self.lora_dropout, {.min = 0, .max = 1, .max_excluded = true},
+          "dropout on the adapter's input");
+    visit("target_modules", self.target_modules, {},
+          "adapted layers: names, a regular expression for the whole path, or all-linear; null: PEFT's "
+          "choice for the "
+          "architecture (q_proj and v_proj)");
+    visit("exclude_modules", self.exclude_modules, {}, "left out, matched like target_modules");
+    visit("modules_to_save", self.modules_to_save, {}, "modules trained and saved whole");
+    visit("layers_to_transform", self.layers_to_transform, {.min = 0},
+          "adapt only the layers with these numbers");
+    visit("layers_pattern", self.layers_pattern, {}, "name of the layer list, where it is not the first one");
+    visit("rank_pattern", self.rank_pattern, {.min = 1},
+          "name or regular expression -> r; the first match wins");
+    visit("alpha_pattern", self.alpha_pattern, {.min = 0, .min_excluded = true},
+          "name or regular expression -> lora_alpha; the first match wins");
+    visit("use_rslora", self.use_rslora, {}, "rank-stabilised scaling");
+    visit("init_lora_weights", self.init_lora_weights, {},
+          "start of A and B; false starts with a random update");
+    visit("bias", self.bias, {}, "which biases of the base train too");
+    visit("peft_type", self.peft_type, {}, "the method");
+    visit("task_type", self.task_type, {}, "the kind of model");
+    visit("base_model_name_or_path", self.base_model_name_or_path, {},
+          "the base, for the reader; saving writes model.path here");
+
+    const Json none = nullptr;
+    constexpr const char* kRewritesBase = "this initialisation rewrites the base weights and is not built";
+    visit.fixed("fan_in_fan_out", false, "transposed weights (GPT-2's Conv1D) are not built yet");
+    visit.fixed("use_dora", false, "DoRA is not built yet");
+    visit.fixed("lora_bias", false, "a bias on B is not built yet");
+    visit.fixed("ensure_weight_tying", false, "adapters on tied layers are not built yet");
+    visit.fixed("trainable_token_indices", none, "training single token rows is not built yet");
+    visit.fixed("target_parameters", none, "adapters on raw parameters (experts) are not built");
+    visit.fixed("layer_replication", none, "stacking layers is not built");
+    visit.fixed("megatron_config", none, "Megatron models are not supported");
+    visit.fixed("megatron_core", "megatron.core", "Megatron models are not supported");
+    visit.fixed("loftq_config", Json::object(), kRewritesBase);
+    visit.fixed("eva_config", none, "EVA's initialisation from data is not built");
+    visit.fixed("corda_config", none, kRewritesBase);
+    visit.fixed("lora_ga_config", none, kRewritesBase);
+    visit.fixed("velora_config", none, "compressed activations are not built");
+    visit.fixed("kasa_config", none, "KaSA rewrites the base weights and is not built");
+    visit.fixed("monteclora_config", none, "Bayesian LoRA is not built");
+    visit.fixed("alora_invocation_tokens", none, "adapters that start after certain tokens are not built");
+    visit.fixed("use_qalora", false, "QA-LoRA works on GPTQ bases only, which are not supported");
+    visit.fixed("qalora_group_size", 16, "QA-LoRA works on GPTQ bases only, which are not supported");
+    visit.fixed("use_bdlora", none, "block-diagonal LoRA is not built");
+    visit.fixed("arrow_config", none, "routing between adapters is not built");
+    visit.ignored("inference_mode", "frozen or not is decided by the program");
+    visit.ignored("peft_version", "who wrote the file");
+    visit.ignored("auto_mapping", "class names of Python models");
+    visit.ignored("revision", "a version on a hub");
+    visit.ignored("runtime_config", "settings of a Python process; PEFT does not save it either");
+}
+
+}  // namespace qlora::adapters

@@ -1,0 +1,42 @@
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "qlora/adapters/inject.h"
+
+namespace qlora::adapters {
+
+inline constexpr const char* kAdapterConfigFile = "adapter_config.json";
+inline constexpr const char* kAdapterWeightsFile = "adapter_model.safetensors";
+
+// Metadata keys of adapter_model.safetensors: what the adapter was trained on.
+inline constexpr const char* kBaseKey = "qlora.base";                   ///< fingerprint of the base's tensors
+inline constexpr const char* kQuantizationKey = "qlora.quantization";   ///< JSON of the QuantConfig
+inline constexpr const char* kTokenizerKey = "qlora.tokenizer";         ///< fingerprint of the tokenizer
+
+/// PEFT's key of a tensor: "base_model.model." + module path + "." + suffix.
+std::string peft_key(const std::string& module_path, const std::string& suffix);
+
+/// Writes tensors as a safetensors file, atomically: fp32, sorted as the safetensors package sorts.
+void save_tensors(const std::filesystem::path& file, const std::vector<TrainableParameter>& tensors,
+                  const std::map<std::string, std::string>& metadata);
+
+/// Writes adapter_config.json and adapter_model.safetensors as PEFT's save_pretrained does (metadata format "pt" plus
+/// `metadata`). `base_model` goes to base_model_name_or_path.
+void save_adapter(const std::filesystem::path& folder, const Adaptation& adaptation, const std::string& base_model,
+                  const std::map<std::string, std::string>& metadata);
+
+/// The LoraConfig of an adapter folder; CheckpointError with advice when the folder is not a LoRA adapter.
+LoraConfig load_adapter_config(const std::filesystem::path& folder);
+
+/// Copies an adapter's tensors into the parameters of `adaptation`. Strict both ways: missing, unexpected and misshapen
+/// keys are reported together. bf16 and fp16 tensors are widened.
+void load_adapter_weights(const std::filesystem::path& folder, Adaptation& adaptation);
+
+/// Metadata of an adapter's weights file.
+std::map<std::string, std::string> adapter_metadata(const std::filesystem::path& folder);
+
+}  // namespace qlora::adapters

@@ -1,0 +1,44 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "qlora/adapters/lora_config.h"
+
+namespace qlora::adapters {
+
+/// One module of the model, containers (`model.layers.0.self_attn`) included: they have none of the four
+/// flags.
+struct ModuleInfo {
+    std::string path;  ///< as in transformers: `model.layers.0.self_attn.q_proj`, `lm_head`
+    bool is_linear = false;
+    bool is_output_embedding = false;  ///< the head; it is linear too
+    bool is_embedding = false;
+    bool is_norm = false;
+    std::int64_t in_features = 0;
+    std::int64_t out_features = 0;
+};
+
+/// One adapted layer.
+struct Target {
+    std::string path;
+    std::int64_t r = 0;
+    double lora_alpha = 0;
+    double scaling = 0;  ///< lora_alpha / r, or lora_alpha / sqrt(r)
+};
+
+struct MatchResult {
+    std::vector<Target> targets;               ///< in the order of the modules
+    std::vector<std::string> modules_to_save;  ///< paths trained whole
+    std::vector<std::string> warnings;
+    LoraConfig expanded;  ///< what is saved: target_modules as names, also for null, "all-linear" and very
+                          ///< long lists
+};
+
+/// Finds what a configuration adapts, with PEFT's meaning of every field. Stricter than PEFT where it would
+/// pass a mistake silently: each name of a list must fit a module. Throws ConfigError with all faults.
+MatchResult match_targets(const LoraConfig& config, const std::vector<ModuleInfo>& modules,
+                          const std::string& model_type);
+
+}  // namespace qlora::adapters

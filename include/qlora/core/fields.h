@@ -1,0 +1,138 @@
+#pragma once
+
+#include <set>
+#include <string>
+#include <vector>
+
+#include "qlora/core/error.h"
+#include "qlora/core/field_types.h"
+
+namespace qlora {
+
+// A configuration struct declares each setting once, in
+//
+//     template <class Self, class Visitor>
+//     static void fields(Self& self, Visitor& visit) {
+//         visit("learning_rate", self.learning_rate, {.min = 0}, "peak learning rate");
+//         visit.fixed("use_dora", false, "DoRA is not built yet");
+//         visit.ignored("peft_version", "written by PEFT");
+//     }
+//
+// and the visitors below derive reading, writing and documentation from it. `fixed` names a setting that is
+// known but not built: its default is accepted, any other value refused with the reason. `ignored` names one
+// that says nothing.
+
+/// null, false, 0, "", [] or {}: the values that switch nothing on.
+bool is_empty_value(const Json& value);
+
+/// What reading collects over all sections of a file.
+struct ReadState {
+    FaultList faults;
+    std::set<std::string> given;         ///< full paths of the keys that were present
+    std::vector<std::string> all_paths;  ///< full paths of all known keys, for hints; may be empty
+};
+
+/// One row of the documentation.
+struct FieldInfo {
+    std::string name;
+    std::string kind;
+    std::string default_text;  ///< as JSON, or "required"
+    std::string range;
+    std::string help;
+    bool fixed = false;
+    bool free_on_resume = false;
+};
+
+class FieldReader {
+  public:
+    FieldReader(const Json& object, std::string path, ReadState& state)
+        : object_(object), path_(std::move(path)), state_(state) {}
+
+    template <class T>
+    void operator()(const char* name, T& member, const FieldRule& rule, const char*) {
+        const Json* value = find(name, rule.required);
+        if (value == nullptr) return;
+        const std::string problem = FieldType<T>::read(*value, rule, member);
+        if (!problem.empty()) state_.faults.add(path_to(name), problem);
+    }
+    void fixed(const char* name, const Json& default_value, const char* reason);
+    void ignored(const char* name, const char*) { find(name, false); }
+
+    /// Faults for the keys of the object that no field claimed.
+    void refuse_unknown_keys();
+    /// The keys that no field claimed.
+    std::vector<std::string> unknown_keys() const;
+    const std::vector<std::string>& known_keys() const { return names_; }
+
+  private:
+    const Json* find(const char* name, bool required);
+    std::string path_to(const std::string& name) const { return path_.empty() ? name : path_ + "." + name; }
+
+    const Json& object_;
+    std::string path_;
+    ReadState& state_;
+    std::vector<std::string> names_;
+};
+
+class FieldWriter {
+  public:
+    template <class T>
+    void operator()(const char* name, const T& member, const FieldRule&, const char*) {
+        out[name] = FieldType<T>::write(member);
+    }
+    void fixed(const char*, const Json&, const char*) {}
+    void ignored(const char*, const char*) {}
+
+    Json out = Json::object();  ///< keys in declared order
+};
+
+class FieldLister {
+  public:
+    template <class T>
+    void operator()(const char* name, const T& member, const FieldRule& rule, const char* help) {
+        std::string text = rule.required ? "required" : FieldType<T>::write(member).dump();
+        if (rule.default_text != nullptr) text = rule.default_text;
+        infos.push_back(
+            {name, FieldType<T>::kind(), text, range_text(rule), help, false, rule.free_on_resume});
+    }
+    void fixed(const char* name, const Json& default_value, const char* reason) {
+        infos.push_back({name, default_value.dump(), default_value.dump(), "", reason, true, false});
+    }
+    void ignored(const char*, const char*) {}
+
+    std::vector<FieldInfo> infos;
+};
+
+/// Reads one section; all faults go to `state`, none is thrown. An unknown key is a fault.
+template <class Config>
+void read_fields(const Json& object, const std::string& path, Config& config, ReadState& state) {
+    if (!object.is_object()) {
+        state.faults.add(path, wrong_type("an object", object));
+        return;
+    }
+    FieldReader reader(object, path, state);
+    Config::fields(config, reader);
+    reader.refuse_unknown_keys();
+}
+
+template <class Config>
+Json write_fields(const Config& config) {
+    FieldWriter writer;
+    Config::fields(config, writer);
+    return writer.out;
+}
+
+template <class Config>
+std::vector<FieldInfo> list_fields() {
+    const Config defaults{};
+    FieldLister lister;
+    Config::fields(defaults, lister);
+    return lister.infos;
+}
+
+/// `section.key=value`: the value is JSON, or else a bare string. Only the named key of `root` changes; a
+/// malformed text is a fault.
+void apply_override(const std::string& text, const std::vector<std::string>& sections, Json& root,
+                    FaultList& faults);
+
+}  // namespace qlora

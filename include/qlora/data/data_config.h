@@ -1,0 +1,108 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <vector>
+
+#include "qlora/core/fields.h"
+
+namespace qlora::data {
+
+enum class DataFormat { kAuto, kAlpaca, kPromptCompletion, kMessages, kSharegpt, kText };
+constexpr EnumTable<DataFormat, 6> enum_table(DataFormat) {
+    return {{{"auto", DataFormat::kAuto},
+             {"alpaca", DataFormat::kAlpaca},
+             {"prompt_completion", DataFormat::kPromptCompletion},
+             {"messages", DataFormat::kMessages},
+             {"sharegpt", DataFormat::kSharegpt},
+             {"text", DataFormat::kText}}};
+}
+
+enum class TemplateName { kAuto, kChatml, kLlama3, kAlpaca, kNone };
+constexpr EnumTable<TemplateName, 5> enum_table(TemplateName) {
+    return {{{"auto", TemplateName::kAuto},
+             {"chatml", TemplateName::kChatml},
+             {"llama3", TemplateName::kLlama3},
+             {"alpaca", TemplateName::kAlpaca},
+             {"none", TemplateName::kNone}}};
+}
+
+enum class Overlong { kDrop, kTruncate };
+constexpr EnumTable<Overlong, 2> enum_table(Overlong) {
+    return {{{"drop", Overlong::kDrop}, {"truncate", Overlong::kTruncate}}};
+}
+
+enum class TrainOn { kAssistant, kLastAssistant, kAll };
+constexpr EnumTable<TrainOn, 3> enum_table(TrainOn) {
+    return {{{"assistant", TrainOn::kAssistant},
+             {"last_assistant", TrainOn::kLastAssistant},
+             {"all", TrainOn::kAll}}};
+}
+
+enum class OnBadRow { kStop, kSkip };
+constexpr EnumTable<OnBadRow, 2> enum_table(OnBadRow) {
+    return {{{"stop", OnBadRow::kStop}, {"skip", OnBadRow::kSkip}}};
+}
+
+/// One file or a list of files in JSON.
+struct FileList {
+    std::vector<std::filesystem::path> files;
+    bool operator==(const FileList&) const = default;
+};
+
+/// The `data` section.
+struct DataConfig {
+    FileList train;
+    std::optional<std::filesystem::path> eval;
+    DataFormat format = DataFormat::kAuto;
+    TemplateName template_ = TemplateName::kAuto;
+    std::int64_t max_length = 1024;
+    Overlong overlong = Overlong::kDrop;
+    TrainOn train_on = TrainOn::kAssistant;
+    std::optional<std::int64_t> max_tokens_per_batch;
+    bool group_by_length = false;
+    OnBadRow on_bad_row = OnBadRow::kStop;
+
+    bool operator==(const DataConfig&) const = default;
+
+    template <class Self, class Visitor>
+    static void fields(Self& self, Visitor& visit) {
+        visit("train", self.train, {.required = true}, "training file or list of files (.jsonl, .json)");
+        visit("eval", self.eval, {.free_on_resume = true}, "held-out file");
+        visit("format", self.format, {}, "layout of a row; auto: from the fields of each row");
+        visit("template", self.template_, {},
+              "how turns become text; auto: the checkpoint's own chat template, where it is recognised");
+        visit("max_length", self.max_length, {.min = 2}, "longest row in tokens");
+        visit("overlong", self.overlong, {}, "longer rows are dropped, or cut at the end (both are counted)");
+        visit("train_on", self.train_on, {},
+              "what has a loss: all assistant turns, the last one, or every token");
+        visit("max_tokens_per_batch", self.max_tokens_per_batch, {.min = 1},
+              "fill micro-batches up to this many tokens instead of counting rows");
+        visit("group_by_length", self.group_by_length, {},
+              "rows of similar length share a micro-batch; nothing is padded, so it buys little");
+        visit("on_bad_row", self.on_bad_row, {},
+              "stop before training, or list bad rows in rejected.jsonl and go on");
+    }
+};
+
+}  // namespace qlora::data
+
+namespace qlora {
+
+template <>
+struct FieldType<data::FileList> {
+    using List = std::vector<std::filesystem::path>;
+
+    static std::string kind() { return "a path or a list of paths"; }
+    static bool fits(const Json& value) { return value.is_string() || value.is_array(); }
+    static std::string read(const Json& value, const FieldRule& rule, data::FileList& out) {
+        if (!fits(value)) return wrong_type(kind(), value);
+        if (value.is_string()) return FieldType<List>::read(Json::array({value}), rule, out.files);
+        if (value.empty()) return "must name at least one file";
+        return FieldType<List>::read(value, rule, out.files);
+    }
+    static Json write(const data::FileList& value) { return FieldType<List>::write(value.files); }
+};
+
+}  // namespace qlora

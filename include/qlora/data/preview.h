@@ -1,0 +1,21 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "qlora/data/sft_dataset.h"
+#include "qlora/tokenizer/tokenizer.h"
+
+namespace qlora::data {
+
+/// The rows token by token, each token quoted and control tokens bare, in runs that say whether they are
+/// trained on.
+std::string preview_rows(const Dataset& dataset, const tokenizer::Tokenizer& tokenizer, std::int64_t rows);
+
+/// "read 100 = kept 97 + dropped 2 + rejected 1", for the log.
+std::string summary_line(const DatasetStatistics& statistics);
+
+/// The summary, token counts, a histogram of the lengths, what was dropped and why, duplicates and conflicts.
+std::string describe(const DatasetStatistics& statistics);
+
+}  // namespace qlora::data

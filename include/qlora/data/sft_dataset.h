@@ -1,0 +1,74 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <string>
+#include <vector>
+
+#include "qlora/data/batch.h"
+#include "qlora/data/data_config.h"
+#include "qlora/data/prompt_template.h"
+
+namespace qlora::data {
+
+/// A row that could not be read or has no form in the template.
+struct RejectedRow {
+    std::string place;  ///< "file:line"
+    std::string reason;
+    std::string text;  ///< its beginning, as it stands in the file (perhaps not UTF-8)
+};
+
+/// Rows that repeat something of an earlier row.
+struct Repeats {
+    std::int64_t count = 0;
+    std::vector<std::string> first;  ///< the first few: "file:line (as file:line)"
+};
+
+/// How many rows have at most `upto` tokens (and more than the bin before).
+struct LengthBin {
+    std::int64_t upto = 0;
+    std::int64_t rows = 0;
+};
+
+/// read = kept + dropped() + rejected.
+struct DatasetStatistics {
+    std::int64_t read = 0;
+    std::int64_t kept = 0;
+    std::int64_t too_long = 0;       ///< dropped
+    std::int64_t no_supervised = 0;  ///< dropped: no token with a loss (none in what truncation left, say)
+    std::int64_t rejected = 0;
+    std::int64_t truncated = 0;  ///< kept, but without its end token
+    std::int64_t tokens = 0;     ///< of the kept rows
+    std::int64_t supervised_tokens = 0;
+    std::int64_t longest = 0;        ///< tokens of the longest kept row
+    Repeats duplicates;              ///< kept rows with the tokens of an earlier one
+    Repeats conflicts;               ///< kept rows with the prompt of an earlier one and another answer
+    std::vector<LengthBin> lengths;  ///< of all rows that could be read, before dropping and cutting
+
+    std::int64_t dropped() const { return too_long + no_supervised; }
+};
+
+struct Dataset {
+    std::vector<Example> examples;
+    DatasetStatistics statistics;
+    std::vector<RejectedRow> rejected;
+    std::string fingerprint;  ///< data_fingerprint of the bytes that were read
+};
+
+/// Reads, renders and encodes all rows of `files`, in order, by `config` (format, max_length, overlong,
+/// train_on, on_bad_row). Bad rows: `stop` throws DataError that lists the first 20 and their number, after
+/// all files are read; `skip` returns them. A file without rows, or nothing kept, is a DataError.
+/// `embedding_rows` > 0: a token id that the model has no embedding for is a CheckpointError. In a kept row
+/// `Example::answer_begin` is 0 when it has no whole prompt (texts, or a truncation before the last answer).
+Dataset load_dataset(const std::vector<std::filesystem::path>& files, const DataConfig& config,
+                     const PromptTemplate& prompt_template, std::int64_t embedding_rows);
+
+/// Hex XXH3-128 that stands for the contents of the files in their order.
+std::string data_fingerprint(const std::vector<std::filesystem::path>& files);
+/// DataError when the files are no longer those of `fingerprint`.
+void require_unchanged(const std::vector<std::filesystem::path>& files, const std::string& fingerprint);
+
+/// One JSON object a line: `fault` ("file:line: reason") and `text`, the row's beginning. Replaces the file.
+void write_rejected(const std::filesystem::path& file, const std::vector<RejectedRow>& rejected);
+
+}  // namespace qlora::data

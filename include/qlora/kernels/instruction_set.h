@@ -1,0 +1,23 @@
+#pragma once
+
+#include <cstdint>
+
+namespace qlora::kernels::cpu {
+
+/// Code paths of the CPU kernels. They give the same bits; only the speed differs. kAvx2 needs AVX2, F16C and
+/// FMA.
+enum class InstructionSet : uint8_t { kPortable, kAvx2 };
+
+/// Whether this machine can run a path.
+bool supports(InstructionSet set);
+
+/// The path that runs: at first the fastest supported one.
+InstructionSet instruction_set();
+
+/// Chooses a path for the whole process; throws std::invalid_argument if this machine does not support it.
+/// For tests.
+void set_instruction_set(InstructionSet set);
+
+const char* to_string(InstructionSet set);
+
+}  // namespace qlora::kernels::cpu

@@ -1,0 +1,26 @@
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+
+#include "qlora/io/checkpoint.h"
+#include "qlora/models/causal_lm.h"
+#include "qlora/quant/quant_config.h"
+
+namespace qlora::models {
+
+struct LoadOptions {
+    quant::QuantConfig quantization;
+    at::ScalarType compute_dtype = at::kFloat;
+    /// Linears that stay dense although the model is quantized (whole-module training); may be empty.
+    std::function<bool(const std::string& path)> stays_dense;
+};
+
+/// Fills a model from a checkpoint, one tensor at a time: mapped, quantized if it is a linear (never the embedding or
+/// the head), placed, its pages given back. Every parameter of the architecture is loaded exactly once with the right
+/// shape, or nothing is: all missing, extra and misshapen tensors are reported together (CheckpointError).
+std::unique_ptr<CausalLM> load_base(const io::Checkpoint& checkpoint, const ModelConfig& config,
+                                    const LoadOptions& options);
+
+}  // namespace qlora::models

@@ -1,0 +1,100 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <memory>
+#include <optional>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "qlora/models/kv_cache.h"
+#include "qlora/models/model_config.h"
+#include "qlora/nn/linear.h"
+#include "qlora/nn/rms_norm.h"
+
+namespace qlora::models {
+
+/// Sequences laid end to end: ids and positions [T] int64, offsets [S + 1] cumulative lengths.
+struct TokenBatch {
+    at::Tensor ids;
+    at::Tensor positions;
+    std::vector<std::int64_t> offsets;
+};
+
+/// One decoder layer; members are named like the checkpoint's tensors.
+struct DecoderLayer {
+    DecoderLayer(const ModelConfig& config, std::int64_t index);
+
+    nn::RmsNorm input_layernorm;
+    nn::Linear q_proj, k_proj, v_proj, o_proj;
+    std::optional<nn::RmsNorm> q_norm, k_norm;
+    nn::RmsNorm post_attention_layernorm;
+    nn::Linear gate_proj, up_proj, down_proj;
+    std::int64_t sliding_window;
+};
+
+/// A llama-like causal language model: embedding, decoder layers, final norm, output head. Made empty; filled by
+/// `load_base`. The forward pass stops at the final hidden states, because the head is fused with the loss.
+class CausalLM {
+  public:
+    CausalLM(ModelConfig config, at::ScalarType compute_dtype);
+
+    const ModelConfig& config() const { return config_; }
+    at::ScalarType compute_dtype() const { return compute_dtype_; }
+
+    /// Final normed hidden states [T, hidden]. With `caches` (one a sequence) new tokens follow the cached ones.
+    at::Tensor forward(const TokenBatch& batch, const nn::ForwardContext& context,
+                       std::span<KvCache* const> caches = {}) const;
+    /// Sum of the cross-entropies of `targets` [R] given hidden rows [R, hidden]; fp32 scalar.
+    at::Tensor loss_sum(const at::Tensor& hidden_rows, const at::Tensor& targets) const;
+    /// fp32 logits [R, vocabulary], without gradient.
+    at::Tensor logits(const at::Tensor& hidden_rows) const;
+    /// The output matrix as products see it, fp32 [V, hidden].
+    at::Tensor head_matrix() const;
+
+    // Parts, for the loader, the adapters and the merge.
+    std::vector<nn::Linear*> linears();  ///< all but the output head, in checkpoint order
+    std::vector<nn::RmsNorm*> norms();
+    static constexpr const char* kEmbeddingPath = "model.embed_tokens";
+    static constexpr const char* kHeadPath = "lm_head";
+    nn::Weight& embedding() { return embedding_; }
+    const nn::Weight& embedding() const { return embedding_; }
+    void set_embedding(nn::Weight weight, at::Tensor stored);
+    /// The untied output head's weight; undefined when tied.
+    nn::Weight& head() { return head_; }
+    const nn::Weight& head() const { return head_; }
+
+    /// Whole-module training of the embedding or the head (a tied head trains a copy).
+    void train_embedding();
+    void train_head();
+    const at::Tensor& trained_embedding() const { return trained_embedding_; }
+    const at::Tensor& trained_head() const { return trained_head_; }
+
+    /// Keeps fp32 forms of all frozen matrices: same results, faster, 4 bytes a weight.
+    void keep_dense(bool keep);
+    /// Bytes of all weights as held (adapters and kept fp32 forms not counted).
+    std::int64_t weight_bytes() const;
+    /// fp32 bytes that `keep_dense(true)` would take.
+    std::int64_t dense_bytes() const;
+    std::int64_t parameter_count() const;
+
+  private:
+    at::Tensor layer_forward(std::size_t index, const at::Tensor& hidden, const at::Tensor& cos, const at::Tensor& sin,
+                             const std::vector<std::int64_t>& offsets, const nn::ForwardContext& context,
+                             std::span<KvCache* const> caches) const;
+    const ops::FrozenWeight& frozen_head() const { return config_.tie_word_embeddings ? embedding_ : head_; }
+
+    ModelConfig config_;
+    at::ScalarType compute_dtype_;
+    at::Tensor inverse_frequency_;
+    nn::Weight embedding_;
+    at::Tensor embedding_table_;  ///< as on disk, for row look-ups
+    nn::Weight head_;
+    at::Tensor trained_embedding_, trained_head_;
+    std::vector<std::unique_ptr<DecoderLayer>> layers_;
+    nn::RmsNorm norm_;
+};
+
+}  // namespace qlora::models

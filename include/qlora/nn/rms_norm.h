@@ -1,0 +1,31 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <string>
+
+#include "qlora/ops/rms_norm.h"
+
+namespace qlora::nn {
+
+/// Root-mean-square norm of the last dimension with a learned scale.
+class RmsNorm {
+  public:
+    RmsNorm(std::string path, std::int64_t size, double eps) : path_(std::move(path)), size_(size), eps_(eps) {}
+
+    const std::string& path() const { return path_; }
+    std::int64_t size() const { return size_; }
+    const at::Tensor& weight() const { return weight_; }
+    void set_weight(at::Tensor weight) { weight_ = std::move(weight); }
+    void train_whole_module() { weight_ = weight_.to(at::kFloat).clone().requires_grad_(); }
+
+    at::Tensor forward(const at::Tensor& x) const { return ops::rms_norm(x, weight_, eps_); }
+
+  private:
+    std::string path_;
+    std::int64_t size_;
+    double eps_;
+    at::Tensor weight_;
+};
+
+}  // namespace qlora::nn

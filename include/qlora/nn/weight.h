@@ -1,0 +1,39 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <variant>
+
+#include "qlora/ops/frozen_weight.h"
+#include "qlora/quant/quantized_tensor.h"
+
+namespace qlora::nn {
+
+/// A frozen matrix in one of its storages: dense as on disk, or packed. Values seen by products are rounded to the
+/// compute dtype. With `keep_dense(true)` the fp32 form is made once and kept: faster, same bits, more memory.
+class Weight final : public ops::FrozenWeight {
+  public:
+    Weight() = default;
+    Weight(at::Tensor dense, at::ScalarType compute_dtype);
+    Weight(quant::QuantizedTensor packed, at::ScalarType compute_dtype);
+
+    std::int64_t out_features() const override;
+    std::int64_t in_features() const override;
+    at::Tensor dense() const override;
+
+    bool defined() const;
+    bool is_quantized() const { return std::holds_alternative<quant::QuantizedTensor>(storage_); }
+    const quant::QuantizedTensor& quantized() const { return std::get<quant::QuantizedTensor>(storage_); }
+    /// Bytes held, the kept fp32 form not counted.
+    std::int64_t bytes() const;
+    void keep_dense(bool keep);
+
+  private:
+    at::Tensor make_dense() const;
+
+    std::variant<at::Tensor, quant::QuantizedTensor> storage_;
+    at::ScalarType compute_dtype_ = at::kFloat;
+    at::Tensor kept_;
+};
+
+}  // namespace qlora::nn

@@ -1,0 +1,10 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+namespace qlora::ops {
+
+/// Rows `ids` [T] of `table` [V, d] in `dtype`. A table that requires a gradient (modules_to_save) gets a dense one.
+at::Tensor embedding(const at::Tensor& table, const at::Tensor& ids, at::ScalarType dtype);
+
+}  // namespace qlora::ops

@@ -1,0 +1,38 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+#include <string>
+
+#include "qlora/quant/quant_config.h"
+
+namespace qlora::io {
+struct TensorView;
+}
+
+namespace qlora::quant {
+
+/// A matrix in blockwise NF4 (Dettmers et al. 2023; bitsandbytes' layout): blocks of `blocksize` values run row-major
+/// across row ends, two codes a byte, the first in the high nibble.
+struct QuantizedTensor {
+    std::int64_t rows = 0;
+    std::int64_t columns = 0;
+    std::int64_t blocksize = 64;
+    at::Tensor codes;          ///< uint8 [ceil(rows * columns / 2)]
+    at::Tensor absmax;         ///< fp32 [blocks]; uint8 codes of the dynamic map when quantized again
+    at::Tensor nested_absmax;  ///< fp32 [ceil(blocks / 256)]; undefined without double quantization
+    float nested_offset = 0.0F;
+
+    bool double_quantized() const { return nested_absmax.defined(); }
+    std::int64_t bytes() const;
+};
+
+/// Quantizes a matrix straight from its (mapped) bytes, F32, F16 or BF16. A value that is not finite is a
+/// CheckpointError that names the tensor and the place.
+QuantizedTensor quantize(const io::TensorView& tensor, const QuantConfig& config);
+
+/// [rows, columns] in `dtype` (fp32, bf16, fp16): fp32 code * absmax rounded once.
+at::Tensor dequantize(const QuantizedTensor& tensor, at::ScalarType dtype);
+
+}  // namespace qlora::quant

@@ -1,0 +1,51 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+
+#include "qlora/adapters/inject.h"
+#include "qlora/models/causal_lm.h"
+#include "qlora/quant/quant_config.h"
+
+namespace qlora::train {
+
+/// Bytes that a run will need at its worst moment, from shapes alone.
+struct MemoryPlan {
+    std::int64_t weights = 0;      ///< as stored: packed linears, dense embedding and head
+    std::int64_t dense_copies = 0;  ///< fp32 forms that are kept, or the largest temporary one
+    std::int64_t adapters = 0;     ///< parameters, gradients, both moments
+    std::int64_t activations = 0;  ///< of the largest micro-batch
+    std::int64_t logits = 0;       ///< one chunk of the head and its gradient
+    std::int64_t baseline = 0;     ///< LibTorch itself
+
+    std::int64_t total() const { return weights + dense_copies + adapters + activations + logits + baseline; }
+    std::string text() const;
+};
+
+/// What a plan is made for.
+struct MemoryRequest {
+    models::ModelConfig config;
+    quant::QuantConfig quantization;
+    std::vector<adapters::Target> targets;
+    std::int64_t whole_module_elements = 0;  ///< of modules_to_save
+    std::int64_t tokens = 0;                 ///< in the largest micro-batch
+    std::int64_t supervised_tokens = 0;      ///< in the same
+    std::int64_t bytes_per_element = 4;      ///< of activations
+    std::int64_t stored_bytes_per_weight = 2;  ///< of dense weights, as on disk
+    bool gradient_checkpointing = false;
+    bool keep_dense = false;
+};
+
+MemoryPlan plan_memory(const MemoryRequest& request);
+
+/// Bytes that the machine can still give (MemAvailable, or the limit of the control group if lower).
+std::int64_t available_memory_bytes();
+
+/// Whether fp32 forms of all frozen matrices are kept: they take at most a quarter of the available memory.
+bool keeps_dense(const models::CausalLM& model);
+bool keeps_dense(const models::ModelConfig& config);
+
+/// "1.25 GB".
+std::string gigabytes(std::int64_t bytes);
+
+}  // namespace qlora::train

@@ -1,0 +1,35 @@
+#pragma once
+
+#include <filesystem>
+
+namespace qlora::train {
+
+/// The places of a run's files (interface: "Files of a run").
+struct RunPaths {
+    std::filesystem::path root;
+
+    std::filesystem::path run_config() const { return root / "run_config.json"; }
+    std::filesystem::path metrics() const { return root / "metrics.jsonl"; }
+    std::filesystem::path adapter() const { return root / "adapter"; }
+    std::filesystem::path checkpoints() const { return root / "checkpoints"; }
+    std::filesystem::path checkpoint(std::int64_t step) const { return checkpoints() / ("step-" + std::to_string(step)); }
+    std::filesystem::path rejected() const { return root / "rejected.jsonl"; }
+    std::filesystem::path lock() const { return root / ".lock"; }
+
+    /// Whether the folder already holds a run.
+    bool holds_run() const;
+};
+
+/// Exclusive use of an output folder (flock: a killed owner leaves none). A second run is refused with the first's pid.
+class RunLock {
+  public:
+    explicit RunLock(const RunPaths& paths);
+    ~RunLock();
+    RunLock(const RunLock&) = delete;
+    RunLock& operator=(const RunLock&) = delete;
+
+  private:
+    int fd_ = -1;
+};
+
+}  // namespace qlora::train

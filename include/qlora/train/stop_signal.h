@@ -1,0 +1,18 @@
+#pragma once
+
+namespace qlora::train {
+
+/// While it lives, the first SIGINT or SIGTERM only sets a flag, a second one leaves the process at once (130 or 143);
+/// SIGHUP and SIGPIPE are ignored, so that a closed terminal does not end a run. One at a time.
+class StopSignal {
+  public:
+    StopSignal();
+    ~StopSignal();
+    StopSignal(const StopSignal&) = delete;
+    StopSignal& operator=(const StopSignal&) = delete;
+
+    /// 0, or the signal that asks to stop.
+    static int received();
+};
+
+}  // namespace qlora::train

@@ -1,0 +1,120 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+
+#include "qlora/core/fields.h"
+
+namespace qlora::train {
+
+enum class LrSchedulerType { kLinear, kCosine, kConstant, kConstantWithWarmup };
+constexpr EnumTable<LrSchedulerType, 4> enum_table(LrSchedulerType) {
+    return {{{"linear", LrSchedulerType::kLinear},
+             {"cosine", LrSchedulerType::kCosine},
+             {"constant", LrSchedulerType::kConstant},
+             {"constant_with_warmup", LrSchedulerType::kConstantWithWarmup}}};
+}
+
+enum class OptimizerType { kAdamwTorch, kAdamw8bit };
+constexpr EnumTable<OptimizerType, 3> enum_table(OptimizerType) {
+    return {{{"adamw_torch", OptimizerType::kAdamwTorch},
+             {"adamw_torch_fused", OptimizerType::kAdamwTorch},
+             {"adamw_8bit", OptimizerType::kAdamw8bit}}};
+}
+
+enum class GradientCheckpointing { kOff, kOn, kAuto };
+constexpr EnumTable<GradientCheckpointing, 3> enum_table(GradientCheckpointing) {
+    return {{{"false", GradientCheckpointing::kOff},
+             {"true", GradientCheckpointing::kOn},
+             {"auto", GradientCheckpointing::kAuto}}};
+}
+
+/// The `training` section, named as in transformers' TrainingArguments.
+struct TrainingConfig {
+    std::filesystem::path output_dir;
+    std::int64_t num_train_epochs = 1;
+    std::int64_t max_steps = -1;
+    std::int64_t per_device_train_batch_size = 1;
+    std::int64_t gradient_accumulation_steps = 16;
+    double learning_rate = 2e-4;
+    LrSchedulerType lr_scheduler_type = LrSchedulerType::kCosine;
+    double warmup_steps = 0.03;
+    std::optional<double>
+        warmup_ratio;  ///< null in a resolved configuration: warmup_steps has taken its value
+    OptimizerType optim = OptimizerType::kAdamwTorch;
+    double weight_decay = 0;
+    double adam_beta1 = 0.9;
+    double adam_beta2 = 0.999;
+    double adam_epsilon = 1e-8;
+    double max_grad_norm = 1.0;
+    std::int64_t logging_steps = 10;
+    std::optional<std::int64_t> eval_steps;
+    std::optional<std::int64_t> save_steps;
+    std::optional<std::int64_t> save_total_limit = 2;
+    bool load_best_model_at_end = false;
+    std::int64_t seed = 42;
+    GradientCheckpointing gradient_checkpointing = GradientCheckpointing::kOff;
+    bool full_determinism = false;
+    std::int64_t max_nonfinite_steps = 3;
+    bool log_rows = false;
+    bool eval_on_start = true;
+    std::int64_t sample_rows = 2;
+
+    bool operator==(const TrainingConfig&) const = default;
+
+    template <class Self, class Visitor>
+    static void fields(Self& self, Visitor& visit) {
+        visit("output_dir", self.output_dir, {.required = true, .free_on_resume = true}, "folder of the run");
+        visit("num_train_epochs", self.num_train_epochs, {.min = 1, .free_on_resume = true},
+              "passes over the data");
+        visit("max_steps", self.max_steps, {.min = -1, .free_on_resume = true},
+              "optimizer steps; -1: as many as the epochs have");
+        visit("per_device_train_batch_size", self.per_device_train_batch_size, {.min = 1},
+              "rows per micro-batch");
+        visit("gradient_accumulation_steps", self.gradient_accumulation_steps, {.min = 1},
+              "micro-batches per optimizer step");
+        visit("learning_rate", self.learning_rate, {.min = 0, .min_excluded = true}, "peak learning rate");
+        visit("lr_scheduler_type", self.lr_scheduler_type, {},
+              "course of the learning rate, as in transformers");
+        visit("warmup_steps", self.warmup_steps, {.min = 0, .default_text = "0.03 (0 for constant)"},
+              "steps of linear warm-up; below 1 a share of all steps");
+        visit("warmup_ratio", self.warmup_ratio, {.min = 0, .max = 1, .max_excluded = true},
+              "older name for a warmup_steps below 1");
+        visit("optim", self.optim, {}, "optimizer; adamw_torch_fused is the same as adamw_torch");
+        visit("weight_decay", self.weight_decay, {.min = 0}, "decoupled decay of the adapter matrices");
+        visit("adam_beta1", self.adam_beta1, {.min = 0, .max = 1, .max_excluded = true},
+              "decay of the first moment");
+        visit("adam_beta2", self.adam_beta2, {.min = 0, .max = 1, .max_excluded = true},
+              "decay of the second moment");
+        visit("adam_epsilon", self.adam_epsilon, {.min = 0, .min_excluded = true},
+              "added to the denominator");
+        visit("max_grad_norm", self.max_grad_norm, {.min = 0}, "gradients are clipped to this norm; 0 = off");
+        visit("logging_steps", self.logging_steps, {.min = 1, .free_on_resume = true},
+              "steps between log lines");
+        visit("eval_steps", self.eval_steps, {.min = 1, .free_on_resume = true},
+              "steps between evaluations; null: at the end of each epoch");
+        visit("save_steps", self.save_steps, {.min = 1, .free_on_resume = true},
+              "steps between checkpoints; null: at the end of each epoch");
+        visit("save_total_limit", self.save_total_limit, {.min = 1, .free_on_resume = true},
+              "checkpoints kept, the best besides; null: all");
+        visit("load_best_model_at_end", self.load_best_model_at_end, {.free_on_resume = true},
+              "the result is the checkpoint with the lowest held-out loss");
+        visit("seed", self.seed, {.min = 0}, "of the data order, the initialisation and the dropout");
+        visit("gradient_checkpointing", self.gradient_checkpointing, {.free_on_resume = true},
+              "recompute activations in the backward pass: less memory, slower, same numbers; auto: when "
+              "needed");
+        visit("full_determinism", self.full_determinism, {},
+              "bit-equal reruns and resumes on a GPU too, at some cost (the CPU always is)");
+        visit("max_nonfinite_steps", self.max_nonfinite_steps, {.min = 1, .free_on_resume = true},
+              "steps in a row without a finite loss before the run stops");
+        visit("log_rows", self.log_rows, {.free_on_resume = true},
+              "each log line lists the data rows of its steps");
+        visit("eval_on_start", self.eval_on_start, {.free_on_resume = true},
+              "held-out loss before the first step");
+        visit("sample_rows", self.sample_rows, {.min = 0, .free_on_resume = true},
+              "held-out rows whose generated answer is shown at each evaluation");
+    }
+};
+
+}  // namespace qlora::train

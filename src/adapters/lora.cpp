@@ -1,0 +1,67 @@
+#include "qlora/adapters/lora.h"
+
+#include <cmath>
+
+#include "qlora/kernels/philox.h"
+#include "qlora/ops/linear.h"
+
+namespace qlora::adapters {
+namespace {
+
+template <class Draw>
+void fill(at::Tensor& tensor, Draw&& draw) {
+    float* data = tensor.mutable_data_ptr<float>();
+    for (std::int64_t i = 0; i < tensor.numel(); ++i) data[i] = draw();
+}
+
+}  // namespace
+
+LoraLayer::LoraLayer(std::int64_t in_features, std::int64_t out_features, std::int64_t r, double scaling,
+                     double dropout, std::uint32_t site)
+    : a_(at::zeros({r, in_features}, at::kFloat).requires_grad_()),
+      b_(at::zeros({out_features, r}, at::kFloat).requires_grad_()),
+      scaling_(scaling),
+      dropout_(dropout),
+      site_(site) {}
+
+void LoraLayer::initialize(InitLoraWeights kind, std::uint64_t seed) {
+    const at::AutoGradMode no_gradients(false);
+    const auto rank = static_cast<float>(a_.size(0));
+    kernels::PhiloxStream for_a(seed, 2 * static_cast<std::uint64_t>(site_));
+    kernels::PhiloxStream for_b(seed, 2 * static_cast<std::uint64_t>(site_) + 1);
+    const auto uniform = [](kernels::PhiloxStream& stream, float bound) {
+        return (2.0F * stream.uniform() - 1.0F) * bound;
+    };
+    if (kind == InitLoraWeights::kGaussian) {
+        fill(a_, [&] { return for_a.normal() / rank; });
+    } else {
+        // kaiming_uniform_ with a = sqrt(5) is uniform in +-1/sqrt(fan_in).
+        const float bound = 1.0F / std::sqrt(static_cast<float>(a_.size(1)));
+        fill(a_, [&] { return uniform(for_a, bound); });
+    }
+    if (kind == InitLoraWeights::kRandom) {
+        fill(b_, [&] { return uniform(for_b, 1.0F / std::sqrt(rank)); });
+    } else {
+        b_.zero_();
+    }
+}
+
+at::Tensor LoraLayer::forward(const at::Tensor& x, const ops::FrozenWeight& base, const at::Tensor& bias,
+                              const nn::ForwardContext& context) const {
+    const ops::DropoutSite dropout{.p = context.training ? dropout_ : 0.0,
+                                   .seed = context.seed,
+                                   .step = context.micro_step,
+                                   .site = site_};
+    return ops::lora_linear(x, base, bias, a_, b_, scaling_, dropout);
+}
+
+at::Tensor LoraLayer::delta_weight() const {
+    const at::AutoGradMode no_gradients(false);
+    return at::mm(b_, a_).mul_(scaling_);
+}
+
+std::vector<std::pair<std::string, at::Tensor>> LoraLayer::parameters() const {
+    return {{"lora_A.weight", a_}, {"lora_B.weight", b_}};
+}
+
+}  // namespace qlora::adapters

@@ -1,0 +1,251 @@
+#include "qlora/adapters/target_matching.h"
+
+#include <algorithm>
+#include <cmath>
+#include <optional>
+#include <set>
+
+#include "module_choice.h"
+#include "name_pattern.h"
+#include "qlora/core/nearest.h"
+#include "target_names.h"
+
+namespace qlora::adapters {
+namespace {
+
+class Matcher {
+  public:
+    Matcher(const LoraConfig& config, const std::vector<ModuleInfo>& modules, const std::string& model_type)
+        : config_(config), modules_(modules), exclusion_(config), layers_(config) {
+        result_.expanded = config;
+        expand_targets(model_type);
+        if (const auto* regex = std::get_if<std::string>(&result_.expanded.target_modules))
+            regex_.emplace(*regex);
+    }
+
+    MatchResult run() {
+        check_list_entries();
+        match_modules();
+        match_modules_to_save();
+        check_layers();
+        warn_of_unused_exclusions();
+        faults_.throw_if_any<ConfigError>("the LoRA configuration does not fit the model");
+        return std::move(result_);
+    }
+
+  private:
+    void expand_targets(const std::string& model_type) {
+        ModuleNames& target = result_.expanded.target_modules;
+        if (std::holds_alternative<std::monostate>(target)) {
+            target = default_targets(model_type);
+            if (as_list(target)->empty()) {
+                faults_.add("target_modules", "PEFT has no default for the architecture " +
+                                                  quoted(model_type) +
+                                                  "; name the layers to adapt, or all-linear");
+            }
+        } else if (is_all_linear(target)) {
+            NameList linears;
+            for (const ModuleInfo& module : modules_) {
+                if (module.is_linear && !module.is_output_embedding) linears.push_back(module.path);
+            }
+            target = std::move(linears);
+        }
+        if (const NameList* list = as_list(target)) {
+            NameList once;
+            std::set<std::string> seen;
+            for (const std::string& name : *list) {
+                if (seen.insert(name).second) once.push_back(name);
+            }
+            target = shortened(once, modules_);
+        }
+    }
+
+    bool is_targeted(const std::string& path) const {
+        if (regex_) return regex_->matches_whole(path);
+        const NameList& names = *as_list(result_.expanded.target_modules);
+        if (std::find(names.begin(), names.end(), path) != names.end()) return true;
+        return ends_with_any_name(path, names) && (!layers_.restricts() || layers_.holds(path));
+    }
+
+    // Last parts of the linear layers' paths, and whole paths: what a user may have meant.
+    NameList known_names() const {
+        NameList names;
+        for (const ModuleInfo& module : modules_) {
+            if (!module.is_linear) continue;
+            const std::string last = module.path.substr(module.path.rfind('.') + 1);
+            if (std::find(names.begin(), names.end(), last) == names.end()) names.push_back(last);
+        }
+        return names;
+    }
+
+    std::string hint_for(const std::string& name) const {
+        const NameList known = known_names();
+        const std::string near = did_you_mean(name.substr(name.rfind('.') + 1), known);
+        if (!near.empty()) return near;
+        std::string all;
+        for (const std::string& linear : known) all += (all.empty() ? "" : ", ") + linear;
+        return "; its linear layers are named " + all;
+    }
+
+    bool any_path(const auto& holds) const {
+        return std::any_of(modules_.begin(), modules_.end(),
+                           [&](const ModuleInfo& m) { return holds(m.path); });
+    }
+
+    void check_list_entries() {
+        const NameList* names = as_list(config_.target_modules);
+        if (names == nullptr) return;
+        if (names->empty()) faults_.add("target_modules", "is an empty list, so nothing would train");
+        for (const std::string& name : *names) {
+            if (any_path([&](const std::string& path) { return ends_with_name(path, name); })) continue;
+            faults_.add("target_modules", quoted(name) + " matches no module of the model" + hint_for(name));
+            has_unknown_target_ = true;
+        }
+    }
+
+    void match_modules() {
+        PatternValues<std::int64_t> ranks("rank_pattern", config_.rank_pattern);
+        PatternValues<double> alphas("alpha_pattern", config_.alpha_pattern);
+        std::size_t matched = 0;
+        for (const ModuleInfo& module : modules_) {
+            if (module.path.empty() || exclusion_.holds(module.path) || !is_targeted(module.path)) continue;
+            ++matched;
+            if (module.is_output_embedding || module.is_embedding) {
+                faults_.add("target_modules",
+                            "LoRA on " + module.path +
+                                " is not built yet; leave it out, or train it whole through "
+                                "modules_to_save");
+            } else if (!module.is_linear) {
+                faults_.add("target_modules", module.path + " is matched but is not a linear layer");
+            } else {
+                add_target(module.path, ranks, alphas);
+            }
+        }
+        const bool is_silent = matched == 0 && !has_unknown_target_ && faults_.empty();
+        if (is_silent) faults_.add("target_modules", nothing_matched());
+        ranks.add_warnings(result_.warnings);
+        alphas.add_warnings(result_.warnings);
+    }
+
+    void add_target(const std::string& path, PatternValues<std::int64_t>& ranks,
+                    PatternValues<double>& alphas) {
+        Target target;
+        target.path = path;
+        target.r = ranks.value_for(path, config_.r);
+        target.lora_alpha = alphas.value_for(path, config_.lora_alpha);
+        const auto rank = static_cast<double>(target.r);
+        target.scaling = target.lora_alpha / (config_.use_rslora ? std::sqrt(rank) : rank);
+        result_.targets.push_back(std::move(target));
+    }
+
+    std::string nothing_matched() const {
+        std::string message = "no module is left to adapt";
+        if (const auto* regex = std::get_if<std::string>(&config_.target_modules);
+            regex != nullptr && regex_) {
+            const bool fits_without_exclusion =
+                any_path([&](const auto& path) { return regex_->matches_whole(path); });
+            if (!fits_without_exclusion) {
+                return message + ": a string must match a whole path such as " + example_path() +
+                       "; for the endings of paths use a list, [" + quoted(*regex) + "]";
+            }
+        }
+        return message + "; check exclude_modules, modules_to_save and layers_to_transform";
+    }
+
+    std::string example_path() const {
+        const auto at =
+            std::find_if(modules_.begin(), modules_.end(), [](const ModuleInfo& m) { return m.is_linear; });
+        return at == modules_.end() ? "(the model has no linear layer)" : at->path;
+    }
+
+    // PEFT compares plain endings here, without a dot before the name.
+    void match_modules_to_save() {
+        for (const std::string& name : config_.modules_to_save.value_or(NameList{})) {
+            bool is_found = false;
+            NameList by_part_of_a_name;
+            for (const ModuleInfo& module : modules_) {
+                if (!module.path.ends_with(name)) continue;
+                is_found = true;
+                if (!ends_with_name(module.path, name)) by_part_of_a_name.push_back(module.path);
+                save_whole(module);
+            }
+            if (!is_found) {
+                faults_.add("modules_to_save",
+                            quoted(name) + " matches no module of the model" + hint_for(name));
+            }
+            if (!by_part_of_a_name.empty()) {
+                result_.warnings.push_back("modules_to_save: " + quoted(name) + " is also the ending of " +
+                                           some_of(by_part_of_a_name) +
+                                           ", which PEFT and we train whole too");
+            }
+        }
+    }
+
+    void save_whole(const ModuleInfo& module) {
+        const bool is_layer =
+            module.is_linear || module.is_embedding || module.is_norm || module.is_output_embedding;
+        const bool is_adapted = std::any_of(result_.targets.begin(), result_.targets.end(),
+                                            [&](const Target& target) { return target.path == module.path; });
+        auto& saved = result_.modules_to_save;
+        if (!is_layer) {
+            faults_.add("modules_to_save",
+                        module.path + " has no weight of its own; name the layers inside it");
+        } else if (is_adapted) {
+            faults_.add("modules_to_save",
+                        module.path + " is adapted by target_modules too; choose one of them");
+        } else if (std::find(saved.begin(), saved.end(), module.path) == saved.end()) {
+            saved.push_back(module.path);
+        }
+    }
+
+    void check_layers() {
+        const NameList* names = as_list(result_.expanded.target_modules);
+        if (!layers_.restricts() || names == nullptr) return;
+        std::set<std::int64_t> present;
+        for (const ModuleInfo& module : modules_) {
+            if (!ends_with_any_name(module.path, *names)) continue;
+            if (const auto index = layers_.index_of(module.path)) present.insert(*index);
+        }
+        for (const std::int64_t index : layers_.wanted()) {
+            if (present.contains(index)) continue;
+            const std::string range = present.empty() ? "no target lies in a numbered layer"
+                                                      : "the targets' layers are numbered " +
+                                                            std::to_string(*present.begin()) + " to " +
+                                                            std::to_string(*present.rbegin());
+            faults_.add("layers_to_transform", "there is no layer " + std::to_string(index) + "; " + range);
+        }
+    }
+
+    void warn_of_unused_exclusions() {
+        if (const NameList* names = as_list(config_.exclude_modules)) {
+            for (const std::string& name : *names) {
+                if (any_path([&](const std::string& path) { return ends_with_name(path, name); })) continue;
+                result_.warnings.push_back("exclude_modules: " + quoted(name) +
+                                           " matches no module of the model");
+            }
+        } else if (const auto* regex = std::get_if<std::string>(&config_.exclude_modules);
+                   regex && !regex->empty()) {
+            if (any_path([&](const std::string& path) { return exclusion_.is_named(path); })) return;
+            result_.warnings.push_back("exclude_modules: " + quoted(*regex) +
+                                       " matches no module's whole path");
+        }
+    }
+
+    const LoraConfig& config_;
+    const std::vector<ModuleInfo>& modules_;
+    Exclusion exclusion_;
+    LayerChoice layers_;
+    std::optional<NamePattern> regex_;
+    MatchResult result_;
+    FaultList faults_;
+    bool has_unknown_target_ = false;
+};
+
+}  // namespace
+
+MatchResult match_targets(const LoraConfig& config, const std::vector<ModuleInfo>& modules,
+                          const std::string& model_type) {
+    return Matcher(config, modules, model_type).run();
+}
+
+}  // namespace qlora::adapters

@@ -1,0 +1,77 @@
+#include "program.h"
+
+#include <torch/version.h>
+
+#include <CLI/CLI.hpp>
+#include <cstring>
+#include <iostream>
+#include <new>
+
+#include "qlora/cli/run_config.h"
+#include "qlora/core/error.h"
+#include "qlora/core/log.h"
+
+#ifndef QLORA_VERSION
+#error "QLORA_VERSION is set by the build"
+#endif
+
+namespace qlora::cli {
+namespace {
+
+constexpr const char* kMemoryAdvice =
+    "memory ran out. What helps most: a smaller training.per_device_train_batch_size, a smaller data.max_length, "
+    "training.gradient_checkpointing: true";
+
+int report(ExitCode code, const std::string& message) {
+    spdlog::error("{}", message);
+    return static_cast<int>(code);
+}
+
+}  // namespace
+
+Program::Program(const std::string& name, const std::string& description)
+    : app_(std::make_unique<CLI::App>(description, name)) {
+    app_->set_version_flag("--version", version_text(name));
+    app_->add_flag("--verbose", verbose_, "also log details");
+    app_->add_flag("--quiet", quiet_, "only warnings and errors");
+    app_->add_flag_callback(
+        "--help-config",
+        [] {
+            std::cout << config_help_text();
+            throw CLI::Success();
+        },
+        "all settings of run.json with their defaults");
+}
+
+Program::~Program() = default;
+
+int Program::run(int argc, char** argv, const std::function<int()>& body) {
+    try {
+        app_->parse(argc, argv);
+    } catch (const CLI::ParseError& error) {
+        const int code = app_->exit(error);
+        return code == 0 ? 0 : static_cast<int>(ExitCode::kInput);
+    }
+    set_up_log(quiet_ ? Verbosity::kQuiet : verbose_ ? Verbosity::kVerbose : Verbosity::kNormal);
+    try {
+        return body();
+    } catch (const Error& error) {
+        return report(error.code(), error.what());
+    } catch (const std::bad_alloc&) {
+        return report(ExitCode::kResources, kMemoryAdvice);
+    } catch (const c10::Error& error) {
+        const std::string text = error.what_without_backtrace();
+        const bool memory = text.find("can't allocate memory") != std::string::npos ||
+                            text.find("out of memory") != std::string::npos;
+        if (memory) return report(ExitCode::kResources, kMemoryAdvice);
+        return report(ExitCode::kInternal, "a fault of this program, please report it: " + text);
+    } catch (const std::exception& error) {
+        return report(ExitCode::kInternal, std::string("a fault of this program, please report it: ") + error.what());
+    }
+}
+
+std::string version_text(const std::string& program) {
+    return program + " " + QLORA_VERSION + ", LibTorch " + TORCH_VERSION + ", CUDA kernels: not built in";
+}
+
+}  // namespace qlora::cli

@@ -1,0 +1,144 @@
+#include "qlora/cli/run_config.h"
+
+#include <algorithm>
+
+#include "qlora/core/nearest.h"
+#include "run_config_checks.h"
+
+namespace qlora::cli {
+namespace {
+
+std::vector<std::string> section_names() {
+    std::vector<std::string> names;
+    RunConfig::sections(RunConfig{}, [&](const char* name, const auto&, bool) { names.emplace_back(name); });
+    return names;
+}
+
+std::vector<std::string> all_paths() {
+    std::vector<std::string> paths;
+    RunConfig::sections(RunConfig{}, [&]<class Section>(const char* name, const Section&, bool) {
+        for (const FieldInfo& info : list_fields<Section>())
+            paths.push_back(std::string(name) + "." + info.name);
+    });
+    return paths;
+}
+
+// A setting at the top level belongs into a section; name it.
+void refuse_unknown_sections(const Json& root, ReadState& state) {
+    const std::vector<std::string> names = section_names();
+    for (const auto& [key, value] : root.items()) {
+        if (std::find(names.begin(), names.end(), key) != names.end()) continue;
+        std::string hint = did_you_mean(key, names);
+        for (const std::string& path : state.all_paths) {
+            if (path.substr(path.find('.') + 1) == key) hint = "; did you mean \"" + path + "\"?";
+        }
+        state.faults.add(key, "unknown section" + hint);
+    }
+}
+
+void make_absolute(std::filesystem::path& path, const std::filesystem::path& folder) {
+    path = (folder / path).lexically_normal();
+    if (!path.has_filename() && path.has_relative_path())
+        path = path.parent_path();  // "runs/a/" and "runs/a" are one
+}
+
+void resolve_paths(RunConfig& config, const std::filesystem::path& folder) {
+    make_absolute(config.model.path, folder);
+    if (config.model.adapter) make_absolute(*config.model.adapter, folder);
+    for (std::filesystem::path& file : config.data.train.files) make_absolute(file, folder);
+    if (config.data.eval) make_absolute(*config.data.eval, folder);
+    make_absolute(config.training.output_dir, folder);
+}
+
+}  // namespace
+
+RunConfig load_run_config(const std::filesystem::path& file, const std::vector<std::string>& overrides) {
+    const std::filesystem::path absolute = std::filesystem::absolute(file).lexically_normal();
+    RunConfig config =
+        parse_run_config(read_json_file(file), absolute.parent_path(), file.string(), overrides);
+    config.file = absolute;
+    return config;
+}
+
+RunConfig parse_run_config(Json root, const std::filesystem::path& folder, const std::string& name,
+                           const std::vector<std::string>& overrides) {
+    if (!root.is_object())
+        throw ConfigError(name + ": " + wrong_type("an object with the sections of a run", root));
+    ReadState state;
+    state.all_paths = all_paths();
+    for (const std::string& text : overrides) apply_override(text, section_names(), root, state.faults);
+    refuse_unknown_sections(root, state);
+
+    RunConfig config;
+    RunConfig::sections(config, [&](const char* section_name, auto& section, bool is_required) {
+        if (root.contains(section_name)) {
+            read_fields(root[section_name], section_name, section, state);
+        } else if (is_required) {
+            read_fields(Json::object(), section_name, section, state);  // names the settings that are missing
+        }
+    });
+    config.has_peft_section = root.contains("peft");
+    resolve_defaults(config, state);
+    resolve_paths(config, folder);
+    check_combinations(config, state.faults);
+    state.faults.throw_if_any<ConfigError>(name);
+    return config;
+}
+
+quant::QuantConfig quant_config_from_overrides(const std::vector<std::string>& overrides) {
+    ReadState state;
+    Json root = Json::object();
+    for (const std::string& text : overrides) apply_override(text, {"quantization"}, root, state.faults);
+    quant::QuantConfig config;
+    if (root.contains("quantization")) read_fields(root["quantization"], "quantization", config, state);
+    state.faults.throw_if_any<ConfigError>("--set");
+    return config;
+}
+
+void adopt_adapter_config(RunConfig& config) {
+    if (!config.model.adapter) return;
+    const std::filesystem::path file = *config.model.adapter / "adapter_config.json";
+    const adapters::LoraConfig adapter = adapters::read_adapter_config(file);
+    FaultList faults;
+    if (config.has_peft_section) {
+        for (const std::string& difference : adapters::differences(config.peft, adapter)) {
+            faults.add("", "peft." + difference +
+                               " in the adapter; leave the peft section out to go on from an adapter");
+        }
+    }
+    faults.throw_if_any<ConfigError>(file.string());
+    config.peft = adapter;
+}
+
+void check_device(const RunConfig& config, bool is_gpu) {
+    if (!is_gpu && config.quantization.bnb_4bit_compute_dtype == quant::ComputeDtype::kFloat16) {
+        throw ConfigError(config.file.string() +
+                          ": quantization.bnb_4bit_compute_dtype: " + kFloat16NeedsGpu);
+    }
+}
+
+Json run_config_json(const RunConfig& config) {
+    Json root = Json::object();
+    RunConfig::sections(
+        config, [&](const char* name, const auto& section, bool) { root[name] = write_fields(section); });
+    return root;
+}
+
+std::vector<std::string> resume_differences(const RunConfig& saved, const RunConfig& now) {
+    const Json before = run_config_json(saved);
+    const Json after = run_config_json(now);
+    std::vector<std::string> out;
+    RunConfig::sections(RunConfig{}, [&]<class Section>(const char* name, const Section&, bool) {
+        for (const FieldInfo& info : list_fields<Section>()) {
+            if (info.fixed || info.free_on_resume) continue;
+            const Json& old_value = before[name][info.name];
+            const Json& new_value = after[name][info.name];
+            if (old_value == new_value) continue;
+            out.push_back(std::string(name) + "." + info.name + ": " + old_value.dump() + " in the run, " +
+                          new_value.dump() + " now");
+        }
+    });
+    return out;
+}
+
+}  // namespace qlora::cli

@@ -1,0 +1,110 @@
+#include "run_config_checks.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace qlora::cli {
+namespace {
+
+using train::LrSchedulerType;
+
+bool is_device_name(const std::string& device) {
+    if (device == "auto" || device == "cpu" || device == "cuda") return true;
+    constexpr std::string_view kPrefix = "cuda:";
+    constexpr std::size_t kMostDigits = 3;
+    if (device.rfind(kPrefix, 0) != 0) return false;
+    const std::string number = device.substr(kPrefix.size());
+    return !number.empty() && number.size() <= kMostDigits &&
+           std::all_of(number.begin(), number.end(), [](char c) { return c >= '0' && c <= '9'; });
+}
+
+void check_model(const RunConfig& config, FaultList& faults) {
+    const std::string& device = config.model.device;
+    if (!is_device_name(device)) {
+        faults.add("model.device", "must be auto, cpu, cuda or cuda:N, not \"" + device + "\"");
+    }
+    const bool is_float16 = config.quantization.bnb_4bit_compute_dtype == quant::ComputeDtype::kFloat16;
+    if (is_float16 && device == "cpu") faults.add("quantization.bnb_4bit_compute_dtype", kFloat16NeedsGpu);
+}
+
+void check_quantization(const quant::QuantConfig& config, FaultList& faults) {
+    const bool is_blocksize_set = config.bnb_4bit_blocksize != quant::QuantConfig{}.bnb_4bit_blocksize;
+    if (!config.load_in_4bit && is_blocksize_set) {
+        faults.add("quantization.bnb_4bit_blocksize", "has no effect with load_in_4bit false");
+    }
+}
+
+void check_data(const RunConfig& config, FaultList& faults) {
+    const data::DataConfig& data = config.data;
+    if (!data.max_tokens_per_batch) return;
+    if (*data.max_tokens_per_batch < data.max_length) {
+        faults.add("data.max_tokens_per_batch",
+                   "is " + std::to_string(*data.max_tokens_per_batch) + ", below data.max_length (" +
+                       std::to_string(data.max_length) + "): the longest row would not fit");
+    }
+    if (config.training.per_device_train_batch_size != 1) {
+        faults.add("training.per_device_train_batch_size",
+                   "has no effect with data.max_tokens_per_batch, which sets the micro-batches by tokens; "
+                   "leave out one "
+                   "of them");
+    }
+}
+
+void check_schedule(const train::TrainingConfig& training, FaultList& faults) {
+    if (training.lr_scheduler_type == LrSchedulerType::kConstant && training.warmup_steps != 0) {
+        faults.add("training.warmup_steps",
+                   "has no effect with lr_scheduler_type \"constant\"; use \"constant_with_warmup\" or leave "
+                   "it out");
+    }
+    if (training.warmup_steps > 1 && std::floor(training.warmup_steps) != training.warmup_steps) {
+        faults.add("training.warmup_steps", "must be a whole number of steps, or a share below 1");
+    }
+    if (training.max_steps == 0)
+        faults.add("training.max_steps", "must be at least 1, or -1 for whole epochs");
+}
+
+void check_training(const RunConfig& config, FaultList& faults) {
+    const train::TrainingConfig& training = config.training;
+    check_schedule(training, faults);
+    if (training.optim == train::OptimizerType::kAdamw8bit) {
+        faults.add("training.optim",
+                   "adamw_8bit is not available: 8-bit states come with the CUDA kernels; use adamw_torch");
+    }
+    if (!config.data.eval && training.eval_steps) {
+        faults.add("training.eval_steps", "has no effect without data.eval, the held-out file");
+    }
+    if (!config.data.eval && training.load_best_model_at_end) {
+        faults.add("training.load_best_model_at_end",
+                   "needs data.eval, the held-out file that says which one is best");
+    }
+    const auto& files = config.data.train.files;
+    if (config.data.eval && std::find(files.begin(), files.end(), *config.data.eval) != files.end()) {
+        faults.add("data.eval", "is a training file too, so its loss would say nothing");
+    }
+}
+
+}  // namespace
+
+void resolve_defaults(RunConfig& config, ReadState& state) {
+    train::TrainingConfig& training = config.training;
+    const bool has_steps = state.given.contains("training.warmup_steps");
+    if (training.warmup_ratio && has_steps) {
+        state.faults.add("training.warmup_ratio",
+                         "is given besides training.warmup_steps; they mean the same, leave one out");
+    } else if (training.warmup_ratio) {
+        training.warmup_steps = *training.warmup_ratio;
+    } else if (!has_steps && training.lr_scheduler_type == LrSchedulerType::kConstant) {
+        training.warmup_steps = 0;
+    }
+    training.warmup_ratio.reset();
+}
+
+void check_combinations(const RunConfig& config, FaultList& faults) {
+    check_model(config, faults);
+    check_quantization(config.quantization, faults);
+    adapters::check_lora_config(config.peft, "peft", faults);
+    check_data(config, faults);
+    check_training(config, faults);
+}
+
+}  // namespace qlora::cli

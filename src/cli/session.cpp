@@ -1,0 +1,114 @@
+#include "session.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <thread>
+
+#include "qlora/adapters/peft_format.h"
+#include "qlora/core/error.h"
+#include "qlora/core/log.h"
+#include "qlora/models/base_loader.h"
+#include "qlora/train/memory_plan.h"
+
+namespace qlora::cli {
+namespace {
+
+void add_ids(const Json& value, std::vector<tokenizer::TokenId>& out) {
+    for (const Json& id : value.is_array() ? value : Json::array({value})) {
+        if (id.is_number_integer()) out.push_back(id.get<tokenizer::TokenId>());
+    }
+}
+
+}  // namespace
+
+ModelFolder::ModelFolder(const std::filesystem::path& path)
+    : folder(path),
+      config(models::load_model_config(path)),
+      checkpoint(path),
+      tokenizer(tokenizer::load_tokenizer(path)),
+      special(tokenizer::load_special_tokens(path, *tokenizer)),
+      chat_template(data::read_chat_template(path)) {}
+
+data::PromptTemplate ModelFolder::prompt_template(data::TemplateName choice) const {
+    return data::PromptTemplate(choice, chat_template, *tokenizer, special);
+}
+
+std::vector<tokenizer::TokenId> ModelFolder::stop_ids(const data::PromptTemplate& prompt_template) const {
+    std::vector<tokenizer::TokenId> out = prompt_template.end_token_ids();
+    const std::filesystem::path file = folder / "generation_config.json";
+    Json generation = Json::object();
+    if (std::filesystem::exists(file)) generation = read_json_file(file);
+    if (generation.contains("eos_token_id")) {
+        add_ids(generation["eos_token_id"], out);
+    } else {
+        for (const std::int64_t id : config.eos_token_ids) out.push_back(static_cast<tokenizer::TokenId>(id));
+    }
+    std::sort(out.begin(), out.end());
+    out.erase(std::unique(out.begin(), out.end()), out.end());
+    return out;
+}
+
+at::ScalarType compute_dtype(const quant::QuantConfig& quantization) {
+    return quantization.bnb_4bit_compute_dtype == quant::ComputeDtype::kBfloat16 ? at::kBFloat16 : at::kFloat;
+}
+
+LoadedModel load_model(const ModelFolder& folder, const quant::QuantConfig& quantization,
+                       const adapters::LoraConfig* peft, const std::optional<std::filesystem::path>& adapter,
+                       std::int64_t seed) {
+    std::vector<std::string> whole;
+    if (peft != nullptr) {
+        whole = adapters::match_targets(*peft, adapters::module_infos(folder.config), folder.config.model_type)
+                    .modules_to_save;
+    }
+    models::LoadOptions options{.quantization = quantization,
+                                .compute_dtype = compute_dtype(quantization),
+                                .stays_dense = [&](const std::string& path) {
+                                    return std::find(whole.begin(), whole.end(), path) != whole.end();
+                                }};
+    LoadedModel out;
+    out.model = models::load_base(folder.checkpoint, folder.config, options);
+    if (peft != nullptr) {
+        out.adaptation = adapters::inject(*out.model, *peft, static_cast<std::uint64_t>(seed));
+        for (const std::string& warning : out.adaptation.warnings) spdlog::warn("{}", warning);
+        if (adapter) adapters::load_adapter_weights(*adapter, out.adaptation);
+    }
+    if (train::keeps_dense(*out.model)) out.model->keep_dense(true);
+    return out;
+}
+
+std::map<std::string, std::string> adapter_metadata_for(const ModelFolder& folder,
+                                                        const quant::QuantConfig& quantization) {
+    return {{adapters::kBaseKey, folder.checkpoint.fingerprint()},
+            {adapters::kQuantizationKey, write_fields(quantization).dump()},
+            {adapters::kTokenizerKey, tokenizer::tokenizer_fingerprint(folder.folder)}};
+}
+
+void check_adapter_base(const std::filesystem::path& adapter, const ModelFolder& folder) {
+    const std::map<std::string, std::string> metadata = adapters::adapter_metadata(adapter);
+    const auto base = metadata.find(adapters::kBaseKey);
+    if (base == metadata.end()) {
+        spdlog::info("{} does not say which base it was trained on (made by another tool); shapes are checked",
+                     adapter.string());
+        return;
+    }
+    if (base->second != folder.checkpoint.fingerprint()) {
+        throw CheckpointError(adapter.string() + ": was trained on another base than " + folder.folder.string() +
+                              " (fingerprint " + base->second + "); give the base it was trained on");
+    }
+}
+
+void require_device(const std::string& device) {
+    if (device == "auto" || device == "cpu") return;
+    throw ConfigError("model.device: '" + device +
+                      "' was asked for, but this build has no CUDA kernels; use \"cpu\" or \"auto\"");
+}
+
+std::int64_t set_threads(std::optional<std::int64_t> threads) {
+    const std::int64_t cores = std::max<std::int64_t>(1, std::thread::hardware_concurrency());
+    const std::int64_t wanted = threads.value_or(cores);
+    if (threads || std::getenv("OMP_NUM_THREADS") == nullptr) at::set_num_threads(static_cast<int>(wanted));
+    return at::get_num_threads();
+}
+
+}  // namespace qlora::cli

@@ -1,0 +1,62 @@
+#pragma once
+
+#include <filesystem>
+#include <map>
+#include <memory>
+#include <optional>
+#include <string>
+
+#include "qlora/adapters/inject.h"
+#include "qlora/data/prompt_template.h"
+#include "qlora/io/checkpoint.h"
+#include "qlora/models/causal_lm.h"
+#include "qlora/quant/quant_config.h"
+#include "qlora/tokenizer/tokenizer.h"
+
+namespace qlora::cli {
+
+/// Everything a model folder says before its weights are read.
+struct ModelFolder {
+    explicit ModelFolder(const std::filesystem::path& folder);
+
+    std::filesystem::path folder;
+    models::ModelConfig config;
+    io::Checkpoint checkpoint;
+    std::unique_ptr<tokenizer::Tokenizer> tokenizer;
+    tokenizer::SpecialTokens special;
+    std::optional<std::string> chat_template;
+
+    data::PromptTemplate prompt_template(data::TemplateName choice) const;
+    /// Where generation stops: generation_config.json's eos_token_id (a list is common), config.json's, the template's.
+    std::vector<tokenizer::TokenId> stop_ids(const data::PromptTemplate& prompt_template) const;
+};
+
+/// A model with its adapter (if any), ready to run.
+struct LoadedModel {
+    std::unique_ptr<models::CausalLM> model;
+    adapters::Adaptation adaptation;  ///< empty without an adapter
+};
+
+/// Loads the weights, quantizing them as asked, and sets the adapters of `peft` (null: none). `adapter`: the folder whose
+/// tensors are taken. Frozen matrices are kept in fp32 besides when memory allows.
+LoadedModel load_model(const ModelFolder& folder, const quant::QuantConfig& quantization,
+                       const adapters::LoraConfig* peft, const std::optional<std::filesystem::path>& adapter,
+                       std::int64_t seed);
+
+/// float32 unless bfloat16 is asked for (on the CPU).
+at::ScalarType compute_dtype(const quant::QuantConfig& quantization);
+
+/// Metadata of an adapter trained on this folder (fingerprints of base and tokenizer, the quantization).
+std::map<std::string, std::string> adapter_metadata_for(const ModelFolder& folder,
+                                                        const quant::QuantConfig& quantization);
+
+/// CheckpointError when the adapter names another base than this folder's; an adapter without a fingerprint passes.
+void check_adapter_base(const std::filesystem::path& adapter, const ModelFolder& folder);
+
+/// ConfigError in one sentence when the device cannot be used on this machine or with this build.
+void require_device(const std::string& device);
+
+/// Sets the CPU threads (null: one for each core) and returns their number.
+std::int64_t set_threads(std::optional<std::int64_t> threads);
+
+}  // namespace qlora::cli

@@ -1,0 +1,196 @@
+#include <CLI/CLI.hpp>
+#include <iostream>
+
+#include "dry_run.h"
+#include "program.h"
+#include "progress.h"
+#include "qlora/adapters/peft_format.h"
+#include "qlora/cli/commands.h"
+#include "qlora/core/atomic_file.h"
+#include "qlora/core/error.h"
+#include "qlora/core/log.h"
+#include "qlora/data/preview.h"
+#include "qlora/train/run_checkpoint.h"
+#include "qlora/train/run_folder.h"
+#include "qlora/train/stop_signal.h"
+#include "qlora/train/trainer.h"
+#include "session.h"
+#include "training_plan.h"
+
+namespace qlora::cli {
+namespace {
+
+struct TrainFlags {
+    std::string config;
+    std::vector<std::string> overrides;
+    bool resume = false;
+    bool dry_run = false;
+};
+
+struct Data {
+    data::Dataset train;
+    std::optional<data::Dataset> eval;
+};
+
+Data load_data(const RunConfig& config, const ModelFolder& folder, const data::PromptTemplate& prompt_template) {
+    Data out;
+    out.train =
+        data::load_dataset(config.data.train.files, config.data, prompt_template, folder.config.vocab_size);
+    spdlog::info("training data: {}", data::summary_line(out.train.statistics));
+    if (config.data.eval) {
+        out.eval = data::load_dataset({*config.data.eval}, config.data, prompt_template, folder.config.vocab_size);
+        spdlog::info("held-out data: {}", data::summary_line(out.eval->statistics));
+    }
+    return out;
+}
+
+void write_rejected_rows(const train::RunPaths& paths, const Data& data) {
+    std::vector<data::RejectedRow> rejected = data.train.rejected;
+    if (data.eval) rejected.insert(rejected.end(), data.eval->rejected.begin(), data.eval->rejected.end());
+    if (rejected.empty()) return;
+    data::write_rejected(paths.rejected(), rejected);
+    spdlog::warn("{} bad rows were left out; they are listed in {}", rejected.size(), paths.rejected().string());
+}
+
+/// What must be the same when a run is resumed.
+Json run_identity(const RunConfig& config, const std::map<std::string, std::string>& metadata, const Data& data,
+                  std::int64_t threads) {
+    return {{"base", metadata.at(adapters::kBaseKey)},
+            {"tokenizer", metadata.at(adapters::kTokenizerKey)},
+            {"data", data.train.fingerprint},
+            {"threads", threads},
+            {"config", run_config_json(config)}};
+}
+
+void require_same_run(const Json& saved, const Json& now, const RunConfig& config, const std::filesystem::path& place) {
+    FaultList faults;
+    const std::pair<const char*, const char*> facts[] = {
+        {"base", "the base model's tensors have changed"},
+        {"tokenizer", "the tokenizer has changed"},
+        {"data", "the training data have changed"},
+        {"threads", "the number of threads has changed, which changes the order of sums"}};
+    for (const auto& [key, message] : facts) {
+        if (saved.at(key) != now.at(key)) {
+            faults.add(key, std::string(message) + " (" + saved.at(key).dump() + " then, " + now.at(key).dump() + " now)");
+        }
+    }
+    const RunConfig before = parse_run_config(saved.at("config"), place, place.string());
+    for (const std::string& difference : resume_differences(before, config)) faults.add("", difference);
+    faults.throw_if_any<ConfigError>("--resume: " + place.string() + " cannot go on");
+}
+
+void print_summary(const train::RunSummary& summary, const RunConfig& config) {
+    if (summary.signal != 0) {
+        spdlog::info("stopped by a signal after step {} of {}; go on with: qlora-train --config {} --resume",
+                     summary.steps, summary.total_steps, config.file.string());
+        return;
+    }
+    spdlog::info("done: {} steps, {} tokens, {}", summary.steps, summary.tokens, duration_text(summary.seconds));
+    if (summary.first_eval_loss && summary.last_eval_loss) {
+        spdlog::info("held-out loss {:.4f} before, {:.4f} after (best {:.4f} at step {})", *summary.first_eval_loss,
+                     *summary.last_eval_loss, summary.best_eval_loss.value_or(*summary.last_eval_loss),
+                     summary.best_step);
+    }
+    spdlog::info("adapter: {}", summary.adapter.string());
+    spdlog::info("metrics: {}", (config.training.output_dir / "metrics.jsonl").string());
+    spdlog::info("next: qlora-eval --config {}", config.file.string());
+}
+
+int finish(const train::RunSummary& summary, const RunConfig& config) {
+    print_summary(summary, config);
+    return summary.signal == 0 ? 0 : 128 + summary.signal;
+}
+
+int train(const TrainFlags& flags, bool quiet) {
+    const train::StopSignal stop_signal;
+    RunConfig config = load_run_config(flags.config, flags.overrides);
+    require_device(config.model.device);
+    check_device(config, false);
+    adopt_adapter_config(config);
+    const std::int64_t threads = set_threads(config.model.threads);
+    const train::RunPaths paths{config.training.output_dir};
+
+    std::optional<train::RunLock> lock;
+    if (!flags.dry_run) {
+        lock.emplace(paths);
+        if (paths.holds_run() && !flags.resume) {
+            throw ConfigError("training.output_dir: " + paths.root.string() +
+                              " already holds a run; add --resume to go on with it, or choose another folder");
+        }
+        for (const auto& folder : {paths.root, paths.checkpoints()}) train::remove_leftovers(folder);
+    }
+
+    const ModelFolder folder(config.model.path);
+    if (config.model.adapter) check_adapter_base(*config.model.adapter, folder);
+    const data::PromptTemplate prompt_template = folder.prompt_template(config.data.template_);
+    spdlog::info("template: {}", prompt_template.name());
+    Data data = load_data(config, folder, prompt_template);
+    if (flags.dry_run) {
+        std::cout << dry_run_report(config, folder, prompt_template, data.train, data.eval ? &*data.eval : nullptr);
+        return 0;
+    }
+    write_rejected_rows(paths, data);
+
+    const std::map<std::string, std::string> metadata = adapter_metadata_for(folder, config.quantization);
+    const Json identity = run_identity(config, metadata, data, threads);
+    std::optional<train::CheckpointFolder> checkpoint;
+    if (flags.resume) {
+        checkpoint = train::newest_whole_checkpoint(paths.checkpoints());
+        if (checkpoint) {
+            const Json saved = read_json_file(checkpoint->path / "run_state.json");
+            require_same_run(saved.at("identity"), identity, config, checkpoint->path);
+        } else {
+            spdlog::info("--resume: {} holds no whole checkpoint; the run starts at the beginning", paths.root.string());
+        }
+    }
+
+    const adapters::MatchResult match =
+        adapters::match_targets(config.peft, adapters::module_infos(folder.config), folder.config.model_type);
+    train::MemoryRequest request = memory_request(config, folder, match, data.train);
+    request.gradient_checkpointing = uses_gradient_checkpointing(config, request);
+    spdlog::info("{}", train::plan_memory(request).text());
+
+    LoadedModel loaded =
+        load_model(folder, config.quantization, &config.peft, config.model.adapter, config.training.seed);
+    spdlog::info("{} trainable of {} parameters, {} adapters", loaded.adaptation.trainable_elements(),
+                 loaded.model->parameter_count(), loaded.adaptation.targets.size());
+    write_file_atomically(paths.run_config(), run_config_json(config).dump(2) + "\n");
+
+    const std::unique_ptr<train::Callback> progress = make_progress(quiet);
+    train::Trainer trainer({.model = loaded.model.get(),
+                            .adaptation = &loaded.adaptation,
+                            .train = std::move(data.train.examples),
+                            .eval = data.eval ? std::move(data.eval->examples) : std::vector<data::Example>{},
+                            .tokenizer = folder.tokenizer.get(),
+                            .stop_ids = folder.stop_ids(prompt_template),
+                            .plan = batch_plan_options(config),
+                            .gradient_checkpointing = request.gradient_checkpointing,
+                            .base_model = config.model.path.string(),
+                            .metadata = metadata,
+                            .files_to_copy = tokenizer::tokenizer_files(folder.folder),
+                            .identity = identity},
+                           config.training, *progress);
+    if (checkpoint) {
+        trainer.resume_from(checkpoint->path);
+        if (trainer.is_finished() && train::folder_fault(paths.adapter()).empty()) {
+            spdlog::info("the run is already finished after {} steps: {}", trainer.state().step,
+                         paths.adapter().string());
+            return 0;
+        }
+    }
+    return finish(trainer.run(), config);
+}
+
+}  // namespace
+
+int train_main(int argc, char** argv) {
+    TrainFlags flags;
+    Program program("qlora-train", "Fine-tunes a causal language model with QLoRA, from one JSON file.");
+    program.app().add_option("--config", flags.config, "the run's JSON file")->required();
+    program.app().add_option("--set", flags.overrides, "overrides a setting: section.key=value")->take_all();
+    program.app().add_flag("--resume", flags.resume, "go on from the newest whole checkpoint");
+    program.app().add_flag("--dry-run", flags.dry_run, "show data, adapters and memory, then stop");
+    return program.run(argc, argv, [&] { return train(flags, program.quiet()); });
+}
+
+}  // namespace qlora::cli

@@ -1,0 +1,53 @@
+#include "byte_reader.h"
+
+#include <fcntl.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+#include <string>
+
+#include "qlora/core/error.h"
+
+namespace qlora::data {
+namespace {
+
+constexpr std::size_t kPieceBytes = std::size_t{1} << 20;
+
+[[noreturn]] void fail(const std::filesystem::path& file, const char* what) {
+    throw DataError(file.string() + ": cannot be " + what + ": " + std::strerror(errno));
+}
+
+}  // namespace
+
+ByteReader::ByteReader(const std::filesystem::path& file, Xxh3& hash)
+    : file_(file),
+      hash_(hash),
+      descriptor_(::open(file.c_str(), O_RDONLY | O_CLOEXEC)),
+      buffer_(kPieceBytes) {
+    if (descriptor_ < 0) fail(file_, "opened");
+}
+
+ByteReader::~ByteReader() {
+    ::close(descriptor_);
+}
+
+std::string_view ByteReader::peek() {
+    if (begin_ == end_) {
+        ssize_t got = 0;
+        do {
+            got = ::read(descriptor_, buffer_.data(), buffer_.size());
+        } while (got < 0 && errno == EINTR);
+        if (got < 0) fail(file_, "read");
+        begin_ = 0;
+        end_ = static_cast<std::size_t>(got);
+        hash_.update(std::string_view(buffer_.data(), end_));
+    }
+    return {buffer_.data() + begin_, end_ - begin_};
+}
+
+void ByteReader::drain() {
+    while (!peek().empty()) begin_ = end_;
+}
+
+}  // namespace qlora::data

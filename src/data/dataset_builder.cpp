@@ -1,0 +1,181 @@
+#include "dataset_builder.h"
+
+#include <algorithm>
+#include <functional>
+#include <optional>
+#include <span>
+#include <string_view>
+
+#include "qlora/core/error.h"
+
+namespace qlora::data {
+namespace {
+
+using tokenizer::TokenId;
+
+constexpr std::size_t kRejectedTextBytes = 300;
+constexpr std::size_t kRepeatsShown = 5;
+// The prompt of a row does not depend on other rows: the first ones show whether template and tokenizer allow
+// the proof.
+constexpr std::int64_t kProvenPrompts = 100;
+constexpr std::int64_t kFirstLengthBin = 16;
+
+std::string place_of(const RawRow& raw, const std::string& file) {
+    std::string place = file + ":" + std::to_string(raw.line);
+    if (raw.element >= 0) place += " (element " + std::to_string(raw.element) + ")";
+    return place;
+}
+
+std::uint64_t hash_of(std::span<const TokenId> ids) {
+    const std::span<const std::byte> bytes = std::as_bytes(ids);
+    return std::hash<std::string_view>{}({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+}
+
+void add_repeat(Repeats& repeats, const std::string& place, const std::string& earlier) {
+    ++repeats.count;
+    if (repeats.first.size() < kRepeatsShown) repeats.first.push_back(place + " (as " + earlier + ")");
+}
+
+// The last answer's place in the messages, or none (texts, conversations trained on as a whole).
+std::optional<std::size_t> last_answer(const Record& record) {
+    for (std::size_t i = record.messages.size(); i > 0; --i) {
+        if (record.messages[i - 1].role == Role::kAssistant) return i - 1;
+    }
+    return std::nullopt;
+}
+
+// What a reader of generations wants to see: the question before the last answer.
+std::string prompt_text(const Record& record, std::size_t answer) {
+    for (std::size_t i = answer; i > 0; --i) {
+        if (record.messages[i - 1].role != Role::kUser) continue;
+        const std::string& content = record.messages[i - 1].content;
+        return record.input.empty() ? content : content + "\n\n" + record.input;
+    }
+    return {};
+}
+
+void refuse_double_start(const EncodedRow& row, const PromptTemplate& prompt_template) {
+    const std::optional<TokenId> bos = prompt_template.special().bos;
+    if (bos && row.ids.size() >= 2 && row.ids[0] == *bos && row.ids[1] == *bos) {
+        throw DataError("the row begins with two " + prompt_template.tokenizer().id_to_token(*bos) +
+                        " (BOS); leave the one in the text out");
+    }
+}
+
+}  // namespace
+
+void DatasetBuilder::reject(const RawRow& raw, const std::string& place, const std::string& reason) {
+    ++dataset_.statistics.rejected;
+    const bool is_listed = config_.on_bad_row == OnBadRow::kSkip || dataset_.rejected.size() < kListedBadRows;
+    if (!is_listed) return;
+    dataset_.rejected.push_back({place, reason, std::string(raw.text.substr(0, kRejectedTextBytes))});
+}
+
+void DatasetBuilder::add(const RawRow& raw, const std::string& file) {
+    ++dataset_.statistics.read;
+    const std::string place = place_of(raw, file);
+    if (!raw.fault.empty()) return reject(raw, place, raw.fault);
+    Record record;
+    EncodedRow row;
+    try {
+        record = parse_record(raw.text, config_.format, config_.train_on != TrainOn::kAll);
+        row = template_.encode(template_.render(record, config_.train_on));
+        refuse_double_start(row, template_);
+    } catch (const DataError& error) {
+        return reject(raw, place, error.what());
+    }
+    add_record(record, row, place);
+}
+
+void DatasetBuilder::add_record(const Record& record, const EncodedRow& row, const std::string& place) {
+    DatasetStatistics& statistics = dataset_.statistics;
+    check_ids(row, place);
+    prove(record, row, place);
+    const auto tokens = static_cast<std::int64_t>(row.ids.size());
+    count_length(tokens);
+    const bool too_long = tokens > config_.max_length;
+    if (too_long && config_.overlong == Overlong::kDrop) {
+        ++statistics.too_long;
+        return;
+    }
+    Example example;
+    const auto kept = static_cast<std::ptrdiff_t>(std::min(tokens, config_.max_length));
+    example.ids.assign(row.ids.begin(), row.ids.begin() + kept);
+    example.supervised.assign(row.supervised.begin(), row.supervised.begin() + kept);
+    const std::int64_t supervised = example.supervised_tokens();
+    if (supervised == 0) {
+        ++statistics.no_supervised;
+        return;
+    }
+    example.row = statistics.read - 1;
+    example.place = place;
+    example.truncated = too_long;
+    example.task = record.task;
+    if (const std::optional<std::size_t> answer = last_answer(record)) {
+        const auto begin = static_cast<std::int64_t>(row.answers.back().begin);
+        example.answer_begin = begin < kept ? begin : 0;
+        example.expected = record.messages[*answer].content;
+        example.prompt = prompt_text(record, *answer);
+    }
+    ++statistics.kept;
+    statistics.truncated += too_long ? 1 : 0;
+    statistics.tokens += kept;
+    statistics.supervised_tokens += supervised;
+    statistics.longest = std::max<std::int64_t>(statistics.longest, kept);
+    count_repeats(row, last_answer(record).has_value(), place);
+    dataset_.examples.push_back(std::move(example));
+}
+
+void DatasetBuilder::prove(const Record& record, const EncodedRow& row, const std::string& place) {
+    try {
+        prove_answer_mask(row, template_, config_.train_on);
+        if (proven_prompts_ < kProvenPrompts) {
+            prove_prompt_prefix(record, row, template_);
+            ++proven_prompts_;
+        }
+    } catch (const DataError& error) {
+        throw DataError(place + ": " + error.what());
+    }
+}
+
+void DatasetBuilder::check_ids(const EncodedRow& row, const std::string& place) const {
+    if (embedding_rows_ <= 0) return;
+    for (const TokenId id : row.ids) {
+        if (id >= 0 && id < embedding_rows_) continue;
+        throw CheckpointError(place + ": the tokenizer gives the token " + std::to_string(id) + " (" +
+                              template_.tokenizer().id_to_token(id) + "), but the model has only " +
+                              std::to_string(embedding_rows_) +
+                              " embeddings; the tokenizer belongs to another model");
+    }
+}
+
+void DatasetBuilder::count_length(std::int64_t tokens) {
+    std::vector<LengthBin>& bins = dataset_.statistics.lengths;
+    if (bins.empty()) bins.push_back({kFirstLengthBin, 0});
+    while (bins.back().upto < tokens) bins.push_back({2 * bins.back().upto, 0});
+    const auto fits = [&](const LengthBin& bin) { return tokens <= bin.upto; };
+    ++std::find_if(bins.begin(), bins.end(), fits)->rows;
+}
+
+void DatasetBuilder::count_repeats(const EncodedRow& row, bool has_answer, const std::string& place) {
+    const auto number = static_cast<std::int64_t>(dataset_.examples.size());
+    const auto place_of_example = [&](std::int64_t example) {
+        return dataset_.examples[static_cast<std::size_t>(example)].place;
+    };
+    const auto [seen, is_new] = rows_seen_.try_emplace(hash_of(row.ids), number);
+    if (!is_new) return add_repeat(dataset_.statistics.duplicates, place, place_of_example(seen->second));
+    if (!has_answer) return;
+    const std::span<const TokenId> ids(row.ids);
+    const std::size_t begin = row.answers.back().begin;
+    const FirstSeen answer{hash_of(ids.subspan(begin)), number};
+    const auto [earlier, first] = prompts_seen_.try_emplace(hash_of(ids.first(begin)), answer);
+    if (!first && earlier->second.answer != answer.answer) {
+        add_repeat(dataset_.statistics.conflicts, place, place_of_example(earlier->second.example));
+    }
+}
+
+Dataset DatasetBuilder::take() {
+    return std::move(dataset_);
+}
+
+}  // namespace qlora::data

@@ -1,0 +1,28 @@
+#pragma once
+
+#include "byte_reader.h"
+#include "row_source.h"
+#include "row_text.h"
+
+namespace qlora::data {
+
+/// One record a line. Lines end in LF or CRLF, the last one perhaps in nothing; a byte order mark may begin
+/// the file; lines of white space are passed over, but counted.
+class JsonLines final : public RowSource {
+  public:
+    JsonLines(const std::filesystem::path& file, Xxh3& hash) : bytes_(file, hash) {}
+    bool next(RawRow& row) override;
+
+  private:
+    bool read_line();
+    void trim_line();
+
+    ByteReader bytes_;
+    RowText gathered_;
+    std::string_view line_;
+    std::string fault_;
+    std::size_t consumed_ = 0;  // bytes of the current piece that line_ still points into
+    std::int64_t number_ = 0;
+};
+
+}  // namespace qlora::data

@@ -1,0 +1,16 @@
+#pragma once
+
+#include <vector>
+
+#include "qlora/data/prompt_template.h"
+
+namespace qlora::data {
+
+/// Stanford Alpaca's prompt, with or without an input, then the answer and EOS. `record`: one user and one
+/// assistant turn (only the first with `prompt_only`).
+std::vector<Segment> render_alpaca(const Record& record, bool prompt_only);
+
+/// Text as it is: a text, or a prompt and its completion, then EOS.
+std::vector<Segment> render_plain(const Record& record, bool prompt_only);
+
+}  // namespace qlora::data

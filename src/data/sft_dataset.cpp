@@ -1,0 +1,71 @@
+#include "qlora/data/sft_dataset.h"
+
+#include "dataset_builder.h"
+#include "qlora/core/error.h"
+#include "qlora/core/hash.h"
+
+namespace qlora::data {
+namespace {
+
+std::string combine(const std::vector<std::string>& file_hashes) {
+    Xxh3 hash;
+    for (const std::string& file_hash : file_hashes) hash.update(file_hash + "\n");
+    return hash.hex();
+}
+
+void refuse_bad_rows(const Dataset& dataset) {
+    const std::int64_t bad = dataset.statistics.rejected;
+    if (bad == 0) return;
+    std::string message = std::to_string(bad) + " of " + std::to_string(dataset.statistics.read) +
+                          " rows cannot be used; mend them, or set data.on_bad_row to \"skip\":";
+    for (const RejectedRow& row : dataset.rejected) message += "\n  " + row.place + ": " + row.reason;
+    const auto listed = static_cast<std::int64_t>(dataset.rejected.size());
+    if (bad > listed) message += "\n  and " + std::to_string(bad - listed) + " more";
+    throw DataError(message);
+}
+
+void refuse_nothing_kept(const DatasetStatistics& statistics, std::int64_t max_length) {
+    if (statistics.kept > 0) return;
+    throw DataError("no row is left of " + std::to_string(statistics.read) +
+                    " read: " + std::to_string(statistics.rejected) + " rejected, " +
+                    std::to_string(statistics.too_long) + " longer than data.max_length (" +
+                    std::to_string(max_length) + "), " + std::to_string(statistics.no_supervised) +
+                    " without a token to train on");
+}
+
+}  // namespace
+
+Dataset load_dataset(const std::vector<std::filesystem::path>& files, const DataConfig& config,
+                     const PromptTemplate& prompt_template, std::int64_t embedding_rows) {
+    DatasetBuilder builder(config, prompt_template, embedding_rows);
+    std::vector<std::string> hashes;
+    for (const std::filesystem::path& file : files) {
+        Xxh3 hash;
+        const std::unique_ptr<RowSource> rows = open_rows(file, hash);
+        bool any = false;
+        for (RawRow raw; rows->next(raw); any = true) builder.add(raw, file.string());
+        if (!any) throw DataError(file.string() + ": holds no rows");
+        hashes.push_back(hash.hex());
+    }
+    Dataset dataset = builder.take();
+    dataset.fingerprint = combine(hashes);
+    if (config.on_bad_row == OnBadRow::kStop) refuse_bad_rows(dataset);
+    refuse_nothing_kept(dataset.statistics, config.max_length);
+    return dataset;
+}
+
+std::string data_fingerprint(const std::vector<std::filesystem::path>& files) {
+    std::vector<std::string> hashes;
+    for (const std::filesystem::path& file : files) hashes.push_back(hash_file(file));
+    return combine(hashes);
+}
+
+void require_unchanged(const std::vector<std::filesystem::path>& files, const std::string& fingerprint) {
+    if (data_fingerprint(files) == fingerprint) return;
+    std::string names;
+    for (const std::filesystem::path& file : files) names += (names.empty() ? "" : ", ") + file.string();
+    throw DataError("the data has changed since it was read (" + names +
+                    "); put the old files back, or start a new run");
+}
+
+}  // namespace qlora::data

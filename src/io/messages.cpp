@@ -1,0 +1,22 @@
+#include "messages.h"
+
+#include <nlohmann/json.hpp>
+
+namespace qlora::io {
+
+std::string shown(std::string_view name) {
+    constexpr std::size_t kMaxShown = 200;
+    const bool cut = name.size() > kMaxShown;
+    const nlohmann::json text = std::string(name.substr(0, kMaxShown));
+    const std::string out = text.dump(-1, ' ', true, nlohmann::json::error_handler_t::replace);
+    return cut ? out + "..." : out;
+}
+
+void ListedFaults::throw_if_any(const std::string& headline) const {
+    if (unlisted_ == 0) return list_.throw_if_any<CheckpointError>(headline);
+    FaultList all = list_;
+    all.add("", "and " + std::to_string(unlisted_) + " more");
+    throw CheckpointError(all.text(headline));
+}
+
+}  // namespace qlora::io

@@ -1,0 +1,213 @@
+#include "qlora/models/causal_lm.h"
+
+#include <cmath>
+#include <numbers>
+
+#include "qlora/ops/attention.h"
+#include "qlora/ops/checkpoint.h"
+#include "qlora/ops/cross_entropy.h"
+#include "qlora/ops/embedding.h"
+#include "qlora/ops/linear.h"
+#include "qlora/ops/rope.h"
+#include "qlora/ops/swiglu.h"
+
+namespace qlora::models {
+namespace {
+
+/// fp32 [head_dim / 2]; transformers' modeling_rope_utils, operation by operation, so that the bits agree.
+at::Tensor inverse_frequencies(const ModelConfig& config) {
+    const RopeConfig& rope = config.rope;
+    const at::Tensor exponent = at::arange(0, config.head_dim, 2, at::kLong).to(at::kFloat) / config.head_dim;
+    at::Tensor inverse = 1.0 / at::pow(at::Scalar(rope.theta), exponent);
+    if (rope.type == RopeType::kLinear) return inverse / rope.factor;
+    if (rope.type != RopeType::kLlama3) return inverse;
+    const double original = static_cast<double>(rope.original_max_position_embeddings);
+    const double low_wavelength = original / rope.low_freq_factor;
+    const double high_wavelength = original / rope.high_freq_factor;
+    const at::Tensor wavelength = 2 * std::numbers::pi / inverse;
+    const at::Tensor scaled = at::where(wavelength.gt(low_wavelength), inverse / rope.factor, inverse);
+    const at::Tensor smooth =
+        (original / wavelength - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor);
+    const at::Tensor smoothed = (1 - smooth) * scaled / rope.factor + smooth * scaled;
+    const at::Tensor medium = wavelength.lt(high_wavelength).logical_not().logical_and(
+        wavelength.gt(low_wavelength).logical_not());
+    return at::where(medium, smoothed, scaled);
+}
+
+std::string layer_path(std::int64_t index, const std::string& rest) {
+    return "model.layers." + std::to_string(index) + "." + rest;
+}
+
+std::optional<nn::RmsNorm> head_norm(const ModelConfig& config, std::int64_t index, const std::string& name) {
+    if (!config.query_key_norm) return std::nullopt;
+    return nn::RmsNorm(layer_path(index, "self_attn." + name), config.head_dim, config.rms_norm_eps);
+}
+
+}  // namespace
+
+DecoderLayer::DecoderLayer(const ModelConfig& c, std::int64_t i)
+    : input_layernorm(layer_path(i, "input_layernorm"), c.hidden_size, c.rms_norm_eps),
+      q_proj(layer_path(i, "self_attn.q_proj"), c.hidden_size, c.num_attention_heads * c.head_dim,
+             c.query_key_value_bias),
+      k_proj(layer_path(i, "self_attn.k_proj"), c.hidden_size, c.num_key_value_heads * c.head_dim,
+             c.query_key_value_bias),
+      v_proj(layer_path(i, "self_attn.v_proj"), c.hidden_size, c.num_key_value_heads * c.head_dim,
+             c.query_key_value_bias),
+      o_proj(layer_path(i, "self_attn.o_proj"), c.num_attention_heads * c.head_dim, c.hidden_size, c.output_bias),
+      q_norm(head_norm(c, i, "q_norm")),
+      k_norm(head_norm(c, i, "k_norm")),
+      post_attention_layernorm(layer_path(i, "post_attention_layernorm"), c.hidden_size, c.rms_norm_eps),
+      gate_proj(layer_path(i, "mlp.gate_proj"), c.hidden_size, c.intermediate_size, c.mlp_bias),
+      up_proj(layer_path(i, "mlp.up_proj"), c.hidden_size, c.intermediate_size, c.mlp_bias),
+      down_proj(layer_path(i, "mlp.down_proj"), c.intermediate_size, c.hidden_size, c.mlp_bias),
+      sliding_window(c.sliding_window.at(static_cast<std::size_t>(i))) {}
+
+CausalLM::CausalLM(ModelConfig config, at::ScalarType compute_dtype)
+    : config_(std::move(config)),
+      compute_dtype_(compute_dtype),
+      inverse_frequency_(inverse_frequencies(config_)),
+      norm_("model.norm", config_.hidden_size, config_.rms_norm_eps) {
+    for (std::int64_t i = 0; i < config_.num_hidden_layers; ++i) {
+        layers_.push_back(std::make_unique<DecoderLayer>(config_, i));
+    }
+}
+
+at::Tensor CausalLM::forward(const TokenBatch& batch, const nn::ForwardContext& context,
+                             std::span<KvCache* const> caches) const {
+    const at::Tensor& table = trained_embedding_.defined() ? trained_embedding_ : embedding_table_;
+    at::Tensor hidden = ops::embedding(table, batch.ids, compute_dtype_);
+    const bool checkpointed = context.gradient_checkpointing && at::GradMode::is_enabled();
+    // A checkpointed layer has no parameters among its arguments: without this it would get no backward pass.
+    if (checkpointed && !hidden.requires_grad()) hidden.requires_grad_();
+    const auto [cos, sin] = ops::rope_table(batch.positions, inverse_frequency_, compute_dtype_);
+    for (std::size_t i = 0; i < layers_.size(); ++i) {
+        const auto segment = [=, this, cos = cos, sin = sin, offsets = batch.offsets](const at::Tensor& x) {
+            return layer_forward(i, x, cos, sin, offsets, context, caches);
+        };
+        hidden = checkpointed ? ops::checkpoint(segment, hidden) : segment(hidden);
+    }
+    return norm_.forward(hidden);
+}
+
+at::Tensor CausalLM::layer_forward(std::size_t index, const at::Tensor& hidden, const at::Tensor& cos,
+                                   const at::Tensor& sin, const std::vector<std::int64_t>& offsets,
+                                   const nn::ForwardContext& context, std::span<KvCache* const> caches) const {
+    const DecoderLayer& layer = *layers_[index];
+    const ops::RopeTable table{.cos = cos, .sin = sin};
+    const std::int64_t tokens = hidden.size(0), dim = config_.head_dim;
+
+    const at::Tensor x = layer.input_layernorm.forward(hidden);
+    at::Tensor q = layer.q_proj.forward(x, context).view({tokens, config_.num_attention_heads, dim});
+    at::Tensor k = layer.k_proj.forward(x, context).view({tokens, config_.num_key_value_heads, dim});
+    const at::Tensor v = layer.v_proj.forward(x, context).view({tokens, config_.num_key_value_heads, dim});
+    if (layer.q_norm) q = layer.q_norm->forward(q);
+    if (layer.k_norm) k = layer.k_norm->forward(k);
+    q = ops::rope(q, table);
+    k = ops::rope(k, table);
+
+    at::Tensor attended;
+    if (caches.empty()) {
+        attended = ops::causal_attention(q, k, v, offsets, layer.sliding_window);
+    } else {
+        attended = at::empty({tokens, config_.num_attention_heads * dim}, q.options());
+        for (std::size_t s = 0; s < caches.size(); ++s) {
+            const std::int64_t begin = offsets[s], n = offsets[s + 1] - begin;
+            const auto [keys, values] = caches[s]->append(static_cast<std::int64_t>(index), k.narrow(0, begin, n),
+                                                          v.narrow(0, begin, n));
+            attended.narrow(0, begin, n)
+                .copy_(ops::cached_attention(q.narrow(0, begin, n), keys, values, layer.sliding_window));
+        }
+    }
+    const at::Tensor middle = hidden + layer.o_proj.forward(attended, context);
+    const at::Tensor y = layer.post_attention_layernorm.forward(middle);
+    const at::Tensor product =
+        ops::swiglu(layer.gate_proj.forward(y, context), layer.up_proj.forward(y, context));
+    return middle + layer.down_proj.forward(product, context);
+}
+
+at::Tensor CausalLM::loss_sum(const at::Tensor& hidden_rows, const at::Tensor& targets) const {
+    if (trained_head_.defined()) return ops::trainable_linear_cross_entropy(hidden_rows, trained_head_, targets);
+    return ops::linear_cross_entropy(hidden_rows, frozen_head(), targets);
+}
+
+at::Tensor CausalLM::head_matrix() const {
+    return trained_head_.defined() ? trained_head_.detach() : frozen_head().dense();
+}
+
+at::Tensor CausalLM::logits(const at::Tensor& hidden_rows) const {
+    return ops::matmul_fp32(hidden_rows, head_matrix().t(), hidden_rows.scalar_type()).to(at::kFloat);
+}
+
+std::vector<nn::Linear*> CausalLM::linears() {
+    std::vector<nn::Linear*> out;
+    for (const auto& layer : layers_) {
+        for (nn::Linear* linear : {&layer->q_proj, &layer->k_proj, &layer->v_proj, &layer->o_proj, &layer->gate_proj,
+                                   &layer->up_proj, &layer->down_proj}) {
+            out.push_back(linear);
+        }
+    }
+    return out;
+}
+
+std::vector<nn::RmsNorm*> CausalLM::norms() {
+    std::vector<nn::RmsNorm*> out;
+    for (const auto& layer : layers_) {
+        out.push_back(&layer->input_layernorm);
+        if (layer->q_norm) out.push_back(&*layer->q_norm);
+        if (layer->k_norm) out.push_back(&*layer->k_norm);
+        out.push_back(&layer->post_attention_layernorm);
+    }
+    out.push_back(&norm_);
+    return out;
+}
+
+void CausalLM::set_embedding(nn::Weight weight, at::Tensor stored) {
+    embedding_ = std::move(weight);
+    embedding_table_ = std::move(stored);
+}
+
+void CausalLM::train_embedding() {
+    trained_embedding_ = embedding_table_.to(at::kFloat).clone().requires_grad_();
+}
+
+void CausalLM::train_head() {
+    trained_head_ = frozen_head().dense().clone().requires_grad_();
+}
+
+void CausalLM::keep_dense(bool keep) {
+    for (nn::Linear* linear : linears()) {
+        if (!linear->trains_whole_module()) linear->weight().keep_dense(keep);
+    }
+    if (!trained_head_.defined()) (config_.tie_word_embeddings ? embedding_ : head_).keep_dense(keep);
+}
+
+std::int64_t CausalLM::weight_bytes() const {
+    auto* self = const_cast<CausalLM*>(this);
+    std::int64_t total = embedding_.bytes() + (head_.defined() ? head_.bytes() : 0);
+    for (const nn::Linear* linear : self->linears()) {
+        total += linear->weight().bytes();
+        if (linear->bias().defined()) total += static_cast<std::int64_t>(linear->bias().nbytes());
+    }
+    for (const nn::RmsNorm* norm : self->norms()) total += static_cast<std::int64_t>(norm->weight().nbytes());
+    return total;
+}
+
+std::int64_t CausalLM::dense_bytes() const {
+    std::int64_t elements = config_.vocab_size * config_.hidden_size;
+    for (const nn::Linear* linear : const_cast<CausalLM*>(this)->linears()) {
+        elements += linear->in_features() * linear->out_features();
+    }
+    return elements * 4;
+}
+
+std::int64_t CausalLM::parameter_count() const {
+    auto* self = const_cast<CausalLM*>(this);
+    std::int64_t total = config_.vocab_size * config_.hidden_size * (config_.tie_word_embeddings ? 1 : 2);
+    for (const nn::Linear* linear : self->linears()) {
+        total += linear->in_features() * linear->out_features() + (linear->has_bias() ? linear->out_features() : 0);
+    }
+    for (const nn::RmsNorm* norm : self->norms()) total += norm->size();
+    return total;
+}
+
+}  // namespace qlora::models

@@ -1,0 +1,33 @@
+#include "qlora/ops/embedding.h"
+
+#include <torch/csrc/autograd/custom_function.h>
+
+namespace qlora::ops {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::Function;
+using torch::autograd::variable_list;
+
+struct Embedding : Function<Embedding> {
+    static at::Tensor forward(AutogradContext* ctx, const at::Tensor& table, const at::Tensor& ids,
+                              std::int64_t dtype) {
+        ctx->save_for_backward({ids});
+        ctx->saved_data["rows"] = table.size(0);
+        return table.index_select(0, ids).to(static_cast<at::ScalarType>(dtype));
+    }
+    static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+        const at::Tensor ids = ctx->get_saved_variables()[0];
+        at::Tensor gradient = at::zeros({ctx->saved_data["rows"].toInt(), grads[0].size(1)}, at::kFloat);
+        gradient.index_add_(0, ids, grads[0].to(at::kFloat));
+        return {gradient, at::Tensor(), at::Tensor()};
+    }
+};
+
+}  // namespace
+
+at::Tensor embedding(const at::Tensor& table, const at::Tensor& ids, at::ScalarType dtype) {
+    return Embedding::apply(table, ids, static_cast<std::int64_t>(dtype));
+}
+
+}  // namespace qlora::ops

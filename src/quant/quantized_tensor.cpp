@@ -1,0 +1,110 @@
+#include "qlora/quant/quantized_tensor.h"
+
+#include <atomic>
+
+#include "qlora/core/error.h"
+#include "qlora/io/safetensors.h"
+#include "qlora/kernels/block_layout.h"
+#include "qlora/kernels/kernels.h"
+
+namespace qlora::quant {
+namespace {
+
+/// Values a thread takes at least, so that small matrices are not split.
+constexpr std::int64_t kGrain = 1 << 16;
+
+kernels::FloatType input_type(const io::TensorView& tensor) {
+    switch (tensor.dtype) {
+        case io::DType::kF32: return kernels::FloatType::kF32;
+        case io::DType::kF16: return kernels::FloatType::kF16;
+        case io::DType::kBF16: return kernels::FloatType::kBF16;
+        default:
+            throw CheckpointError("tensor " + tensor.name + " has dtype " + std::string(io::name_of(tensor.dtype)) +
+                                  "; only F32, F16 and BF16 weights can be quantized");
+    }
+}
+
+kernels::FloatType output_type(at::ScalarType dtype) {
+    switch (dtype) {
+        case at::kHalf: return kernels::FloatType::kF16;
+        case at::kBFloat16: return kernels::FloatType::kBF16;
+        default: TORCH_CHECK(dtype == at::kFloat, "dequantize: dtype must be float32, float16 or bfloat16");
+    }
+    return kernels::FloatType::kF32;
+}
+
+}  // namespace
+
+std::int64_t QuantizedTensor::bytes() const {
+    std::size_t total = codes.nbytes() + absmax.nbytes();
+    if (double_quantized()) total += nested_absmax.nbytes() + sizeof(nested_offset);
+    return static_cast<std::int64_t>(total);
+}
+
+QuantizedTensor quantize(const io::TensorView& tensor, const QuantConfig& config) {
+    if (tensor.shape.size() != 2) throw CheckpointError("tensor " + tensor.name + " is not a matrix");
+    const std::int64_t n = tensor.elements(), blocksize = config.bnb_4bit_blocksize;
+    const std::int64_t blocks = kernels::block_count(n, blocksize);
+    QuantizedTensor out{.rows = tensor.shape[0], .columns = tensor.shape[1], .blocksize = blocksize};
+    out.codes = at::empty({kernels::packed_bytes(n)}, at::kByte);
+    at::Tensor absmax = at::empty({blocks}, at::kFloat);
+    const kernels::QuantizeNf4Params params{.input = tensor.bytes.data(),
+                                            .input_type = input_type(tensor),
+                                            .n = n,
+                                            .blocksize = static_cast<int>(blocksize),
+                                            .packed = out.codes.mutable_data_ptr<std::uint8_t>(),
+                                            .absmax = absmax.mutable_data_ptr<float>()};
+    std::atomic<std::int64_t> bad{n};
+    at::parallel_for(0, blocks, std::max<std::int64_t>(1, kGrain / blocksize), [&](std::int64_t begin, std::int64_t end) {
+        const std::int64_t index = kernels::cpu::quantize_blockwise_nf4(params, begin, end);
+        std::int64_t seen = bad.load();
+        while (index >= 0 && index < seen && !bad.compare_exchange_weak(seen, index)) {
+        }
+    });
+    if (bad.load() < n) {
+        throw CheckpointError("tensor " + tensor.name + " holds a value that is not finite (row " +
+                              std::to_string(bad.load() / out.columns) + ", column " +
+                              std::to_string(bad.load() % out.columns) + "); the checkpoint is damaged");
+    }
+    if (!config.bnb_4bit_use_double_quant) {
+        out.absmax = absmax;
+        return out;
+    }
+    out.absmax = at::empty({blocks}, at::kByte);
+    out.nested_absmax = at::empty({kernels::nested_block_count(blocks)}, at::kFloat);
+    out.nested_offset = kernels::cpu::quantize_absmax(absmax.const_data_ptr<float>(), blocks,
+                                                      out.absmax.mutable_data_ptr<std::uint8_t>(),
+                                                      out.nested_absmax.mutable_data_ptr<float>());
+    return out;
+}
+
+at::Tensor dequantize(const QuantizedTensor& tensor, at::ScalarType dtype) {
+    const std::int64_t n = tensor.rows * tensor.columns;
+    at::Tensor out = at::empty({tensor.rows, tensor.columns}, dtype);
+    kernels::AbsmaxView absmax;
+    if (tensor.double_quantized()) {
+        absmax.codes = tensor.absmax.const_data_ptr<std::uint8_t>();
+        absmax.nested_absmax = tensor.nested_absmax.const_data_ptr<float>();
+        absmax.offset = tensor.nested_offset;
+    } else {
+        absmax.values = tensor.absmax.const_data_ptr<float>();
+    }
+    const kernels::Nf4View view{.packed = tensor.codes.const_data_ptr<std::uint8_t>(),
+                                .absmax = absmax,
+                                .n = n,
+                                .blocksize = static_cast<int>(tensor.blocksize)};
+    auto* data = static_cast<std::byte*>(out.mutable_data_ptr());
+    const std::size_t width = out.element_size();
+    const std::int64_t blocks = kernels::block_count(n, tensor.blocksize);
+    at::parallel_for(0, blocks, std::max<std::int64_t>(1, kGrain / tensor.blocksize),
+                     [&](std::int64_t begin, std::int64_t end) {
+                         const std::int64_t first = begin * tensor.blocksize;
+                         const std::int64_t last = std::min(end * tensor.blocksize, n);
+                         kernels::cpu::dequantize_blockwise_nf4(view, first, last,
+                                                                data + static_cast<std::size_t>(first) * width,
+                                                                output_type(dtype));
+                     });
+    return out;
+}
+
+}  // namespace qlora::quant

@@ -1,0 +1,73 @@
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <mutex>
+#include <optional>
+#include <shared_mutex>
+#include <string>
+#include <string_view>
+#include <unordered_map>
+#include <vector>
+
+#include "component_reader.h"
+#include "merge_table.h"
+#include "qlora/core/error.h"
+#include "qlora/core/json.h"
+#include "qlora/tokenizer/tokenizer.h"
+
+namespace qlora::tokenizer {
+
+/// Byte-pair encoding: a word starts as its characters, and the pair with the lowest rank is merged until
+/// none is left.
+class BpeModel {
+  public:
+    /// Faults go to the reader's list; the model may be used only when there are none.
+    explicit BpeModel(ComponentReader& reader);
+
+    /// Appends the ids of one word, in O(n log n).
+    void encode(std::string_view word, std::vector<TokenId>& out) const;
+
+    /// Number of tokens; one past the highest id may be more.
+    std::size_t size() const { return ids_.size(); }
+    std::size_t id_limit() const { return tokens_.size(); }
+    std::optional<TokenId> token_to_id(std::string_view token) const;
+    /// Empty for an id that is not used.
+    const std::string& id_to_token(TokenId id) const;
+
+  private:
+    struct Symbol {
+        TokenId id;
+        std::int32_t previous;  // -1: none
+        std::int32_t next;      // -1: none; kMerged: this symbol was merged into the one before it
+    };
+    struct StringHash {
+        using is_transparent = void;
+        std::size_t operator()(std::string_view text) const { return std::hash<std::string_view>{}(text); }
+    };
+    using WordCache = std::unordered_map<std::string, std::vector<TokenId>, StringHash, std::equal_to<>>;
+
+    void read_vocab(ComponentReader& reader);
+    void read_merges(ComponentReader& reader);
+    void read_unknown(ComponentReader& reader);
+    void add_merge(std::string_view left, std::string_view right, const std::string& place,
+                   FaultList& faults);
+    std::vector<TokenId> characters(std::string_view word) const;
+    std::vector<TokenId> merge_all(const std::vector<TokenId>& ids) const;
+    std::optional<TokenId> character_id(std::string_view character) const;
+
+    std::vector<std::string> tokens_;                    // by id
+    std::unordered_map<std::string_view, TokenId> ids_;  // views into tokens_
+    MergeTable merges_;
+    std::array<TokenId, 0x250> short_ids_{};  // of the code points up to Latin Extended-B; -1: none
+    std::array<TokenId, 256> byte_ids_{};     // of <0x00> to <0xFF>; -1: none
+    std::optional<TokenId> unknown_;
+    bool fuse_unknown_ = false;
+    bool byte_fallback_ = false;
+    bool ignore_merges_ = false;
+
+    mutable std::shared_mutex cache_mutex_;
+    mutable WordCache cache_;
+};
+
+}  // namespace qlora::tokenizer

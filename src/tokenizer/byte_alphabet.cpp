@@ -1,0 +1,49 @@
+#include "byte_alphabet.h"
+
+#include <array>
+
+#include "unicode.h"
+
+namespace qlora::tokenizer {
+namespace {
+
+struct Alphabet {
+    std::array<char32_t, 256> letter{};
+    std::array<int, 512> byte{};  // -1: not a letter
+
+    // Printable Latin-1 bytes stand for themselves; the 68 others follow from U+0100 on.
+    Alphabet() {
+        byte.fill(-1);
+        char32_t next = 0x100;
+        for (int b = 0; b < 256; ++b) {
+            const bool printable = (b >= 0x21 && b <= 0x7E) || (b >= 0xA1 && b != 0xAD);
+            letter[b] = printable ? static_cast<char32_t>(b) : next++;
+            byte[letter[b]] = b;
+        }
+    }
+};
+
+const Alphabet& alphabet() {
+    static const Alphabet kAlphabet;
+    return kAlphabet;
+}
+
+}  // namespace
+
+void append_byte_letter(std::string& out, unsigned char byte) {
+    append_utf8(out, alphabet().letter[byte]);
+}
+
+std::optional<std::string> bytes_of_letters(std::string_view letters) {
+    const Alphabet& table = alphabet();
+    std::string bytes;
+    for (std::size_t at = 0; at < letters.size();) {
+        const CodePoint point = code_point_at(letters, at);
+        at += point.length;
+        if (point.value >= table.byte.size() || table.byte[point.value] < 0) return std::nullopt;
+        bytes += static_cast<char>(table.byte[point.value]);
+    }
+    return bytes;
+}
+
+}  // namespace qlora::tokenizer

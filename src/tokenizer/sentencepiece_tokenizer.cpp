@@ -1,0 +1,286 @@
+#include "sentencepiece_tokenizer.h"
+
+#include <sentencepiece_processor.h>
+
+#include <algorithm>
+#include <cstdint>
+#include <fstream>
+#include <iterator>
+#include <set>
+
+#include "component_reader.h"
+#include "folder_files.h"
+#include "unicode.h"
+
+namespace qlora::tokenizer {
+namespace {
+
+using sentencepiece::SentencePieceProcessor;
+
+// A second `normalizer_spec { add_dummy_prefix: false }`: protobuf merges it into the model's own.
+constexpr std::string_view kNoDummyPrefix("\x1A\x02\x18\x00", 4);
+
+std::unique_ptr<SentencePieceProcessor> make_processor(const std::string& model, const std::string& name) {
+    auto processor = std::make_unique<SentencePieceProcessor>();
+    const auto status = processor->LoadFromSerializedProto(model);
+    if (!status.ok())
+        throw CheckpointError(name + ": is not a sentencepiece model (" + status.ToString() + ")");
+    return processor;
+}
+
+bool bool_or(const Json& object, const std::string& field, bool fallback, FaultList& faults) {
+    const auto value = object.find(field);
+    if (value == object.end() || value->is_null()) return fallback;
+    if (value->is_boolean()) return value->get<bool>();
+    faults.add(field, "must be true or false");
+    return fallback;
+}
+
+// Classes whose ids are the sentencepiece ids; others (T5, XLM-R, ...) move or add some.
+void check_class(const Json& config, FaultList& faults) {
+    static const std::set<std::string> kPlain = {
+        "LlamaTokenizer", "LlamaTokenizerFast", "CodeLlamaTokenizer",      "CodeLlamaTokenizerFast",
+        "GemmaTokenizer", "GemmaTokenizerFast", "PreTrainedTokenizerFast", "TokenizersBackend"};
+    const auto name = config.find("tokenizer_class");
+    if (name == config.end() || name->is_null()) return;
+    if (!name->is_string() || kPlain.count(name->get<std::string>()) == 0) {
+        faults.add("tokenizer_class",
+                   name->dump() + " is not supported with tokenizer.model (Llama's and Gemma's are)");
+    }
+}
+
+// Names that the folder gives a special role; they make a token of added_tokens.json special.
+std::set<std::string> special_names(const Json& config, const Json& map) {
+    std::set<std::string> names;
+    for (const char* role :
+         {"bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"}) {
+        if (const auto name = special_token_name(config, map, role)) names.insert(*name);
+    }
+    for (const Json* file : {&config, &map}) {
+        for (const char* role : {"additional_special_tokens", "extra_special_tokens"}) {
+            const auto list = file->find(role);
+            if (list == file->end() || !list->is_array()) continue;
+            for (const Json& token : *list) {
+                if (const auto name = token_content(token)) names.insert(*name);
+            }
+        }
+    }
+    return names;
+}
+
+std::optional<TokenId> id_from_text(const std::string& text) {
+    if (text.empty() || text.size() > 8 || text.find_first_not_of("0123456789") != std::string::npos) {
+        return std::nullopt;
+    }
+    return static_cast<TokenId>(std::stol(text));
+}
+
+}  // namespace
+
+SentencePieceTokenizer::SentencePieceTokenizer() = default;
+SentencePieceTokenizer::~SentencePieceTokenizer() = default;
+
+std::unique_ptr<SentencePieceTokenizer> SentencePieceTokenizer::load(const std::filesystem::path& folder) {
+    std::unique_ptr<SentencePieceTokenizer> tokenizer(new SentencePieceTokenizer());
+    tokenizer->load_model(folder / "tokenizer.model");
+    tokenizer->read_settings(folder);
+    return tokenizer;
+}
+
+void SentencePieceTokenizer::load_model(const std::filesystem::path& file) {
+    std::ifstream in(file, std::ios::binary);
+    if (!in) throw CheckpointError(file.string() + ": cannot be opened");
+    const std::string model{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
+    processor_ = make_processor(model, file.string());
+    inner_processor_ = make_processor(model + std::string(kNoDummyPrefix), file.string());
+    for (int id = 0; id < processor_->GetPieceSize(); ++id) {
+        if (!processor_->IsControl(id) && !processor_->IsUnknown(id)) continue;
+        added_by_id_.emplace(id, added_tokens_.size());
+        added_by_content_.emplace(processor_->IdToPiece(id), id);
+        AddedToken control;
+        control.id = id;
+        control.content = processor_->IdToPiece(id);
+        control.special = true;
+        added_tokens_.push_back(std::move(control));
+    }
+}
+
+void SentencePieceTokenizer::read_settings(const std::filesystem::path& folder) {
+    const Json config = read_optional_object(folder, "tokenizer_config.json");
+    const Json map = read_optional_object(folder, "special_tokens_map.json");
+    FaultList faults;
+    check_class(config, faults);
+    if (config.contains("added_tokens_decoder")) {
+        const Json& decoder = config.at("added_tokens_decoder");
+        if (!decoder.is_object()) faults.add("added_tokens_decoder", "must be an object");
+        for (const auto& [key, fields] : decoder.items()) {
+            const std::string place = "added_tokens_decoder." + key;
+            const std::optional<TokenId> id = id_from_text(key);
+            if (!id) {
+                faults.add(place, "the key must be an id");
+                continue;
+            }
+            ComponentReader reader(fields, place, faults);
+            AddedToken token;
+            token.id = *id;
+            token.content = reader.string("content");
+            token.single_word = reader.boolean("single_word", false);
+            token.lstrip = reader.boolean("lstrip", false);
+            token.rstrip = reader.boolean("rstrip", false);
+            reader.boolean("normalized", false);  // there is no normalizer outside the model
+            token.special = reader.boolean("special", false);
+            add_token(std::move(token), place, faults);
+        }
+    } else {
+        const std::set<std::string> special = special_names(config, map);
+        const Json ids = read_optional_object(folder, "added_tokens.json");
+        for (const auto& [content, id] : ids.items()) {
+            const std::string place = "added_tokens.json." + content;
+            if (!id.is_number_unsigned() || id.get<std::uint64_t>() > INT32_MAX - 1) {
+                faults.add(place, "the id must be a whole number from 0");
+                continue;
+            }
+            AddedToken token;
+            token.id = id.get<TokenId>();
+            token.content = content;
+            token.special = special.count(content) != 0;
+            add_token(std::move(token), place, faults);
+        }
+    }
+    for (const AddedToken& token : added_tokens_) matcher_.add(token, token.content);
+
+    const bool legacy = bool_or(config, "legacy", false, faults);
+    if (!bool_or(config, "add_prefix_space", true, faults)) std::swap(processor_, inner_processor_);
+    repeats_prefix_ = legacy;
+    const auto role_id = [&](const char* role, const char* usual, bool added) -> std::optional<TokenId> {
+        if (!added) return std::nullopt;
+        const std::string name = special_token_name(config, map, role).value_or(usual);
+        const std::optional<TokenId> id = token_to_id(name);
+        if (!id)
+            faults.add(role, "'" + name + "' is not in the vocabulary, but is to be added to every text");
+        return id;
+    };
+    bos_ = role_id("bos_token", "<s>", bool_or(config, "add_bos_token", true, faults));
+    eos_ = role_id("eos_token", "</s>", bool_or(config, "add_eos_token", false, faults));
+    faults.throw_if_any<CheckpointError>((folder / "tokenizer_config.json").string());
+}
+
+void SentencePieceTokenizer::add_token(AddedToken token, const std::string& place, FaultList& faults) {
+    if (token.content.empty()) return faults.add(place, "the content is missing or empty");
+    const auto known = added_by_content_.find(token.content);
+    if (known != added_by_content_.end()) {
+        if (known->second != token.id) {
+            return faults.add(place, "'" + token.content + "' has the id " + std::to_string(known->second) +
+                                         ", not " + std::to_string(token.id));
+        }
+        AddedToken& mine = added_tokens_[added_by_id_.at(token.id)];
+        token.special = token.special || mine.special;
+        mine = std::move(token);
+        return;
+    }
+    if (added_by_id_.count(token.id) != 0 ||
+        (is_piece(token.id) && processor_->IdToPiece(token.id) != token.content)) {
+        return faults.add(place, "the id " + std::to_string(token.id) + " belongs to '" +
+                                     id_to_token(token.id) + "', not to '" + token.content + "'");
+    }
+    const std::optional<TokenId> piece = token_to_id(token.content);
+    if (piece && *piece != token.id) {
+        return faults.add(place, "'" + token.content + "' has the id " + std::to_string(*piece) +
+                                     " in tokenizer.model, not " + std::to_string(token.id));
+    }
+    added_by_id_.emplace(token.id, added_tokens_.size());
+    added_by_content_.emplace(token.content, token.id);
+    added_tokens_.push_back(std::move(token));
+}
+
+std::vector<TokenId> SentencePieceTokenizer::encode(std::string_view text,
+                                                    const EncodeOptions& options) const {
+    const std::size_t invalid = find_invalid_utf8(text);
+    if (invalid != std::string_view::npos) {
+        throw DataError("the text to encode is not valid UTF-8 (byte " + std::to_string(invalid) + ")");
+    }
+    std::vector<TokenId> ids;
+    if (options.add_special_tokens && bos_) ids.push_back(*bos_);
+    for (const auto& segment : matcher_.split(text, options.parse_special)) {
+        if (segment.token) {
+            ids.push_back(*segment.token);
+            continue;
+        }
+        const auto& processor = segment.begin == 0 || repeats_prefix_ ? processor_ : inner_processor_;
+        std::vector<int> pieces;
+        const auto status =
+            processor->Encode(text.substr(segment.begin, segment.end - segment.begin), &pieces);
+        if (!status.ok()) throw DataError("sentencepiece cannot encode the text: " + status.ToString());
+        ids.insert(ids.end(), pieces.begin(), pieces.end());
+    }
+    if (options.add_special_tokens && eos_) ids.push_back(*eos_);
+    return ids;
+}
+
+std::string SentencePieceTokenizer::decode(const std::vector<TokenId>& ids, bool skip_special_tokens) const {
+    std::string text;
+    std::vector<int> pieces;
+    bool at_start = true;  // nothing of the text has been written
+    const auto flush = [&] {
+        if (!pieces.empty()) decode_pieces(pieces, at_start, text);
+        at_start = at_start && pieces.empty();
+        pieces.clear();
+    };
+    for (const TokenId id : ids) {
+        const AddedToken* added = added_token(id);
+        if (added == nullptr) {
+            if (is_piece(id)) pieces.push_back(id);
+            continue;
+        }
+        if (added->special && skip_special_tokens) continue;
+        flush();
+        text += added->content;
+        at_start = false;
+    }
+    flush();
+    return text;
+}
+
+void SentencePieceTokenizer::decode_pieces(const std::vector<int>& pieces, bool at_start,
+                                           std::string& text) const {
+    std::string part;
+    const auto status = (at_start ? processor_ : inner_processor_)->Decode(pieces, &part);
+    if (!status.ok()) throw DataError("sentencepiece cannot decode the tokens: " + status.ToString());
+    text += part;
+}
+
+bool SentencePieceTokenizer::is_piece(TokenId id) const {
+    return id >= 0 && id < processor_->GetPieceSize();
+}
+
+const AddedToken* SentencePieceTokenizer::added_token(TokenId id) const {
+    const auto found = added_by_id_.find(id);
+    return found == added_by_id_.end() ? nullptr : &added_tokens_[found->second];
+}
+
+std::int64_t SentencePieceTokenizer::vocab_size() const {
+    std::int64_t size = processor_->GetPieceSize();
+    for (const AddedToken& token : added_tokens_)
+        size = std::max<std::int64_t>(size, std::int64_t{token.id} + 1);
+    return size;
+}
+
+std::optional<TokenId> SentencePieceTokenizer::token_to_id(std::string_view token) const {
+    const auto found = added_by_content_.find(std::string(token));
+    if (found != added_by_content_.end()) return found->second;
+    const int id = processor_->PieceToId(token);
+    // sentencepiece answers with the unknown piece for what it does not have.
+    return is_piece(id) && processor_->IdToPiece(id) == token ? std::optional<TokenId>(id) : std::nullopt;
+}
+
+std::string SentencePieceTokenizer::id_to_token(TokenId id) const {
+    if (const AddedToken* added = added_token(id)) return added->content;
+    return is_piece(id) && !processor_->IsUnused(id) ? processor_->IdToPiece(id) : "";
+}
+
+bool SentencePieceTokenizer::is_special(TokenId id) const {
+    const AddedToken* added = added_token(id);
+    return added != nullptr && added->special;
+}
+
+}  // namespace qlora::tokenizer

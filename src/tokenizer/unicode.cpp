@@ -1,0 +1,157 @@
+#include "unicode.h"
+
+#include <utf8proc.h>
+
+#include <cstdint>
+#include <cstring>
+
+#include "newer_unicode.h"
+#include "regex.h"
+
+namespace qlora::tokenizer {
+namespace {
+
+unsigned char byte_at(std::string_view text, std::size_t offset) {
+    return static_cast<unsigned char>(text[offset]);
+}
+
+// Length of the well-formed sequence at `offset` if `valid`, else of its longest well-formed beginning (at
+// least 1).
+struct Sequence {
+    std::size_t length;
+    bool valid;
+};
+
+Sequence sequence_at(std::string_view text, std::size_t offset) {
+    const unsigned char lead = byte_at(text, offset);
+    if (lead < 0x80) return {1, true};
+    std::size_t trailing = 0;
+    unsigned char low = 0x80;  // allowed range of the second byte
+    unsigned char high = 0xBF;
+    if (lead >= 0xC2 && lead <= 0xDF) {
+        trailing = 1;
+    } else if (lead >= 0xE0 && lead <= 0xEF) {
+        trailing = 2;
+        if (lead == 0xE0) low = 0xA0;
+        if (lead == 0xED) high = 0x9F;
+    } else if (lead >= 0xF0 && lead <= 0xF4) {
+        trailing = 3;
+        if (lead == 0xF0) low = 0x90;
+        if (lead == 0xF4) high = 0x8F;
+    } else {
+        return {1, false};
+    }
+    for (std::size_t i = 1; i <= trailing; ++i) {
+        if (offset + i >= text.size()) return {i, false};
+        const unsigned char next = byte_at(text, offset + i);
+        if (next < low || next > high) return {i, false};
+        low = 0x80;
+        high = 0xBF;
+    }
+    return {trailing + 1, true};
+}
+
+// Skips ASCII eight bytes at a time.
+std::size_t skip_ascii(std::string_view text, std::size_t offset) {
+    while (offset + 8 <= text.size()) {
+        std::uint64_t word;
+        std::memcpy(&word, text.data() + offset, sizeof word);
+        if ((word & 0x8080808080808080u) != 0) break;
+        offset += 8;
+    }
+    while (offset < text.size() && byte_at(text, offset) < 0x80) ++offset;
+    return offset;
+}
+
+}  // namespace
+
+CodePoint code_point_at(std::string_view text, std::size_t offset) {
+    const char32_t lead = byte_at(text, offset);
+    if (lead < 0x80) return {lead, 1};
+    const auto low6 = [&](std::size_t i) { return char32_t{byte_at(text, offset + i)} & 0x3F; };
+    if (lead < 0xE0) return {(lead & 0x1F) << 6 | low6(1), 2};
+    if (lead < 0xF0) return {(lead & 0x0F) << 12 | low6(1) << 6 | low6(2), 3};
+    return {(lead & 0x07) << 18 | low6(1) << 12 | low6(2) << 6 | low6(3), 4};
+}
+
+CodePoint code_point_before(std::string_view text, std::size_t offset) {
+    do {
+        --offset;
+    } while (offset > 0 && (byte_at(text, offset) & 0xC0) == 0x80);
+    return code_point_at(text, offset);
+}
+
+void append_utf8(std::string& out, char32_t value) {
+    const auto put = [&](char32_t bits) { out += static_cast<char>(bits); };
+    if (value < 0x80) {
+        put(value);
+    } else if (value < 0x800) {
+        put(0xC0 | value >> 6);
+        put(0x80 | (value & 0x3F));
+    } else if (value < 0x10000) {
+        put(0xE0 | value >> 12);
+        put(0x80 | (value >> 6 & 0x3F));
+        put(0x80 | (value & 0x3F));
+    } else {
+        put(0xF0 | value >> 18);
+        put(0x80 | (value >> 12 & 0x3F));
+        put(0x80 | (value >> 6 & 0x3F));
+        put(0x80 | (value & 0x3F));
+    }
+}
+
+std::size_t find_invalid_utf8(std::string_view text) {
+    std::size_t offset = skip_ascii(text, 0);
+    while (offset < text.size()) {
+        const Sequence sequence = sequence_at(text, offset);
+        if (!sequence.valid) return offset;
+        offset += sequence.length;
+        if (offset < text.size() && byte_at(text, offset) < 0x80) offset = skip_ascii(text, offset);
+    }
+    return std::string_view::npos;
+}
+
+std::string replace_invalid_utf8(std::string_view bytes) {
+    std::string out;
+    out.reserve(bytes.size());
+    std::size_t offset = 0;
+    while (offset < bytes.size()) {
+        const Sequence sequence = sequence_at(bytes, offset);
+        if (sequence.valid) {
+            out.append(bytes, offset, sequence.length);
+        } else {
+            out += "\xEF\xBF\xBD";
+        }
+        offset += sequence.length;
+    }
+    return out;
+}
+
+bool is_white_space(char32_t value) {
+    if (value <= 0x20) return value == 0x20 || (value >= 0x09 && value <= 0x0D);
+    if (value < 0x1680) return value == 0x85 || value == 0xA0;
+    return value == 0x1680 || (value >= 0x2000 && value <= 0x200A) || value == 0x2028 || value == 0x2029 ||
+           value == 0x202F || value == 0x205F || value == 0x3000;
+}
+
+bool is_numeric(char32_t value) {
+    if (value < 0x80) return value >= '0' && value <= '9';
+    if (const char newer = newer_category(value)) return newer == 'N';
+    return utf8proc_category_string(static_cast<utf8proc_int32_t>(value))[0] == 'N';
+}
+
+bool is_word(char32_t value) {
+    if (value < 0x80) {
+        return (value >= '0' && value <= '9') || (value >= 'a' && value <= 'z') ||
+               (value >= 'A' && value <= 'Z') || value == '_';
+    }
+    if (value == 0x200C || value == 0x200D) return true;
+    // Word characters for Oniguruma alone.
+    if (value == 0xB2 || value == 0xB3 || value == 0xB9 || (value >= 0xBC && value <= 0xBE)) return false;
+    static const Regex kWord = Regex::from_oniguruma("\\w");
+    std::string text;
+    append_utf8(text, value);
+    return kWord.find(text, 0).has_value();
+}
+
+}  // namespace qlora::tokenizer

@@ -1,0 +1,133 @@
+#include "qlora/train/memory_plan.h"
+
+#include <algorithm>
+#include <fstream>
+#include <set>
+
+#include "qlora/core/log.h"
+#include "qlora/ops/cross_entropy.h"
+
+namespace qlora::train {
+namespace {
+
+/// LibTorch, its thread pool and the tokenizer, measured on an empty program.
+constexpr std::int64_t kBaselineBytes = 180LL << 20;
+
+struct LinearSizes {
+    std::int64_t total = 0, largest = 0, layers = 0;
+};
+
+LinearSizes linear_sizes(const models::ModelConfig& c) {
+    const std::int64_t q = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
+    const std::int64_t layer = c.hidden_size * (2 * q + 2 * kv + 3 * c.intermediate_size);
+    return {.total = layer * c.num_hidden_layers,
+            .largest = std::max({c.hidden_size * c.intermediate_size, c.hidden_size * q, c.vocab_size * c.hidden_size}),
+            .layers = c.num_hidden_layers};
+}
+
+/// Elements that one decoder layer keeps for backward, per token.
+std::int64_t saved_elements_per_token(const MemoryRequest& request) {
+    const models::ModelConfig& c = request.config;
+    const std::int64_t d = c.hidden_size, ff = c.intermediate_size;
+    const std::int64_t q = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
+    std::set<std::string> adapted;
+    std::int64_t ranks = 0;
+    for (const adapters::Target& target : request.targets) {
+        adapted.insert(target.path.substr(target.path.rfind('.') + 1));
+        ranks += target.r;
+    }
+    const auto any = [&](std::initializer_list<const char*> names) {
+        return std::any_of(names.begin(), names.end(), [&](const char* name) { return adapted.contains(name); });
+    };
+    std::int64_t elements = 2 * d;                                   // inputs of both norms
+    elements += q + 2 * kv + q;                                      // rotated q, k; v; attention's result
+    if (c.query_key_norm) elements += q + kv;                        // inputs of q_norm, k_norm
+    if (any({"q_proj", "k_proj", "v_proj"})) elements += d;          // what the adapters saw
+    if (any({"gate_proj", "up_proj"})) elements += d;
+    elements += 2 * ff;                                              // gate, up
+    if (any({"down_proj"})) elements += ff;
+    return elements + ranks / std::max<std::int64_t>(1, c.num_hidden_layers);
+}
+
+}  // namespace
+
+MemoryPlan plan_memory(const MemoryRequest& request) {
+    const models::ModelConfig& c = request.config;
+    const LinearSizes sizes = linear_sizes(c);
+    MemoryPlan plan{.baseline = kBaselineBytes};
+    const std::int64_t embedding = c.vocab_size * c.hidden_size * (c.tie_word_embeddings ? 1 : 2);
+    plan.weights = embedding * request.stored_bytes_per_weight;
+    if (request.quantization.load_in_4bit) {
+        const double bits = request.quantization.bnb_4bit_use_double_quant
+                                ? 4.0 + 8.0 / static_cast<double>(request.quantization.bnb_4bit_blocksize)
+                                : 4.0 + 32.0 / static_cast<double>(request.quantization.bnb_4bit_blocksize);
+        plan.weights += static_cast<std::int64_t>(static_cast<double>(sizes.total) * bits / 8.0);
+    } else {
+        plan.weights += sizes.total * request.stored_bytes_per_weight;
+    }
+    plan.dense_copies = request.keep_dense ? (sizes.total + c.vocab_size * c.hidden_size) * 4 : sizes.largest * 4;
+    std::int64_t trained = request.whole_module_elements;
+    const std::int64_t q = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
+    for (const adapters::Target& target : request.targets) {
+        const std::string name = target.path.substr(target.path.rfind('.') + 1);
+        std::int64_t in_out = c.hidden_size + c.intermediate_size;
+        if (name == "q_proj" || name == "o_proj") in_out = c.hidden_size + q;
+        if (name == "k_proj" || name == "v_proj") in_out = c.hidden_size + kv;
+        trained += target.r * in_out;
+    }
+    plan.adapters = trained * 16;
+    const std::int64_t width = request.bytes_per_element;
+    const std::int64_t layer_bytes = saved_elements_per_token(request) * width * request.tokens;
+    // While one layer runs, its temporaries (fp32) come on top: gate, up, their product and two gradients.
+    const std::int64_t working = request.tokens * (4 * c.intermediate_size + 4 * c.hidden_size) * 4;
+    plan.activations = request.gradient_checkpointing
+                           ? sizes.layers * c.hidden_size * width * request.tokens + layer_bytes + working
+                           : sizes.layers * layer_bytes + working;
+    plan.logits = std::min(ops::kLogitsChunkRows, request.supervised_tokens) * c.vocab_size * 4 * 2;
+    return plan;
+}
+
+std::string gigabytes(std::int64_t bytes) {
+    return fmt::format("{:.2f} GB", static_cast<double>(bytes) / 1e9);
+}
+
+std::string MemoryPlan::text() const {
+    return fmt::format(
+        "planned peak memory {}: weights {}, fp32 forms {}, adapters with gradients and moments {}, activations {}, "
+        "logits {}, LibTorch {}",
+        gigabytes(total()), gigabytes(weights), gigabytes(dense_copies), gigabytes(adapters), gigabytes(activations),
+        gigabytes(logits), gigabytes(baseline));
+}
+
+std::int64_t available_memory_bytes() {
+    std::int64_t available = 0;
+    std::ifstream info("/proc/meminfo");
+    std::string name, unit;
+    std::int64_t value = 0;
+    while (info >> name >> value) {
+        std::getline(info, unit);
+        if (name == "MemAvailable:") available = value * 1024;
+    }
+    std::ifstream limit("/sys/fs/cgroup/memory.max"), used("/sys/fs/cgroup/memory.current");
+    std::int64_t limit_bytes = 0, used_bytes = 0;
+    if (limit >> limit_bytes && used >> used_bytes) available = std::min(available, limit_bytes - used_bytes);
+    return available;
+}
+
+namespace {
+
+bool fits_dense(std::int64_t bytes) {
+    return bytes <= available_memory_bytes() / 4;
+}
+
+}  // namespace
+
+bool keeps_dense(const models::CausalLM& model) {
+    return fits_dense(model.dense_bytes());
+}
+
+bool keeps_dense(const models::ModelConfig& config) {
+    return fits_dense((linear_sizes(config).total + config.vocab_size * config.hidden_size) * 4);
+}
+
+}  // namespace qlora::train

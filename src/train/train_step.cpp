@@ -1,0 +1,38 @@
+#include "qlora/train/train_step.h"
+
+#include "qlora/eval/token_batch.h"
+
+namespace qlora::train {
+
+StepGradients accumulate_gradients(const models::CausalLM& model, std::span<const data::Example> examples,
+                                   const data::StepPlan& plan, nn::ForwardContext context,
+                                   const std::function<bool()>& should_stop) {
+    std::vector<data::Batch> batches;
+    StepGradients result;
+    for (const std::vector<std::int64_t>& places : plan.micro_batches) {
+        std::vector<const data::Example*> rows;
+        for (const std::int64_t place : places) rows.push_back(&examples[static_cast<std::size_t>(place)]);
+        batches.push_back(data::collate(rows));
+        result.tokens += batches.back().tokens();
+        result.supervised_tokens += batches.back().supervised_tokens();
+    }
+    double loss_sum = 0.0;
+    for (const data::Batch& batch : batches) {
+        if (batch.supervised_tokens() > 0) {
+            const at::Tensor hidden = model.forward(eval::token_batch(batch), context);
+            const at::Tensor loss = model.loss_sum(hidden.index_select(0, eval::index_tensor(batch.loss_rows)),
+                                                   eval::index_tensor(batch.targets));
+            loss_sum += loss.item<double>();
+            loss.backward(at::full_like(loss, 1.0 / static_cast<double>(result.supervised_tokens)));
+        }
+        ++context.micro_step;
+        if (should_stop && should_stop()) {
+            result.stopped = true;
+            return result;
+        }
+    }
+    if (result.supervised_tokens > 0) result.loss = loss_sum / static_cast<double>(result.supervised_tokens);
+    return result;
+}
+
+}  // namespace qlora::train

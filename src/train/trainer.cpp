@@ -1,0 +1,370 @@
+#include "qlora/train/trainer.h"
+
+#include <sys/resource.h>
+
+#include <algorithm>
+#include <chrono>
+#include <cmath>
+
+#include "qlora/adapters/peft_format.h"
+#include "qlora/core/atomic_file.h"
+#include "qlora/core/error.h"
+#include "qlora/core/log.h"
+#include "qlora/eval/generate.h"
+#include "qlora/train/lr_scheduler.h"
+#include "qlora/train/run_checkpoint.h"
+#include "qlora/train/stop_signal.h"
+
+namespace qlora::train {
+namespace {
+
+constexpr const char* kOptimizerFile = "optimizer.safetensors";
+constexpr const char* kStateFile = "run_state.json";
+constexpr std::int64_t kSampleTokens = 64;
+
+double now_seconds() {
+    return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+std::int64_t peak_memory_bytes() {
+    rusage usage{};
+    getrusage(RUSAGE_SELF, &usage);
+    return usage.ru_maxrss * 1024;
+}
+
+bool stop_received() {
+    return StopSignal::received() != 0;
+}
+
+/// Steps of a run: `max_steps`, or all steps of all epochs.
+std::int64_t count_steps(const std::vector<std::int64_t>& lengths, const data::BatchPlanOptions& plan,
+                         const TrainingConfig& config) {
+    if (config.max_steps > 0) return config.max_steps;
+    std::int64_t steps = 0;
+    for (std::int64_t epoch = 0; epoch < config.num_train_epochs; ++epoch) {
+        steps += static_cast<std::int64_t>(data::plan_epoch(lengths, plan, epoch).size());
+    }
+    return steps;
+}
+
+Json number_or_null(double value) {
+    return std::isfinite(value) ? Json(value) : Json(nullptr);
+}
+
+}  // namespace
+
+Trainer::Trainer(TrainerInput input, TrainingConfig config, Callback& callback)
+    : input_(std::move(input)),
+      config_(std::move(config)),
+      callback_(callback),
+      paths_{config_.output_dir},
+      optimizer_(input_.adaptation->parameters, config_) {
+    for (const data::Example& example : input_.train) lengths_.push_back(example.tokens());
+    total_steps_ = count_steps(lengths_, input_.plan, config_);
+    warmup_steps_ = warmup_steps_for(total_steps_, config_);
+}
+
+void Trainer::resume_from(const std::filesystem::path& checkpoint) {
+    const std::filesystem::path file = checkpoint / kStateFile;
+    state_ = RunState::from_json(read_json_file(file).at("state"), file.string());
+    adapters::load_adapter_weights(checkpoint, *input_.adaptation);
+    optimizer_.load_state(checkpoint / kOptimizerFile, state_.optimizer_steps);
+    saved_step_ = state_.step;
+}
+
+const std::vector<data::StepPlan>& Trainer::epoch_plan() {
+    if (planned_epoch_ != state_.epoch) {
+        plan_ = data::plan_epoch(lengths_, input_.plan, state_.epoch);
+        planned_epoch_ = state_.epoch;
+    }
+    return plan_;
+}
+
+RunSummary Trainer::run() {
+    const double start = now_seconds();
+    const bool fresh = saved_step_ < 0;
+    metrics_.emplace(paths_.metrics(), fresh ? -1 : state_.step);
+    callback_.on_begin(total_steps_, state_.step);
+    if (config_.eval_on_start && state_.step == 0 && !state_.first_eval_loss) evaluate();
+    if (state_.boundary_pending) finish_step();
+    while (state_.step < total_steps_ && !stop_requested_ && !stop_received()) {
+        train_one_step();
+        if (!stop_requested_) finish_step();
+    }
+    if (is_finished()) {
+        save_result();
+    } else if (saved_step_ != state_.step) {
+        save_checkpoint();
+    }
+    callback_.on_end();
+    return {.steps = state_.step,
+            .total_steps = total_steps_,
+            .signal = is_finished() ? 0 : StopSignal::received(),
+            .first_eval_loss = state_.first_eval_loss,
+            .last_eval_loss = state_.last_eval_loss,
+            .best_eval_loss = state_.best_eval_loss,
+            .best_step = state_.best_step,
+            .seconds = now_seconds() - start,
+            .tokens = state_.tokens,
+            .adapter = paths_.adapter()};
+}
+
+void Trainer::train_one_step() {
+    const double start = now_seconds();
+    const data::StepPlan& plan = epoch_plan().at(static_cast<std::size_t>(state_.step_in_epoch));
+    double norm = 0.0;
+    const StepGradients gradients = finite_gradients(plan, norm);
+    if (gradients.stopped) {
+        stop_requested_ = true;
+        return;
+    }
+    const double learning_rate =
+        config_.learning_rate * lr_factor(config_.lr_scheduler_type, state_.step, warmup_steps_, total_steps_);
+    const bool finite = std::isfinite(gradients.loss) && std::isfinite(norm);
+    const bool updates = finite && gradients.supervised_tokens > 0;
+    if (updates) {
+        apply_update(learning_rate, norm);
+        state_.nonfinite_in_a_row = 0;
+    } else if (!finite) {
+        refuse_update(plan, gradients, norm);
+    } else {
+        ++state_.skipped_steps;
+        spdlog::warn("step {} has no supervised token and is skipped", state_.step + 1);
+    }
+    ++state_.step;
+    state_.micro_step += static_cast<std::int64_t>(plan.micro_batches.size());
+    state_.tokens += gradients.tokens;
+    state_.supervised_tokens += gradients.supervised_tokens;
+    if (config_.log_rows) {
+        for (const auto& micro_batch : plan.micro_batches) {
+            for (const std::int64_t place : micro_batch) {
+                state_.logged_rows.push_back(input_.train[static_cast<std::size_t>(place)].row);
+            }
+        }
+    }
+    if (++state_.step_in_epoch == static_cast<std::int64_t>(epoch_plan().size())) {
+        state_.step_in_epoch = 0;
+        ++state_.epoch;
+    }
+    state_.boundary_pending = true;
+    log_step(gradients, learning_rate, norm, updates, now_seconds() - start);
+}
+
+StepGradients Trainer::finite_gradients(const data::StepPlan& plan, double& norm) {
+    const nn::ForwardContext context{.training = true,
+                                     .gradient_checkpointing = input_.gradient_checkpointing,
+                                     .seed = static_cast<std::uint64_t>(config_.seed),
+                                     .micro_step = static_cast<std::uint32_t>(state_.micro_step)};
+    StepGradients gradients;
+    // A second try tells a fault of the machine from one of the data.
+    for (int attempt = 0; attempt < 2; ++attempt) {
+        optimizer_.zero_grad();
+        gradients = accumulate_gradients(*input_.model, input_.train, plan, context, stop_received);
+        if (gradients.stopped) return gradients;
+        norm = optimizer_.grad_norm();
+        if (std::isfinite(gradients.loss) && std::isfinite(norm)) {
+            if (attempt > 0) spdlog::warn("step {}: the second try gave finite numbers", state_.step + 1);
+            return gradients;
+        }
+    }
+    return gradients;
+}
+
+void Trainer::refuse_update(const data::StepPlan& plan, const StepGradients& gradients, double norm) {
+    std::string rows;
+    for (const auto& micro_batch : plan.micro_batches) {
+        for (const std::int64_t place : micro_batch) {
+            rows += (rows.empty() ? "" : ", ") + input_.train[static_cast<std::size_t>(place)].place;
+        }
+    }
+    ++state_.nonfinite_in_a_row;
+    spdlog::error("step {}: {} is not finite, twice; no update is made. Rows: {}", state_.step + 1,
+                  std::isfinite(gradients.loss) ? fmt::format("the gradient norm ({})", norm)
+                                                : fmt::format("the loss ({})", gradients.loss),
+                  rows);
+    if (state_.nonfinite_in_a_row >= config_.max_nonfinite_steps) {
+        throw NonFiniteError(fmt::format(
+            "stopped at step {}: {} steps in a row had no finite loss or gradient. The last good checkpoint is kept; "
+            "lower training.learning_rate, or look at the rows named above, and go on with --resume",
+            state_.step + 1, state_.nonfinite_in_a_row));
+    }
+}
+
+void Trainer::apply_update(double learning_rate, double norm) {
+    float scale = 1.0F;
+    if (config_.max_grad_norm > 0) {
+        scale = static_cast<float>(std::min(1.0, config_.max_grad_norm / (norm + 1e-6)));
+    }
+    optimizer_.step(learning_rate, scale);
+    ++state_.optimizer_steps;
+    prove_adapters(learning_rate);
+}
+
+void Trainer::prove_adapters(double learning_rate) {
+    if (state_.adapters_proven || learning_rate == 0.0) return;
+    FaultList faults;
+    for (const adapters::TrainableParameter& parameter : input_.adaptation->parameters) {
+        if (!parameter.key.ends_with("lora_B.weight")) continue;
+        const at::Tensor value = parameter.tensor.detach();
+        if (!value.isfinite().all().item<bool>()) {
+            faults.add(parameter.key, "is not finite");
+        } else if (!value.any().item<bool>()) {
+            faults.add(parameter.key, "is still zero, so this adapter gets no gradient");
+        }
+    }
+    faults.throw_if_any<NonFiniteError>("after the first update the adapters are not as they must be");
+    state_.adapters_proven = true;
+}
+
+void Trainer::log_step(const StepGradients& gradients, double learning_rate, double norm, bool updated,
+                       double seconds) {
+    seconds_since_log_ += seconds;
+    tokens_since_log_ += gradients.tokens;
+    training_seconds_ += seconds;
+    ++timed_steps_;
+    if (updated) {
+        state_.logged_loss_sum += gradients.loss;
+        ++state_.logged_steps;
+    }
+    const auto steps_in_epoch = static_cast<double>(plan_.size());
+    const double epoch =
+        planned_epoch_ == state_.epoch
+            ? static_cast<double>(state_.epoch) + static_cast<double>(state_.step_in_epoch) / steps_in_epoch
+            : static_cast<double>(state_.epoch);
+    StepReport report{.step = state_.step,
+                      .total_steps = total_steps_,
+                      .epoch = epoch,
+                      .loss = gradients.loss,
+                      .learning_rate = learning_rate,
+                      .grad_norm = norm,
+                      .tokens_per_second = static_cast<double>(tokens_since_log_) / seconds_since_log_,
+                      .step_time = seconds,
+                      .seconds_left = training_seconds_ / static_cast<double>(timed_steps_) *
+                                      static_cast<double>(total_steps_ - state_.step),
+                      .memory_bytes = peak_memory_bytes()};
+    if (state_.step % config_.logging_steps == 0 || state_.step == total_steps_) {
+        report.logged = true;
+        report.loss = state_.logged_steps > 0 ? state_.logged_loss_sum / static_cast<double>(state_.logged_steps)
+                                              : std::nan("");
+        Json line = {{"step", report.step},
+                     {"epoch", report.epoch},
+                     {"loss", number_or_null(report.loss)},
+                     {"learning_rate", learning_rate},
+                     {"grad_norm", number_or_null(norm)},
+                     {"supervised_tokens", state_.supervised_tokens},
+                     {"tokens", state_.tokens},
+                     {"tokens_per_second", report.tokens_per_second},
+                     {"step_time", report.step_time},
+                     {"memory_bytes", report.memory_bytes}};
+        if (config_.log_rows) line["rows"] = state_.logged_rows;
+        metrics_->append(line);
+        state_.logged_loss_sum = 0.0;
+        state_.logged_steps = 0;
+        state_.logged_rows.clear();
+        seconds_since_log_ = 0.0;
+        tokens_since_log_ = 0;
+    }
+    callback_.on_step(report);
+}
+
+bool Trainer::is_due(const std::optional<std::int64_t>& interval) const {
+    if (state_.step == total_steps_) return true;
+    return interval ? state_.step % *interval == 0 : is_epoch_end();
+}
+
+void Trainer::finish_step() {
+    const double best_before = state_.best_eval_loss.value_or(HUGE_VAL);
+    if (!input_.eval.empty() && is_due(config_.eval_steps) && !evaluate()) {
+        stop_requested_ = true;
+        return;
+    }
+    state_.boundary_pending = false;
+    const bool improved = state_.best_eval_loss.value_or(HUGE_VAL) < best_before;
+    if (is_due(config_.save_steps) || improved) save_checkpoint();
+}
+
+bool Trainer::evaluate() {
+    if (input_.eval.empty()) return true;
+    const auto total = static_cast<std::int64_t>(input_.eval.size());
+    const eval::EvalSums sums = eval::evaluate(
+        *input_.model, input_.eval,
+        {.should_stop = stop_received,
+         .progress = [&](std::int64_t rows) { callback_.on_evaluation_progress(rows, total); }});
+    if (sums.rows < total) return false;
+    const double loss = sums.mean_loss();
+    state_.last_eval_loss = loss;
+    if (!state_.first_eval_loss) state_.first_eval_loss = loss;
+    // The untrained adapter of step 0 is not a result.
+    const bool best = state_.step > 0 && loss < state_.best_eval_loss.value_or(HUGE_VAL);
+    if (best) {
+        state_.best_eval_loss = loss;
+        state_.best_step = state_.step;
+    }
+    metrics_->append({{"step", state_.step},
+                      {"eval_loss", number_or_null(loss)},
+                      {"eval_token_accuracy", sums.token_accuracy()}});
+    callback_.on_evaluation(state_.step, sums, best);
+    show_samples();
+    return true;
+}
+
+void Trainer::show_samples() {
+    if (config_.sample_rows == 0 || input_.tokenizer == nullptr) return;
+    std::vector<std::vector<tokenizer::TokenId>> prompts;
+    std::vector<const data::Example*> rows;
+    for (const data::Example& example : input_.eval) {
+        if (static_cast<std::int64_t>(rows.size()) == config_.sample_rows) break;
+        if (example.answer_begin == 0) continue;
+        rows.push_back(&example);
+        prompts.emplace_back(example.ids.begin(), example.ids.begin() + example.answer_begin);
+    }
+    const auto answers = eval::generate(
+        *input_.model, prompts,
+        {.max_new_tokens = kSampleTokens, .stop_ids = input_.stop_ids, .should_stop = stop_received});
+    for (std::size_t i = 0; i < rows.size(); ++i) {
+        callback_.on_sample({rows[i]->prompt, input_.tokenizer->decode(answers[i], true), rows[i]->expected});
+    }
+}
+
+void Trainer::save_checkpoint() {
+    for (const auto& list : {input_.adaptation->parameters, optimizer_.state()}) {
+        for (const adapters::TrainableParameter& parameter : list) {
+            if (!parameter.tensor.detach().isfinite().all().item<bool>()) {
+                throw NonFiniteError(parameter.key + " is not finite at step " + std::to_string(state_.step) +
+                                     "; nothing is saved, the last good checkpoint is kept");
+            }
+        }
+    }
+    const std::filesystem::path folder = paths_.checkpoint(state_.step);
+    try {
+        write_folder_atomically(folder, [&](const std::filesystem::path& temporary) {
+            adapters::save_adapter(temporary, *input_.adaptation, input_.base_model, input_.metadata);
+            adapters::save_tensors(temporary / kOptimizerFile, optimizer_.state(), {});
+            const Json state = {{"state", state_.to_json()}, {"identity", input_.identity}};
+            write_file_atomically(temporary / kStateFile, state.dump(2) + "\n");
+        });
+    } catch (const ResourceError& error) {
+        if (state_.step >= total_steps_ || stop_requested_ || stop_received()) throw;
+        spdlog::warn("checkpoint of step {} was not written: {}. The run goes on and tries again at the next save",
+                     state_.step, error.what());
+        return;
+    }
+    saved_step_ = state_.step;
+    callback_.on_save(folder);
+    prune_checkpoints(paths_.checkpoints(), config_.save_total_limit, state_.best_step);
+}
+
+void Trainer::save_result() {
+    if (config_.load_best_model_at_end && state_.best_step > 0 && state_.best_step != state_.step) {
+        adapters::load_adapter_weights(paths_.checkpoint(state_.best_step), *input_.adaptation);
+    }
+    write_folder_atomically(paths_.adapter(), [&](const std::filesystem::path& temporary) {
+        adapters::save_adapter(temporary, *input_.adaptation, input_.base_model, input_.metadata);
+        for (const std::filesystem::path& file : input_.files_to_copy) {
+            std::filesystem::copy_file(file, temporary / file.filename());
+        }
+    });
+    callback_.on_save(paths_.adapter());
+}
+
+}  // namespace qlora::train

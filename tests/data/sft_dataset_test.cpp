@@ -1,0 +1,218 @@
+#include "qlora/data/sft_dataset.h"
+
+#include <gtest/gtest.h>
+
+#include <string>
+#include <vector>
+
+#include "data/fake_tokenizer.h"
+#include "qlora/core/error.h"
+#include "qlora/core/json.h"
+#include "qlora/data/preview.h"
+#include "support/temp_dir.h"
+
+namespace {
+
+using namespace qlora;
+using namespace qlora::data;
+using data::test::FakeTokenizer;
+using qlora::test::read_file;
+using qlora::test::TempDir;
+using qlora::test::write_file;
+
+const FakeTokenizer kTokenizer;
+
+std::string pair(const std::string& prompt, const std::string& completion) {
+    return Json({{"prompt", prompt}, {"completion", completion}}).dump() + "\n";
+}
+
+class SftDataset : public testing::Test {
+  protected:
+    Dataset load(const std::string& rows, const DataConfig& config, TemplateName name = TemplateName::kNone,
+                 bool adds_bos = false, std::int64_t embedding_rows = 400) {
+        write_file(file_, rows);
+        const FakeTokenizer tokenizer(adds_bos);
+        const PromptTemplate prompt_template(name, std::nullopt, tokenizer, tokenizer.special());
+        return load_dataset({file_}, config, prompt_template, embedding_rows);
+    }
+
+    TempDir folder_;
+    std::filesystem::path file_ = folder_ / "rows.jsonl";
+    DataConfig config_;
+};
+
+TEST_F(SftDataset, ARowBecomesTokensMaskAndWhatGenerationNeeds) {
+    const Dataset dataset = load(R"({"prompt": "ab", "completion": "cd", "task": "t"})", config_);
+    ASSERT_EQ(dataset.examples.size(), 1U);
+    const Example& example = dataset.examples[0];
+    EXPECT_EQ(example.ids, (std::vector<tokenizer::TokenId>{'a', 'b', 'c', 'd', FakeTokenizer::kEos}));
+    EXPECT_EQ(example.supervised, (std::vector<std::uint8_t>{0, 0, 1, 1, 1}));
+    EXPECT_EQ(example.answer_begin, 2);
+    EXPECT_EQ(example.prompt, "ab");
+    EXPECT_EQ(example.expected, "cd");
+    EXPECT_EQ(example.task, "t");
+    EXPECT_EQ(example.row, 0);
+    EXPECT_EQ(example.place, file_.string() + ":1");
+    EXPECT_EQ(dataset.statistics.tokens, 5);
+    EXPECT_EQ(dataset.statistics.supervised_tokens, 3);
+    EXPECT_EQ(dataset.statistics.longest, 5);
+}
+
+TEST_F(SftDataset, OverlongRowsAreDroppedOrCutAndCounted) {
+    const std::string rows = pair("ab", "cd") + pair("ab", "cdefgh") + pair("abcdef", "g") + pair("a", "bcd");
+    config_.max_length = 5;
+    const Dataset dropped = load(rows, config_);
+    EXPECT_EQ(dropped.statistics.kept, 2);
+    EXPECT_EQ(dropped.statistics.too_long, 2);
+    EXPECT_EQ(dropped.examples[1].row, 3);
+    config_.overlong = Overlong::kTruncate;
+    const Dataset cut = load(rows, config_);
+    // Nothing of the third row's answer is left.
+    EXPECT_EQ(cut.statistics.kept, 3);
+    EXPECT_EQ(cut.statistics.no_supervised, 1);
+    EXPECT_EQ(cut.statistics.truncated, 1);
+    ASSERT_EQ(cut.examples.size(), 3U);
+    EXPECT_TRUE(cut.examples[1].truncated);
+    EXPECT_EQ(cut.examples[1].ids, (std::vector<tokenizer::TokenId>{'a', 'b', 'c', 'd', 'e'}));
+    EXPECT_FALSE(cut.examples[2].truncated);
+    EXPECT_EQ(cut.statistics.read, cut.statistics.kept + cut.statistics.dropped() + cut.statistics.rejected);
+}
+
+TEST_F(SftDataset, ATruncationBeforeTheLastAnswerLeavesNoPromptToGenerateFrom) {
+    config_.overlong = Overlong::kTruncate;
+    config_.train_on = TrainOn::kAll;
+    config_.max_length = 4;
+    const Dataset dataset = load(pair("abcdef", "g"), config_);
+    ASSERT_EQ(dataset.examples.size(), 1U);
+    EXPECT_EQ(dataset.examples[0].answer_begin, 0);
+}
+
+TEST_F(SftDataset, RepeatsAndConflictsAreCounted) {
+    const Dataset dataset =
+        load(pair("a", "x") + pair("b", "x") + pair("a", "x") + pair("a", "y") + pair("c", "x"), config_);
+    EXPECT_EQ(dataset.statistics.kept, 5);
+    EXPECT_EQ(dataset.statistics.duplicates.count, 1);
+    EXPECT_EQ(dataset.statistics.duplicates.first.at(0), file_.string() + ":3 (as " + file_.string() + ":1)");
+    EXPECT_EQ(dataset.statistics.conflicts.count, 1);
+    EXPECT_EQ(dataset.statistics.conflicts.first.at(0), file_.string() + ":4 (as " + file_.string() + ":1)");
+}
+
+TEST_F(SftDataset, TextsHaveNoPromptThatCouldConflict) {
+    const Dataset dataset =
+        load("{\"text\": \"a\"}\n{\"text\": \"b\"}\n", config_, TemplateName::kNone, true);
+    EXPECT_EQ(dataset.statistics.conflicts.count, 0);
+    EXPECT_EQ(dataset.examples[0].answer_begin, 0);
+}
+
+TEST_F(SftDataset, LengthsAreCountedBeforeDropping) {
+    config_.max_length = 40;
+    const Dataset dataset = load(pair(std::string(10, 'a'), "b") + pair(std::string(14, 'a'), "b") +
+                                     pair(std::string(15, 'a'), "b") + pair(std::string(60, 'a'), "b"),
+                                 config_);
+    std::vector<std::int64_t> rows;
+    for (const LengthBin& bin : dataset.statistics.lengths) rows.push_back(bin.rows);
+    EXPECT_EQ(rows, (std::vector<std::int64_t>{2, 1, 1}));
+}
+
+TEST_F(SftDataset, TwoBeginningTokensAreAFaultOfTheRow) {
+    config_.on_bad_row = OnBadRow::kSkip;
+    const Dataset dataset = load(R"({"text": "<s>a"})"
+                                 "\n"
+                                 R"({"text": "a<s><s>"})",
+                                 config_, TemplateName::kNone, true);
+    EXPECT_EQ(dataset.statistics.kept, 1);
+    ASSERT_EQ(dataset.rejected.size(), 1U);
+    EXPECT_EQ(dataset.rejected[0].place, file_.string() + ":1");
+    EXPECT_NE(dataset.rejected[0].reason.find("two <s> (BOS)"), std::string::npos);
+}
+
+TEST_F(SftDataset, ATokenWithoutAnEmbeddingIsNamed) {
+    try {
+        load(pair("a", "b"), config_, TemplateName::kNone, false, 200);
+        FAIL() << "EOS is 257";
+    } catch (const CheckpointError& error) {
+        EXPECT_NE(std::string(error.what()).find("token 257 (</s>)"), std::string::npos) << error.what();
+        EXPECT_NE(std::string(error.what()).find("rows.jsonl:1"), std::string::npos);
+    }
+}
+
+TEST_F(SftDataset, NothingToTrainOnIsAnError) {
+    EXPECT_THROW(load("", config_), DataError);
+    EXPECT_THROW(load("\n \n", config_), DataError);
+    config_.max_length = 2;
+    EXPECT_THROW(load(pair("abc", "def"), config_), DataError);
+    config_.on_bad_row = OnBadRow::kSkip;
+    EXPECT_THROW(load("[]\n", config_), DataError);
+}
+
+TEST_F(SftDataset, RowsThatDoNotFitTheTemplateAreRejectedByLine) {
+    config_.on_bad_row = OnBadRow::kSkip;
+    const Dataset dataset = load(pair("a", "b") + R"({"messages": [{"role": "user", "content": "u"},
+        {"role": "assistant", "content": "a"}]})"
+                                                  "\n",
+                                 config_);
+    EXPECT_EQ(dataset.statistics.kept, 1);
+    EXPECT_GE(dataset.rejected.size(), 1U);
+}
+
+TEST_F(SftDataset, FilesAreTakenInOrderAndRowsNumberedThrough) {
+    const std::filesystem::path second = folder_ / "second.json";
+    write_file(file_, pair("a", "b"));
+    write_file(second, "[\n" + pair("c", "d") + "]");
+    const PromptTemplate prompt_template(TemplateName::kNone, std::nullopt, kTokenizer, kTokenizer.special());
+    const Dataset dataset = load_dataset({file_, second}, config_, prompt_template, 0);
+    ASSERT_EQ(dataset.examples.size(), 2U);
+    EXPECT_EQ(dataset.examples[1].row, 1);
+    EXPECT_EQ(dataset.examples[1].place, second.string() + ":2 (element 0)");
+    EXPECT_EQ(dataset.fingerprint, data_fingerprint({file_, second}));
+    EXPECT_NE(dataset.fingerprint, data_fingerprint({second, file_}));
+}
+
+TEST_F(SftDataset, AChangedFileIsNoticed) {
+    const Dataset dataset = load(pair("a", "b"), config_);
+    EXPECT_NO_THROW(require_unchanged({file_}, dataset.fingerprint));
+    write_file(file_, pair("a", "c"));
+    EXPECT_THROW(require_unchanged({file_}, dataset.fingerprint), DataError);
+}
+
+TEST_F(SftDataset, RejectedRowsAreWrittenAsJsonWhateverTheyHold) {
+    config_.on_bad_row = OnBadRow::kSkip;
+    const Dataset dataset = load(pair("a", "b") + "\xff\xfe\n" + std::string(2, '\0') + "\n[]\n", config_);
+    write_rejected(folder_ / "rejected.jsonl", dataset.rejected);
+    const std::string text = read_file(folder_ / "rejected.jsonl");
+    std::vector<Json> lines;
+    for (std::size_t begin = 0; begin < text.size();) {
+        const std::size_t end = text.find('\n', begin);
+        lines.push_back(parse_json(text.substr(begin, end - begin), "rejected.jsonl"));
+        begin = end + 1;
+    }
+    ASSERT_EQ(lines.size(), 3U);
+    const std::string fault = lines[2].at("fault").get<std::string>();
+    EXPECT_EQ(fault.rfind(file_.string() + ":4: a row must be a JSON object", 0), 0U) << fault;
+    EXPECT_EQ(lines[2].at("text"), "[]");
+}
+
+TEST_F(SftDataset, PreviewShowsEveryTokenAndWhatIsTrainedOn) {
+    const Dataset dataset = load(R"({"prompt": "\"a", "completion": "b"})", config_, TemplateName::kChatml);
+    const std::string shown = preview_rows(dataset, kTokenizer, 5);
+    EXPECT_NE(shown.find("row 0 (" + file_.string() + ":1): 24 tokens, trained on 2"), std::string::npos)
+        << shown;
+    EXPECT_NE(shown.find("        | <|im_start|> \"u\" \"s\" \"e\" \"r\" \"\\n\" \"\\\"\" \"a\" <|im_end|>"),
+              std::string::npos)
+        << shown;
+    EXPECT_NE(shown.find("  TRAIN | \"b\" <|im_end|>\n"), std::string::npos) << shown;
+}
+
+TEST_F(SftDataset, DescriptionAddsUp) {
+    config_.max_length = 10;
+    config_.on_bad_row = OnBadRow::kSkip;
+    const Dataset dataset = load(
+        pair("a", "b") + pair("a", "b") + pair("a", "c") + pair(std::string(20, 'a'), "b") + "[]", config_);
+    const std::string text = describe(dataset.statistics);
+    for (const char* part : {"read 5 = kept 3 + dropped 1 + rejected 1", "dropped as too long: 1",
+                             "rows equal to an earlier one: 1", "another answer: 1", "1-16", "17-32"}) {
+        EXPECT_NE(text.find(part), std::string::npos) << part << "\n" << text;
+    }
+}
+
+}  // namespace

@@ -1,0 +1,42 @@
+// libFuzzer target for the readers of data rows: whatever the bytes are, a row is read, refused as DataError,
+// or passed over; the counts add up. Build with clang++ -fsanitize=fuzzer,address,undefined (see README,
+// "Fuzzing").
+#include <cstddef>
+#include <cstdint>
+#include <cstdlib>
+#include <string_view>
+
+#include "qlora/core/error.h"
+#include "qlora/data/record_format.h"
+
+namespace {
+
+using namespace qlora::data;
+
+// What rendering relies on: the parser let it through, so it must hold.
+void check(const Record& record) {
+    if (record.kind == RecordKind::kText) {
+        if (record.text.empty() || !record.messages.empty()) std::abort();
+        return;
+    }
+    if (record.messages.empty() || record.context > record.messages.size()) std::abort();
+    for (std::size_t i = 1; i < record.messages.size(); ++i) {
+        if (record.messages[i].role == Role::kSystem) std::abort();
+    }
+    const bool is_pair = record.kind != RecordKind::kConversation;
+    if (is_pair && (record.messages.size() != 2 || record.messages.back().role != Role::kAssistant))
+        std::abort();
+}
+
+}  // namespace
+
+extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size) {
+    if (size == 0) return 0;
+    const std::string_view text(reinterpret_cast<const char*>(data) + 1, size - 1);
+    const auto format = static_cast<DataFormat>(data[0] % 6);
+    try {
+        check(parse_record(text, format, (data[0] & 0x40) != 0));
+    } catch (const qlora::DataError&) {
+    }
+    return 0;
+}

@@ -1,0 +1,45 @@
+#pragma once
+
+#include <cstdint>
+#include <cstring>
+#include <random>
+#include <vector>
+
+#include "qlora/kernels/float16.h"
+
+namespace qlora::kernels {
+
+inline constexpr FloatType kFloatTypes[] = {FloatType::kF32, FloatType::kF16, FloatType::kBF16};
+
+inline std::vector<float> gaussian(int64_t n, uint32_t seed, float deviation = 1.0f) {
+    std::mt19937 engine(seed);
+    std::normal_distribution<float> normal(0.0f, deviation);
+    std::vector<float> values(static_cast<size_t>(n));
+    for (float& value : values) value = normal(engine);
+    return values;
+}
+
+/// The bytes of `values` in another type, starting `shift` bytes into the buffer.
+inline std::vector<uint8_t> encode_elements(const std::vector<float>& values, FloatType type,
+                                            size_t shift = 0) {
+    const size_t size = static_cast<size_t>(float_bytes(type));
+    std::vector<uint8_t> bytes(shift + size * values.size());
+    for (size_t i = 0; i < values.size(); ++i) {
+        const uint32_t word = float_bits(values[i]);
+        const uint16_t half = type == FloatType::kF16 ? float_to_f16(values[i]) : float_to_bf16(values[i]);
+        std::memcpy(bytes.data() + shift + size * i,
+                    type == FloatType::kF32 ? static_cast<const void*>(&word) : &half, size);
+    }
+    return bytes;
+}
+
+/// What a tensor of `type` holds after `values` were rounded to it.
+inline std::vector<float> round_elements(std::vector<float> values, FloatType type) {
+    for (float& value : values) {
+        if (type == FloatType::kF16) value = f16_to_float(float_to_f16(value));
+        if (type == FloatType::kBF16) value = bf16_to_float(float_to_bf16(value));
+    }
+    return values;
+}
+
+}  // namespace qlora::kernels

@@ -1,0 +1,221 @@
+#include "qlora/cli/run_config.h"
+
+#include <gtest/gtest.h>
+
+#include <filesystem>
+#include <string>
+
+#include "qlora/core/error.h"
+#include "support/temp_dir.h"
+
+namespace qlora::cli {
+namespace {
+
+constexpr const char* kSmallest =
+    R"({"model": {"path": "m"}, "data": {"train": "t.jsonl"}, "training": {"output_dir": "o"}})";
+
+RunConfig parse(const std::string& text, const std::vector<std::string>& overrides = {}) {
+    return parse_run_config(parse_json(text, "run.json"), "/base/folder", "run.json", overrides);
+}
+
+TEST(RunConfig, defaults_are_those_of_the_documentation) {
+    const RunConfig config = parse(kSmallest);
+    EXPECT_EQ(config.model.device, "auto");
+    EXPECT_EQ(config.quantization, quant::QuantConfig{});
+    EXPECT_TRUE(config.quantization.load_in_4bit);
+    EXPECT_TRUE(config.quantization.bnb_4bit_use_double_quant);
+    EXPECT_EQ(config.quantization.bnb_4bit_blocksize, 64);
+    EXPECT_FALSE(config.has_peft_section);
+    EXPECT_EQ(config.peft, adapters::LoraConfig{});
+    EXPECT_EQ(config.data.max_length, 1024);
+    EXPECT_EQ(config.data.overlong, data::Overlong::kDrop);
+    EXPECT_EQ(config.data.train_on, data::TrainOn::kAssistant);
+    EXPECT_EQ(config.training.num_train_epochs, 1);
+    EXPECT_EQ(config.training.max_steps, -1);
+    EXPECT_EQ(config.training.gradient_accumulation_steps, 16);
+    EXPECT_EQ(config.training.learning_rate, 2e-4);
+    EXPECT_EQ(config.training.lr_scheduler_type, train::LrSchedulerType::kCosine);
+    EXPECT_EQ(config.training.warmup_steps, 0.03);
+    EXPECT_EQ(config.training.save_total_limit, 2);
+    EXPECT_EQ(config.training.gradient_checkpointing, train::GradientCheckpointing::kOff);
+    EXPECT_EQ(config.training.seed, 42);
+}
+
+TEST(RunConfig, warmup_default_is_none_for_a_constant_rate) {
+    EXPECT_EQ(parse(kSmallest, {"training.lr_scheduler_type=constant"}).training.warmup_steps, 0);
+    EXPECT_EQ(parse(kSmallest, {"training.lr_scheduler_type=constant_with_warmup"}).training.warmup_steps,
+              0.03);
+    EXPECT_EQ(parse(kSmallest, {"training.lr_scheduler_type=constant", "training.warmup_steps=0"})
+                  .training.warmup_steps,
+              0);
+}
+
+TEST(RunConfig, warmup_ratio_means_a_share_in_warmup_steps) {
+    const RunConfig config = parse(kSmallest, {"training.warmup_ratio=0.1"});
+    EXPECT_EQ(config.training.warmup_steps, 0.1);
+    EXPECT_FALSE(config.training.warmup_ratio.has_value());
+}
+
+TEST(RunConfig, fused_adamw_is_the_same_optimizer) {
+    const RunConfig config = parse(kSmallest, {"training.optim=adamw_torch_fused"});
+    EXPECT_EQ(config.training.optim, train::OptimizerType::kAdamwTorch);
+    EXPECT_EQ(run_config_json(config)["training"]["optim"], "adamw_torch");
+}
+
+TEST(RunConfig, relative_paths_are_relative_to_the_file_also_in_overrides) {
+    const RunConfig config =
+        parse(kSmallest, {"data.eval=../e.jsonl", "model.adapter=/abs/a/",
+                          "data.train=[\"x/./t.jsonl\", \"/u\"]", "training.output_dir=runs/a/"});
+    EXPECT_EQ(config.model.path, "/base/folder/m");
+    EXPECT_EQ(*config.model.adapter, "/abs/a");
+    EXPECT_EQ(*config.data.eval, "/base/e.jsonl");
+    EXPECT_EQ(config.data.train.files[0], "/base/folder/x/t.jsonl");
+    EXPECT_EQ(config.data.train.files[1], "/u");
+    EXPECT_EQ(config.training.output_dir, "/base/folder/runs/a");
+}
+
+TEST(RunConfig, the_last_override_of_a_setting_wins) {
+    EXPECT_EQ(parse(kSmallest, {"training.seed=1", "training.seed=2"}).training.seed, 2);
+}
+
+TEST(RunConfig, an_override_can_open_a_section) {
+    const RunConfig config = parse(kSmallest, {"peft.r=3"});
+    EXPECT_TRUE(config.has_peft_section);
+    EXPECT_EQ(config.peft.r, 3);
+}
+
+TEST(RunConfig, a_pasted_adapter_config_is_a_peft_section) {
+    adapters::LoraConfig adapter;
+    adapter.r = 5;
+    adapter.rank_pattern = {{"v_proj", 2}, {"proj", 3}};
+    const Json peft = parse_json(adapters::adapter_config_text(adapter), "adapter_config.json");
+    const Json root = {{"model", {{"path", "m"}}},
+                       {"data", {{"train", "t"}}},
+                       {"training", {{"output_dir", "o"}}},
+                       {"peft", peft}};
+    EXPECT_EQ(parse(root.dump()).peft, adapter);
+}
+
+TEST(RunConfig, the_resolved_configuration_reads_back_the_same) {
+    const RunConfig config = parse(
+        kSmallest, {"training.lr_scheduler_type=constant", "peft.rank_pattern={\"v_proj\": 2, \"a\": 3}",
+                    "peft.target_modules=all-linear", "peft.init_lora_weights=gaussian",
+                    "training.save_total_limit=null", "training.gradient_checkpointing=auto",
+                    "data.max_tokens_per_batch=4096", "quantization.load_in_4bit=false",
+                    "training.learning_rate=1e-5", "model.threads=2", "data.template=none"});
+    const Json resolved = run_config_json(config);
+    const RunConfig again =
+        parse_run_config(parse_json(resolved.dump(2), "t"), "/elsewhere", "run_config.json");
+    EXPECT_EQ(again.model, config.model);
+    EXPECT_EQ(again.quantization, config.quantization);
+    EXPECT_EQ(again.peft, config.peft);
+    EXPECT_EQ(again.data, config.data);
+    EXPECT_EQ(again.training, config.training);
+    EXPECT_EQ(run_config_json(again).dump(), resolved.dump());
+}
+
+TEST(RunConfig, every_shipped_configuration_loads) {
+    std::size_t count = 0;
+    for (const auto& entry :
+         std::filesystem::directory_iterator(std::filesystem::path(QLORA_SOURCE_DIR) / "configs")) {
+        if (entry.path().extension() != ".json") continue;
+        EXPECT_NO_THROW(load_run_config(entry.path())) << entry.path();
+        const RunConfig config = load_run_config(entry.path());
+        EXPECT_EQ(config.file, entry.path());
+        EXPECT_EQ(config.training.output_dir.parent_path(), std::filesystem::path(QLORA_SOURCE_DIR) / "runs");
+        ++count;
+    }
+    EXPECT_GE(count, 4U);
+}
+
+TEST(RunConfig, faults_of_a_file_start_with_its_name) {
+    const test::TempDir folder;
+    test::write_file(folder / "run.json", "{\"model\": 1}");
+    try {
+        load_run_config(folder / "run.json");
+        FAIL();
+    } catch (const ConfigError& error) {
+        EXPECT_EQ(std::string(error.what()).rfind((folder / "run.json").string() + ": ", 0), 0U)
+            << error.what();
+    }
+}
+
+TEST(RunConfig, a_resumed_run_may_change_its_length_and_reports_but_nothing_that_changes_numbers) {
+    const RunConfig saved = parse(kSmallest);
+    for (const char* allowed :
+         {"training.max_steps=9", "training.num_train_epochs=3", "training.logging_steps=1",
+          "training.save_steps=5", "training.save_total_limit=7", "training.log_rows=true",
+          "training.output_dir=moved", "training.gradient_checkpointing=true"}) {
+        EXPECT_TRUE(resume_differences(saved, parse(kSmallest, {allowed})).empty()) << allowed;
+    }
+    for (const char* refused :
+         {"training.seed=1", "training.learning_rate=1e-3", "peft.r=16", "data.max_length=8",
+          "data.train=other.jsonl", "quantization.bnb_4bit_blocksize=128", "model.threads=1",
+          "training.gradient_accumulation_steps=2", "peft.rank_pattern={\"q\": 2}"}) {
+        const auto differences = resume_differences(saved, parse(kSmallest, {refused}));
+        ASSERT_EQ(differences.size(), 1U) << refused;
+        const std::string setting = std::string(refused).substr(0, std::string(refused).find('='));
+        EXPECT_EQ(differences[0].rfind(setting + ": ", 0), 0U) << differences[0];
+    }
+    EXPECT_EQ(resume_differences(saved, parse(kSmallest, {"training.seed=1"}))[0],
+              "training.seed: 42 in the run, 1 now");
+}
+
+TEST(RunConfig, going_on_from_an_adapter_takes_its_configuration) {
+    const test::TempDir folder;
+    adapters::LoraConfig adapter;
+    adapter.r = 5;
+    adapter.target_modules = adapters::NameList{"q_proj"};
+    test::write_file(folder / "adapter_config.json", adapters::adapter_config_text(adapter));
+    const std::string from = "model.adapter=" + folder.path().string();
+
+    RunConfig config = parse(kSmallest, {from});
+    adopt_adapter_config(config);
+    EXPECT_EQ(config.peft.r, 5);
+
+    RunConfig same = parse(kSmallest, {from, "peft.r=5", "peft.target_modules=[\"q_proj\"]"});
+    EXPECT_NO_THROW(adopt_adapter_config(same));
+
+    RunConfig other = parse(kSmallest, {from, "peft.r=6", "peft.target_modules=[\"q_proj\"]"});
+    try {
+        adopt_adapter_config(other);
+        FAIL();
+    } catch (const ConfigError& error) {
+        EXPECT_NE(std::string(error.what()).find("peft.r: 6 against 5"), std::string::npos) << error.what();
+    }
+}
+
+TEST(RunConfig, float16_is_refused_where_auto_came_to_the_cpu) {
+    const RunConfig config = parse(kSmallest, {"quantization.bnb_4bit_compute_dtype=float16"});
+    EXPECT_THROW(check_device(config, false), ConfigError);
+    EXPECT_NO_THROW(check_device(config, true));
+    EXPECT_NO_THROW(check_device(parse(kSmallest), false));
+}
+
+TEST(QuantConfig, is_read_from_overrides_alone) {
+    EXPECT_EQ(quant_config_from_overrides({}), quant::QuantConfig{});
+    EXPECT_EQ(quant_config_from_overrides({"quantization.bnb_4bit_blocksize=128"}).bnb_4bit_blocksize, 128);
+    EXPECT_THROW(quant_config_from_overrides({"training.seed=1"}), ConfigError);
+    EXPECT_THROW(quant_config_from_overrides({"quantization.bnb_4bit_blocksize=100"}), ConfigError);
+}
+
+TEST(ConfigDocumentation, names_every_setting_of_the_resolved_configuration) {
+    const std::string help = config_help_text();
+    const std::string table = config_table_markdown();
+    const Json resolved = run_config_json(parse(kSmallest));
+    std::size_t count = 0;
+    for (const auto& [section, settings] : resolved.items()) {
+        EXPECT_NE(help.find("\n" + section), std::string::npos);
+        EXPECT_NE(table.find("### `" + section + "`"), std::string::npos);
+        for (const auto& [setting, value] : settings.items()) {
+            EXPECT_NE(help.find("\n  " + setting + "  ("), std::string::npos) << setting;
+            EXPECT_NE(table.find("\n| `" + setting + "` |"), std::string::npos) << setting;
+            ++count;
+        }
+    }
+    EXPECT_GT(count, 50U);
+    EXPECT_NE(help.find("use_dora"), std::string::npos);
+}
+
+}  // namespace
+}  // namespace qlora::cli

@@ -1,0 +1,196 @@
+#include "qlora/adapters/target_matching.h"
+
+#include <gtest/gtest.h>
+
+#include <cmath>
+
+#include "qlora/core/error.h"
+
+namespace qlora::adapters {
+namespace {
+
+// Two layers of a llama: all modules, containers too. PEFT itself is the reference of the peer test; here
+// stand what it has no word for: messages, warnings, the saved form.
+std::vector<ModuleInfo> llama(int layers = 2) {
+    std::vector<ModuleInfo> modules;
+    const auto add = [&](const std::string& path) -> ModuleInfo& {
+        modules.push_back({});
+        modules.back().path = path;
+        return modules.back();
+    };
+    add("model");
+    add("model.embed_tokens").is_embedding = true;
+    add("model.layers");
+    for (int i = 0; i < layers; ++i) {
+        const std::string layer = "model.layers." + std::to_string(i);
+        add(layer);
+        add(layer + ".self_attn");
+        for (const char* name : {"q_proj", "k_proj", "v_proj", "o_proj"})
+            add(layer + ".self_attn." + name).is_linear = true;
+        add(layer + ".mlp");
+        for (const char* name : {"gate_proj", "up_proj", "down_proj"})
+            add(layer + ".mlp." + name).is_linear = true;
+        add(layer + ".input_layernorm").is_norm = true;
+    }
+    add("model.norm").is_norm = true;
+    ModuleInfo& head = add("lm_head");
+    head.is_linear = true;
+    head.is_output_embedding = true;
+    return modules;
+}
+
+LoraConfig with_targets(ModuleNames names) {
+    LoraConfig config;
+    config.target_modules = std::move(names);
+    return config;
+}
+
+std::string fault_of(const LoraConfig& config, const std::string& model_type = "llama") {
+    try {
+        match_targets(config, llama(), model_type);
+    } catch (const ConfigError& error) {
+        return error.what();
+    }
+    return "no fault";
+}
+
+TEST(MatchTargets, default_is_query_and_value_and_saved_as_names) {
+    const MatchResult result = match_targets(LoraConfig{}, llama(), "llama");
+    ASSERT_EQ(result.targets.size(), 4U);
+    EXPECT_EQ(result.targets[0].path, "model.layers.0.self_attn.q_proj");
+    EXPECT_EQ(result.targets[0].r, 8);
+    EXPECT_EQ(result.targets[0].scaling, 1.0);
+    EXPECT_EQ(std::get<NameList>(result.expanded.target_modules), (NameList{"q_proj", "v_proj"}));
+}
+
+TEST(MatchTargets, an_architecture_without_default_needs_names) {
+    EXPECT_NE(fault_of(LoraConfig{}, "unheard_of").find("no default for the architecture \"unheard_of\""),
+              std::string::npos);
+}
+
+TEST(MatchTargets, all_linear_leaves_the_head_out_and_is_saved_as_names) {
+    const MatchResult small = match_targets(with_targets("all-linear"), llama(2), "llama");
+    EXPECT_EQ(small.targets.size(), 14U);
+    EXPECT_EQ(std::get<NameList>(small.expanded.target_modules).size(), 14U);
+    const MatchResult large = match_targets(with_targets("all-linear"), llama(30), "llama");
+    EXPECT_EQ(large.targets.size(), 210U);
+    EXPECT_EQ(std::get<NameList>(large.expanded.target_modules).size(), 7U);
+}
+
+TEST(MatchTargets, rslora_divides_by_the_root_of_the_rank) {
+    LoraConfig config;
+    config.r = 16;
+    config.lora_alpha = 32;
+    config.use_rslora = true;
+    EXPECT_EQ(match_targets(config, llama(), "llama").targets[0].scaling, 8.0);
+    config.r = 7;
+    EXPECT_EQ(match_targets(config, llama(), "llama").targets[0].scaling, 32 / std::sqrt(7.0));
+}
+
+TEST(MatchTargets, each_name_of_a_list_must_fit_and_the_near_ones_are_listed) {
+    const std::string fault = fault_of(with_targets(NameList{"q_proj", "vproj", "query"}));
+    EXPECT_NE(fault.find("2 faults"), std::string::npos) << fault;
+    EXPECT_NE(fault.find("\"vproj\" matches no module of the model; did you mean \"v_proj\""),
+              std::string::npos)
+        << fault;
+    EXPECT_NE(
+        fault.find("\"query\" matches no module of the model; its linear layers are named q_proj, k_proj"),
+        std::string::npos)
+        << fault;
+}
+
+TEST(MatchTargets, a_string_that_is_only_an_ending_is_explained) {
+    const std::string fault = fault_of(with_targets("q_proj"));
+    EXPECT_NE(fault.find("must match a whole path such as model.layers.0.self_attn.q_proj"),
+              std::string::npos)
+        << fault;
+    EXPECT_NE(fault.find("[\"q_proj\"]"), std::string::npos) << fault;
+}
+
+TEST(MatchTargets, head_and_embedding_are_refused_by_name) {
+    EXPECT_NE(fault_of(with_targets(NameList{"q_proj", "lm_head"})).find("LoRA on lm_head is not built yet"),
+              std::string::npos);
+    EXPECT_NE(fault_of(with_targets(".*embed_tokens")).find("LoRA on model.embed_tokens is not built yet"),
+              std::string::npos);
+}
+
+TEST(MatchTargets, what_is_no_linear_layer_is_refused_by_name) {
+    EXPECT_NE(fault_of(with_targets(NameList{"mlp"}))
+                  .find("model.layers.0.mlp is matched but is not a linear layer"),
+              std::string::npos);
+}
+
+TEST(MatchTargets, everything_excluded_is_a_fault) {
+    LoraConfig config = with_targets(NameList{"q_proj"});
+    config.exclude_modules = std::string(".*");
+    EXPECT_NE(fault_of(config).find("no module is left to adapt; check exclude_modules"), std::string::npos);
+}
+
+TEST(MatchTargets, a_layer_that_does_not_exist_is_a_fault) {
+    LoraConfig config = with_targets(NameList{"q_proj"});
+    config.layers_to_transform = std::vector<std::int64_t>{1, 2};
+    EXPECT_NE(fault_of(config).find("there is no layer 2; the targets' layers are numbered 0 to 1"),
+              std::string::npos)
+        << fault_of(config);
+}
+
+TEST(MatchTargets, an_expression_that_takes_exponential_time_is_refused) {
+    const std::string fault = fault_of(with_targets("(([a-z0-9_.])+)+[#$]"));
+    EXPECT_NE(fault.find("takes too long"), std::string::npos) << fault;
+}
+
+TEST(MatchTargets, modules_to_save_must_exist_and_have_a_weight) {
+    LoraConfig config;
+    config.modules_to_save = NameList{"lm_haed", "self_attn"};
+    const std::string fault = fault_of(config);
+    EXPECT_NE(fault.find("\"lm_haed\" matches no module of the model; did you mean \"lm_head\"?"),
+              std::string::npos)
+        << fault;
+    EXPECT_NE(fault.find("model.layers.0.self_attn has no weight of its own"), std::string::npos) << fault;
+}
+
+TEST(MatchTargets, a_module_cannot_be_adapted_and_trained_whole) {
+    LoraConfig config = with_targets(NameList{"q_proj", "v_proj"});
+    config.modules_to_save = NameList{"_proj"};
+    EXPECT_NE(fault_of(config).find("q_proj is adapted by target_modules too"), std::string::npos)
+        << fault_of(config);
+}
+
+TEST(MatchTargets, an_ending_inside_a_name_is_warned_of) {
+    LoraConfig config;
+    config.modules_to_save = NameList{"norm"};
+    const MatchResult result = match_targets(config, llama(), "llama");
+    EXPECT_EQ(result.modules_to_save,
+              (NameList{"model.layers.0.input_layernorm", "model.layers.1.input_layernorm", "model.norm"}));
+    ASSERT_EQ(result.warnings.size(), 1U);
+    EXPECT_NE(result.warnings[0].find("model.layers.0.input_layernorm"), std::string::npos)
+        << result.warnings[0];
+}
+
+TEST(MatchTargets, clashing_and_idle_pattern_keys_are_warned_of) {
+    LoraConfig config;
+    config.rank_pattern = {{"v_proj", 2}, {"(q|v)_proj", 4}, {"o_proj", 5}};
+    config.alpha_pattern = {{"v_proj", 2}, {".*v_proj", 2}};
+    const MatchResult result = match_targets(config, llama(), "llama");
+    EXPECT_EQ(result.targets[0].r, 4);
+    EXPECT_EQ(result.targets[1].r, 2);
+    ASSERT_EQ(result.warnings.size(), 2U);
+    EXPECT_EQ(result.warnings[0], "rank_pattern: \"o_proj\" matches no adapted module");
+    EXPECT_NE(result.warnings[1].find("\"v_proj\" and \"(q|v)_proj\" give different values to "
+                                      "model.layers.0.self_attn.v_proj"),
+              std::string::npos)
+        << result.warnings[1];
+}
+
+TEST(MatchTargets, an_exclusion_that_fits_nothing_is_warned_of) {
+    LoraConfig config;
+    config.exclude_modules = NameList{"k_prj"};
+    EXPECT_EQ(match_targets(config, llama(), "llama").warnings.size(), 1U);
+    config.exclude_modules = std::string("k_proj");
+    EXPECT_EQ(match_targets(config, llama(), "llama").warnings.size(), 1U);
+    config.exclude_modules = std::string(".*k_proj");
+    EXPECT_TRUE(match_targets(config, llama(), "llama").warnings.empty());
+}
+
+}  // namespace
+}  // namespace qlora::adapters
