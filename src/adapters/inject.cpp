@@ -64,6 +64,11 @@ std::vector<ModuleInfo> module_infos(const models::ModelConfig& config) {
     // An empty model costs nothing: its weights are undefined.
     models::CausalLM model(config, at::kFloat);
     std::vector<ModuleInfo> out;
+    for (const char* container : {"model", "model.layers"}) out.push_back({.path = container});
+    for (std::int64_t i = 0; i < config.num_hidden_layers; ++i) {
+        const std::string layer = "model.layers." + std::to_string(i);
+        for (const char* rest : {"", ".self_attn", ".mlp"}) out.push_back({.path = layer + rest});
+    }
     out.push_back({.path = models::CausalLM::kEmbeddingPath,
                    .is_embedding = true,
                    .in_features = config.vocab_size,

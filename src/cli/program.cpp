@@ -10,10 +10,7 @@
 #include "qlora/cli/run_config.h"
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
-
-#ifndef QLORA_VERSION
-#error "QLORA_VERSION is set by the build"
-#endif
+#include "version.h"
 
 namespace qlora::cli {
 namespace {

@@ -27,7 +27,8 @@ std::optional<std::uint64_t> free_bytes(const std::filesystem::path& folder) {
     return std::uint64_t{status.f_bavail} * status.f_frsize;
 }
 
-ResourceError disk_full(const std::filesystem::path& path, std::optional<std::uint64_t> needed, const char* reason) {
+ResourceError disk_full(const std::filesystem::path& path, std::optional<std::uint64_t> needed,
+                        const char* reason) {
     std::string message = path.string() + ": " + reason;
     if (needed) message += "; " + std::to_string(*needed) + " bytes needed";
     if (const auto available = free_bytes(folder_of(path))) {

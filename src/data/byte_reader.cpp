@@ -12,7 +12,7 @@
 namespace qlora::data {
 namespace {
 
-constexpr std::size_t kPieceBytes = std::size_t{1} << 20;
+constexpr std::size_t kPieceBytes = std::size_t{64} << 10;
 
 [[noreturn]] void fail(const std::filesystem::path& file, const char* what) {
     throw DataError(file.string() + ": cannot be " + what + ": " + std::strerror(errno));

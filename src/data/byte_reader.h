@@ -9,7 +9,7 @@
 
 namespace qlora::data {
 
-/// Reads a file in pieces of 1 MiB and hashes what it reads.
+/// Reads a file in pieces of 64 KiB and hashes what it reads.
 class ByteReader {
   public:
     ByteReader(const std::filesystem::path& file, Xxh3& hash);

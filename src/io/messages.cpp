@@ -14,9 +14,9 @@ std::string shown(std::string_view name) {
 
 void ListedFaults::throw_if_any(const std::string& headline) const {
     if (unlisted_ == 0) return list_.throw_if_any<CheckpointError>(headline);
-    FaultList all = list_;
-    all.add("", "and " + std::to_string(unlisted_) + " more");
-    throw CheckpointError(all.text(headline));
+    std::string text = headline + ": " + std::to_string(list_.size() + unlisted_) + " faults:";
+    for (const std::string& fault : list_.faults()) text += "\n  " + fault;
+    throw CheckpointError(text + "\n  and " + std::to_string(unlisted_) + " more");
 }
 
 }  // namespace qlora::io

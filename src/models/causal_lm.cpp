@@ -75,7 +75,7 @@ CausalLM::CausalLM(ModelConfig config, at::ScalarType compute_dtype)
 at::Tensor CausalLM::forward(const TokenBatch& batch, const nn::ForwardContext& context,
                              std::span<KvCache* const> caches) const {
     const at::Tensor& table = trained_embedding_.defined() ? trained_embedding_ : embedding_table_;
-    at::Tensor hidden = ops::embedding(table, batch.ids, compute_dtype_);
+    at::Tensor hidden = ops::embedding(table, batch.ids, compute_dtype_, config_.pad_token_id.value_or(-1));
     const bool checkpointed = context.gradient_checkpointing && at::GradMode::is_enabled();
     // A checkpointed layer has no parameters among its arguments: without this it would get no backward pass.
     if (checkpointed && !hidden.requires_grad()) hidden.requires_grad_();

@@ -234,6 +234,10 @@ ModelConfig parse_model_config(const Json& json, const std::string& name) {
             if (id.is_number_integer()) config.eos_token_ids.push_back(id.get<std::int64_t>());
         }
     }
+    if (reader.has("pad_token_id") && json.at("pad_token_id").is_number_integer()) {
+        const std::int64_t id = json.at("pad_token_id").get<std::int64_t>();
+        if (id >= 0 && id < config.vocab_size) config.pad_token_id = id;
+    }
     refuse_unbuilt_settings(reader);
     if (config.num_attention_heads % config.num_key_value_heads != 0) {
         faults.add("num_key_value_heads", std::to_string(config.num_key_value_heads) +

@@ -11,7 +11,8 @@ using torch::autograd::variable_list;
 
 struct Embedding : Function<Embedding> {
     static at::Tensor forward(AutogradContext* ctx, const at::Tensor& table, const at::Tensor& ids,
-                              std::int64_t dtype) {
+                              std::int64_t dtype, std::int64_t padding_index) {
+        ctx->saved_data["padding_index"] = padding_index;
         ctx->save_for_backward({ids});
         ctx->saved_data["rows"] = table.size(0);
         return table.index_select(0, ids).to(static_cast<at::ScalarType>(dtype));
@@ -20,14 +21,17 @@ struct Embedding : Function<Embedding> {
         const at::Tensor ids = ctx->get_saved_variables()[0];
         at::Tensor gradient = at::zeros({ctx->saved_data["rows"].toInt(), grads[0].size(1)}, at::kFloat);
         gradient.index_add_(0, ids, grads[0].to(at::kFloat));
-        return {gradient, at::Tensor(), at::Tensor()};
+        const std::int64_t padding_index = ctx->saved_data["padding_index"].toInt();
+        if (padding_index >= 0) gradient.select(0, padding_index).zero_();
+        return {gradient, at::Tensor(), at::Tensor(), at::Tensor()};
     }
 };
 
 }  // namespace
 
-at::Tensor embedding(const at::Tensor& table, const at::Tensor& ids, at::ScalarType dtype) {
-    return Embedding::apply(table, ids, static_cast<std::int64_t>(dtype));
+at::Tensor embedding(const at::Tensor& table, const at::Tensor& ids, at::ScalarType dtype,
+                     std::int64_t padding_index) {
+    return Embedding::apply(table, ids, static_cast<std::int64_t>(dtype), padding_index);
 }
 
 }  // namespace qlora::ops

@@ -3,6 +3,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "qlora/kernels/philox.h"
 
@@ -17,6 +18,11 @@ at::Tensor fp32(const at::Tensor& x) {
     return x.scalar_type() == at::kFloat ? x : x.to(at::kFloat);
 }
 
+/// Undefined tensors cannot be arguments of a node; absent ones can.
+std::optional<at::Tensor> present(const at::Tensor& tensor) {
+    return tensor.defined() ? std::optional<at::Tensor>(tensor) : std::nullopt;
+}
+
 /// Sum over tokens, for the gradient of a bias.
 at::Tensor sum_rows(const at::Tensor& gradient, const at::Tensor& bias) {
     return fp32(gradient).sum(0).to(bias.scalar_type());
@@ -29,8 +35,9 @@ at::Tensor base_product(const at::Tensor& x, const at::Tensor& weight, const at:
 }
 
 struct FrozenLinear : Function<FrozenLinear> {
-    static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& bias,
+    static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const std::optional<at::Tensor>& maybe_bias,
                               const FrozenWeight* weight) {
+        const at::Tensor bias = maybe_bias.value_or(at::Tensor());
         ctx->saved_data["weight"] = reinterpret_cast<std::int64_t>(weight);
         ctx->saved_data["has_bias"] = bias.defined();
         if (bias.defined()) ctx->save_for_backward({bias});
@@ -50,7 +57,8 @@ struct FrozenLinear : Function<FrozenLinear> {
 
 struct TrainableLinear : Function<TrainableLinear> {
     static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight,
-                              const at::Tensor& bias) {
+                              const std::optional<at::Tensor>& maybe_bias) {
+        const at::Tensor bias = maybe_bias.value_or(at::Tensor());
         ctx->save_for_backward({x, weight, bias});
         return base_product(x, weight, bias).to(x.scalar_type());
     }
@@ -66,9 +74,10 @@ struct TrainableLinear : Function<TrainableLinear> {
 };
 
 struct LoraLinear : Function<LoraLinear> {
-    static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& bias, const at::Tensor& a,
-                              const at::Tensor& b, const FrozenWeight* weight, double scaling,
+    static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const std::optional<at::Tensor>& maybe_bias,
+                              const at::Tensor& a, const at::Tensor& b, const FrozenWeight* weight, double scaling,
                               const DropoutSite* dropout) {
+        const at::Tensor bias = maybe_bias.value_or(at::Tensor());
         const at::Tensor dropped = apply_dropout(fp32(x), *dropout);
         const at::Tensor h = at::mm(dropped, a.t());  // [T, r]
         at::Tensor y = base_product(x, weight->dense(), bias);
@@ -140,16 +149,16 @@ at::Tensor apply_dropout(const at::Tensor& x, const DropoutSite& site) {
 }
 
 at::Tensor frozen_linear(const at::Tensor& x, const FrozenWeight& weight, const at::Tensor& bias) {
-    return FrozenLinear::apply(x, bias, &weight);
+    return FrozenLinear::apply(x, present(bias), &weight);
 }
 
 at::Tensor lora_linear(const at::Tensor& x, const FrozenWeight& weight, const at::Tensor& bias, const at::Tensor& lora_a,
                        const at::Tensor& lora_b, double scaling, const DropoutSite& dropout) {
-    return LoraLinear::apply(x, bias, lora_a, lora_b, &weight, scaling, &dropout);
+    return LoraLinear::apply(x, present(bias), lora_a, lora_b, &weight, scaling, &dropout);
 }
 
 at::Tensor trainable_linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
-    return TrainableLinear::apply(x, weight, bias);
+    return TrainableLinear::apply(x, weight, present(bias));
 }
 
 }  // namespace qlora::ops

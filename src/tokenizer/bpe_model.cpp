@@ -79,7 +79,7 @@ void BpeModel::read_vocab(ComponentReader& reader) {
         return reader.fault("vocab", "must be an object of token: id");
     std::size_t limit = 0;
     for (const auto& [token, id] : vocab->items()) {
-        if (!id.is_number_unsigned() || id.get<std::uint64_t>() >= kIdLimit) {
+        if (whole_number(id).value_or(kIdLimit) >= kIdLimit) {
             return reader.fault("vocab", "the id of '" + token + "' must be a whole number from 0 to " +
                                              std::to_string(kIdLimit - 1));
         }

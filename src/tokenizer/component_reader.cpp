@@ -15,6 +15,12 @@ bool says_nothing(const Json& value) {
 
 }  // namespace
 
+std::optional<std::uint64_t> whole_number(const Json& value) {
+    if (!value.is_number_integer() || (!value.is_number_unsigned() && value.get<std::int64_t>() < 0))
+        return std::nullopt;
+    return value.get<std::uint64_t>();
+}
+
 ComponentReader::ComponentReader(const Json& value, std::string path, FaultList& faults)
     : value_(value), path_(std::move(path)), faults_(faults) {
     if (!value_.is_object()) {
@@ -74,7 +80,7 @@ std::string ComponentReader::string(std::string_view field, std::optional<std::s
 
 std::size_t ComponentReader::count(std::string_view field) {
     const Json* value = find(field);
-    if (value != nullptr && value->is_number_unsigned()) return value->get<std::size_t>();
+    if (const auto number = value == nullptr ? std::nullopt : whole_number(*value)) return *number;
     fault(field, value == nullptr ? "missing" : "must be a whole number from 0");
     return 0;
 }

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <string_view>
@@ -10,6 +11,9 @@
 #include "regex.h"
 
 namespace qlora::tokenizer {
+
+/// A whole number from 0, however it was stored.
+std::optional<std::uint64_t> whole_number(const Json& value);
 
 /// Reads the fields of one component of a tokenizer.json. Wrong and missing fields go to the fault list and a
 /// harmless value is returned, so that the user sees every fault of the file at once.

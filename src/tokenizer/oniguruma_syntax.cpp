@@ -93,7 +93,7 @@ class Translator {
             translate_class();
             last_literal_ = 0;
         } else {
-            put(read_element());
+            put(read_element(false));
         }
     }
 
@@ -218,7 +218,7 @@ class Translator {
         last_literal_ = 0;
     }
 
-    Element read_element() {
+    Element read_element(bool in_class) {
         if (in_[at_] != '\\') {
             const CodePoint point = code_point_at(in_, at_);
             at_ += point.length;
@@ -236,9 +236,9 @@ class Translator {
             case 'D':
                 return {std::nullopt, category("Nd"), true};
             case 'w':
-                return {std::nullopt, word(), false};
+                return {std::nullopt, word(in_class), false};
             case 'W':
-                return {std::nullopt, word(), true};
+                return {std::nullopt, word(in_class), true};
             case 'p':
                 return read_property(false);
             case 'P':
@@ -305,10 +305,11 @@ class Translator {
         return "\\p{" + std::string(name) + "}" + newer_ranges(name);
     }
 
-    // Oniguruma counts the fractions and superscript digits of Latin-1 as word characters, and no later ones.
-    static std::string word() {
+    // Outside a class, Oniguruma counts the fractions and superscript digits of Latin-1 as word characters
+    // too.
+    static std::string word(bool in_class) {
         return "\\p{Alphabetic}" + newer_ranges("L") + category("M") + category("Nd") + newer_ranges("Nl") +
-               category("Pc") + "\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}";
+               category("Pc") + (in_class ? "" : "\\x{B2}\\x{B3}\\x{B9}\\x{BC}-\\x{BE}");
     }
 
     Element read_property(bool negated) {
@@ -345,7 +346,7 @@ class Translator {
     }
 
     void translate_member() {
-        const Element first = read_element();
+        const Element first = read_element(true);
         const bool is_range = at_ + 1 < in_.size() && in_[at_] == '-' && in_[at_ + 1] != ']';
         if (!first.literal) {
             if (is_range) refuse("a range that starts with a set");
@@ -358,7 +359,7 @@ class Translator {
         if (!is_range) return;
         ++at_;
         if (in_[at_] == '[') refuse("a class inside a class");
-        const Element last = read_element();
+        const Element last = read_element(true);
         if (!last.literal) refuse("a range that ends with a set");
         if (*last.literal < *first.literal) refuse("a range whose end lies before its start");
         check_caseless(*last.literal, 0);

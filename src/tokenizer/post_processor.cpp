@@ -1,11 +1,14 @@
 #include "post_processor.h"
 
+#include <cstdint>
 #include <limits>
 
 #include "component_reader.h"
 
 namespace qlora::tokenizer {
 namespace {
+
+constexpr auto kIdLimit = static_cast<std::uint64_t>(std::numeric_limits<TokenId>::max());
 
 // The ids that `special_tokens` gives the template's token `name`.
 std::vector<TokenId> ids_of(const Json& special_tokens, const std::string& name, const std::string& path,
@@ -22,8 +25,7 @@ std::vector<TokenId> ids_of(const Json& special_tokens, const std::string& name,
         return ids;
     }
     for (const Json& id : *list) {
-        if (!id.is_number_unsigned() ||
-            id.get<std::uint64_t>() > static_cast<std::uint64_t>(std::numeric_limits<TokenId>::max())) {
+        if (whole_number(id).value_or(kIdLimit) >= kIdLimit) {
             faults.add(path + ".special_tokens", "the ids of '" + name + "' must be whole numbers from 0");
             break;
         }

@@ -68,6 +68,10 @@ std::set<std::string> special_names(const Json& config, const Json& map) {
     return names;
 }
 
+bool is_plain_ascii(const std::string& piece) {
+    return std::all_of(piece.begin(), piece.end(), [](char c) { return c > 0x20 && c < 0x7F; });
+}
+
 std::optional<TokenId> id_from_text(const std::string& text) {
     if (text.empty() || text.size() > 8 || text.find_first_not_of("0123456789") != std::string::npos) {
         return std::nullopt;
@@ -94,7 +98,11 @@ void SentencePieceTokenizer::load_model(const std::filesystem::path& file) {
     processor_ = make_processor(model, file.string());
     inner_processor_ = make_processor(model + std::string(kNoDummyPrefix), file.string());
     for (int id = 0; id < processor_->GetPieceSize(); ++id) {
-        if (!processor_->IsControl(id) && !processor_->IsUnknown(id)) continue;
+        if (!processor_->IsControl(id) && !processor_->IsUnknown(id)) {
+            if (!anchor_ && is_plain_ascii(processor_->IdToPiece(id)) && !processor_->IsByte(id))
+                anchor_ = id;
+            continue;
+        }
         added_by_id_.emplace(id, added_tokens_.size());
         added_by_content_.emplace(processor_->IdToPiece(id), id);
         AddedToken control;
@@ -136,7 +144,7 @@ void SentencePieceTokenizer::read_settings(const std::filesystem::path& folder) 
         const Json ids = read_optional_object(folder, "added_tokens.json");
         for (const auto& [content, id] : ids.items()) {
             const std::string place = "added_tokens.json." + content;
-            if (!id.is_number_unsigned() || id.get<std::uint64_t>() > INT32_MAX - 1) {
+            if (whole_number(id).value_or(INT32_MAX) >= INT32_MAX) {
                 faults.add(place, "the id must be a whole number from 0");
                 continue;
             }
@@ -241,12 +249,18 @@ std::string SentencePieceTokenizer::decode(const std::vector<TokenId>& ids, bool
     return text;
 }
 
-void SentencePieceTokenizer::decode_pieces(const std::vector<int>& pieces, bool at_start,
-                                           std::string& text) const {
+void SentencePieceTokenizer::decode_pieces(std::vector<int> pieces, bool at_start, std::string& text) const {
+    // sentencepiece drops a space at the start of what it decodes: behind other text a piece without one
+    // stands there.
+    std::size_t cut = 0;
+    if (!at_start && anchor_) {
+        pieces.insert(pieces.begin(), *anchor_);
+        cut = processor_->IdToPiece(*anchor_).size();
+    }
     std::string part;
-    const auto status = (at_start ? processor_ : inner_processor_)->Decode(pieces, &part);
+    const auto status = processor_->Decode(pieces, &part);
     if (!status.ok()) throw DataError("sentencepiece cannot decode the tokens: " + status.ToString());
-    text += part;
+    text.append(part, cut);
 }
 
 bool SentencePieceTokenizer::is_piece(TokenId id) const {

@@ -42,12 +42,13 @@ class SentencePieceTokenizer final : public Tokenizer {
     void add_token(AddedToken token, const std::string& place, FaultList& faults);
     bool is_piece(TokenId id) const;
     const AddedToken* added_token(TokenId id) const;
-    void decode_pieces(const std::vector<int>& pieces, bool at_start, std::string& text) const;
+    void decode_pieces(std::vector<int> pieces, bool at_start, std::string& text) const;
 
     std::unique_ptr<sentencepiece::SentencePieceProcessor> processor_;
     // The same model without the space that sentencepiece puts before a text: for text that follows an added
     // token.
     std::unique_ptr<sentencepiece::SentencePieceProcessor> inner_processor_;
+    std::optional<TokenId> anchor_;         // a piece of visible ASCII letters
     std::vector<AddedToken> added_tokens_;  // control pieces first
     std::unordered_map<TokenId, std::size_t> added_by_id_;
     std::unordered_map<std::string, TokenId> added_by_content_;

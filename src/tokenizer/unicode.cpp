@@ -146,9 +146,7 @@ bool is_word(char32_t value) {
                (value >= 'A' && value <= 'Z') || value == '_';
     }
     if (value == 0x200C || value == 0x200D) return true;
-    // Word characters for Oniguruma alone.
-    if (value == 0xB2 || value == 0xB3 || value == 0xB9 || (value >= 0xBC && value <= 0xBE)) return false;
-    static const Regex kWord = Regex::from_oniguruma("\\w");
+    static const Regex kWord = Regex::from_oniguruma("[\\w]");
     std::string text;
     append_utf8(text, value);
     return kWord.find(text, 0).has_value();

@@ -57,7 +57,8 @@ Outcome read(const std::string& json) {
 TEST(Fields, reads_every_type) {
     const Outcome got =
         read(R"({"flag": false, "count": 8, "rate": 0.25, "name": "n", "file": "c/d", "color": "green",
-        "limit": 2, "sizes": [1, 64], "targets": ["q", "v"], "ranks": {"z": 4, "a": 2}, "written_by": {"any": 1}})");
+        "limit": 2, "sizes": [1, 64], "targets": ["q", "v"], "ranks": {"z": 4, "a": 2},
+        "written_by": {"any": 1}})");
     EXPECT_EQ(got.text(), "");
     EXPECT_FALSE(got.sample.flag);
     EXPECT_EQ(got.sample.count, 8);

@@ -1,6 +1,5 @@
-// libFuzzer target for the readers of data rows: whatever the bytes are, a row is read, refused as DataError,
-// or passed over; the counts add up. Build with clang++ -fsanitize=fuzzer,address,undefined (see README,
-// "Fuzzing").
+// libFuzzer target for the row parser: whatever the bytes are, the row becomes a record that rendering can
+// rely on, or is refused with a DataError. Build with clang++ -fsanitize=fuzzer,address,undefined.
 #include <cstddef>
 #include <cstdint>
 #include <cstdlib>

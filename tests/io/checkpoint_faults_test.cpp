@@ -333,6 +333,7 @@ TEST(CheckpointFaults, long_lists_are_cut_and_counted) {
         FAIL();
     } catch (const CheckpointError& error) {
         const std::string message = error.what();
+        EXPECT_NE(message.find("1000 faults"), std::string::npos) << message;
         EXPECT_NE(message.find("and 980 more"), std::string::npos) << message;
         EXPECT_LT(std::count(message.begin(), message.end(), '\n'), 25);
     }

@@ -302,7 +302,7 @@ def every_code_point():
 
 
 CLASSES = [r"\p{L}", r"\p{Lu}", r"\p{Ll}", r"\p{Lm}", r"\p{Lo}", r"\p{M}", r"\p{N}", r"\p{Nd}", r"\p{P}", r"\p{S}", r"\s",
-           r"\S", r"\d", r"\D", r"\w", r"\W", r"\P{L}", r"[^\w\s]", r"(?i:k|s|'LL)", "."]
+           r"\S", r"\d", r"\D", r"\w", r"\W", r"\P{L}", r"[^\w\s]", r"[\w-]", r"(?i:k|s|'LL)", "."]
 
 
 def bytes_only():
@@ -341,7 +341,9 @@ def assert_same_as_sentencepiece(tokenize, folder, texts):
     assert_equal(texts, ours, theirs, "encode")
     assert_equal(texts, tokenize(folder, texts, "--add-special"), [[peer.bos_id(), *ids] for ids in theirs], "add BOS")
     rows = theirs + [row[1:-1] for row in theirs if len(row) > 3][:300]
-    assert_equal(rows, tokenize(folder, rows, "--decode"), [peer.decode(row) for row in rows], "decode")
+    # transformers spells an unknown piece out, sentencepiece alone writes a sign for it.
+    decoded = [peer.decode(row).replace(" ⁇ ", peer.id_to_piece(peer.unk_id())) for row in rows]
+    assert_equal(rows, tokenize(folder, rows, "--decode"), decoded, "decode")
     control = {id for id in range(peer.vocab_size()) if peer.is_control(id)}
     assert control.isdisjoint(set().union(*ours)), "content became a control token"
     return control, peer

@@ -48,7 +48,8 @@ TEST(AdapterConfig, an_unknown_field_that_switches_something_on_is_refused_by_na
 
 TEST(AdapterConfig, what_only_describes_the_writer_is_ignored) {
     EXPECT_EQ(parse(R"("inference_mode": true, "peft_version": "0.99.0", "revision": "main",
-                      "auto_mapping": {"base_model_class": "X"}, "runtime_config": {"ephemeral_gpu_offload": true})"),
+                      "auto_mapping": {"base_model_class": "X"},
+                      "runtime_config": {"ephemeral_gpu_offload": true})"),
               parse(""));
 }
 

@@ -10,10 +10,11 @@
 namespace qlora::io {
 
 /// A model folder: `model.safetensors`, or `model.safetensors.index.json` with its shards. Tensors by name.
-/// Shard paths must be plain names inside the folder; the index and the shards must agree exactly. Links may
-/// not lead out of the folder, except from a snapshot of the Hugging Face cache into the blobs of the same
-/// repository. Folders with pickle files only (`*.bin`, `*.pt`, `*.pth`) are refused with advice. Throws
-/// CheckpointError with all faults.
+/// An index wins; one that does not name a `model.safetensors` beside it is refused, because either could be
+/// meant. Shard paths must be plain names inside the folder; the index and the shards must agree exactly.
+/// Links may not lead out of the folder, except from a snapshot of the Hugging Face cache into the blobs of
+/// the same repository. Folders with pickle files only (`*.bin`, `*.pt`, `*.pth`) are refused with advice.
+/// Throws CheckpointError with all faults.
 class Checkpoint {
   public:
     explicit Checkpoint(const std::filesystem::path& folder);

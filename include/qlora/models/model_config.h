@@ -43,6 +43,8 @@ struct ModelConfig {
     std::vector<std::int64_t> sliding_window;  ///< per layer; 0 = full attention
     std::string dtype;                         ///< as on disk, "bfloat16" say; may be empty
     std::vector<std::int64_t> eos_token_ids;
+    /// transformers' nn.Embedding has it as padding_idx: its row gets no gradient when the embedding is trained.
+    std::optional<std::int64_t> pad_token_id;
 };
 
 /// Throws CheckpointError with all faults: unknown `model_type`, missing or impossible sizes, any setting that would

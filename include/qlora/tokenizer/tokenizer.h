@@ -12,9 +12,11 @@ namespace qlora::tokenizer {
 
 using TokenId = std::int32_t;
 
-/// How text becomes ids. The defaults are what message content needs: nothing added, nothing recognised as control.
+/// How text becomes ids. The defaults are what message content needs: nothing added, no control token.
 struct EncodeOptions {
-    /// Text that spells an added or special token (`<|im_end|>`) becomes that token.
+    /// Text that spells a special token (`<|im_end|>`) becomes that token. Added tokens that are not special
+    /// (Qwen3's `<think>`) are vocabulary and recognised either way, as transformers' split_special_tokens
+    /// does.
     bool parse_special = false;
     /// The post-processor's special tokens (a BOS, say) are added, as `tokenizer(text)` does in transformers.
     bool add_special_tokens = false;
@@ -25,14 +27,17 @@ class Tokenizer {
   public:
     virtual ~Tokenizer() = default;
 
+    /// Throws DataError when `text` is not valid UTF-8. May be called from several threads.
     virtual std::vector<TokenId> encode(std::string_view text, const EncodeOptions& options = {}) const = 0;
-    /// Inverse of encode, as `tokenizer.decode(ids, skip_special_tokens=..., clean_up_tokenization_spaces=False)`.
+    /// Inverse of encode, as `tokenizer.decode(ids, skip_special_tokens=...,
+    /// clean_up_tokenization_spaces=False)`.
     virtual std::string decode(const std::vector<TokenId>& ids, bool skip_special_tokens = false) const = 0;
 
     /// One past the highest id, added tokens included.
     virtual std::int64_t vocab_size() const = 0;
     virtual std::optional<TokenId> token_to_id(std::string_view token) const = 0;
-    /// The token as the vocabulary spells it (byte-level BPE: with its byte alphabet); empty for an unused id.
+    /// The token as the vocabulary spells it (byte-level BPE: with its byte alphabet); empty for an unused
+    /// id.
     virtual std::string id_to_token(TokenId id) const = 0;
     virtual bool is_special(TokenId id) const = 0;
 };
@@ -45,7 +50,8 @@ struct SpecialTokens {
     std::optional<TokenId> pad;
 };
 
-/// Reads `tokenizer.json` if the folder has one, else `tokenizer.model`. An unsupported component is refused by name.
+/// Reads `tokenizer.json` if the folder has one, else `tokenizer.model`. An unsupported component is refused
+/// by name.
 std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& folder);
 SpecialTokens load_special_tokens(const std::filesystem::path& folder, const Tokenizer& tokenizer);
 
