@@ -1,0 +1,175 @@
+"""Whole training runs of qlora-train against a plain transformers + peft loop, step by step.
+
+Both start from the same adapter file, made by peft from a seed, and the peer's base holds our quantized weights as
+bitsandbytes dequantizes them. Everything else is the peer's own: token ids, masks, loss, gradients, clipping, AdamW and
+schedule. What differs is the order of sums: ours run on sequences laid end to end, the peer's on padded batches.
+
+Bounds. The first loss is one forward pass from equal bytes: 1e-5 relative in fp32; in bf16 2e-3, half of its 2^-8
+spacing. Later losses start from adapters that differ by the noise of the steps before; AdamW divides each gradient by
+its own size, so an element whose gradient is mere noise moves by a full learning rate in either direction, and the
+bounds are 1e-3 (fp32) and 1e-2 (bf16). The adapters' distance is measured in what training moved: |ours - theirs| /
+|theirs - start|. It counts those noise elements in full, so it is looser than the losses: 1e-2 in fp32, 0.25 in bf16
+(where a gradient element carries 2^-9 relative rounding at every layer that it came through).
+"""
+
+import copy
+import time
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from peft_loop import (
+    chatml_rows,
+    peer_from_adapter,
+    qlora_train,
+    train_peer,
+    trained_tensors,
+    training_lines,
+)
+from safetensors.torch import load_file
+from test_model_parity import dequantized_peer, peer, probe
+from transformers import AutoModelForCausalLM
+
+STEPS = 20
+TRAINING = {
+    "max_steps": STEPS,
+    "per_device_train_batch_size": 2,
+    "gradient_accumulation_steps": 2,
+    "learning_rate": 1e-3,
+    "lr_scheduler_type": "cosine",
+    "warmup_steps": 3,
+    "weight_decay": 0.01,
+    "max_grad_norm": 1.0,
+    "logging_steps": 1,
+    "log_rows": True,
+}
+
+
+def seeded_adapter(base, folder, **config):
+    """An adapter folder as peft writes it."""
+    torch.manual_seed(7)
+    config = LoraConfig(task_type="CAUSAL_LM", **config)
+    get_peft_model(copy.deepcopy(base), config).save_pretrained(folder)
+    return folder
+
+
+def short_rows(root, tmp_path, count):
+    """A data file of the shortest rows: the comparison needs many steps, not many tokens."""
+    lines = (root / "data" / "wordnet_train.jsonl").read_text(encoding="utf-8").splitlines()
+    file = tmp_path / "short.jsonl"
+    file.write_text("\n".join(sorted(lines, key=len)[:count]) + "\n", encoding="utf-8")
+    return file
+
+
+def relative(ours, theirs):
+    return abs(ours - theirs) / abs(theirs)
+
+
+def distance(ours, theirs, start):
+    """|ours - theirs| / |theirs - start| over all trained tensors together."""
+    gap = sum((ours[key] - theirs[key]).square().sum() for key in theirs).sqrt()
+    moved = sum((theirs[key] - start[key]).square().sum() for key in theirs).sqrt()
+    return (gap / moved).item()
+
+
+def compare_run(bin_dir, tmp_path, folder, base, adapter, data, training, quantization, bounds, capsys, template="auto"):
+    """Trains both and holds them together; `bounds`: first, loss, norm, adapters."""
+    began = time.monotonic()
+    run = {
+        "model": {"path": str(folder), "device": "cpu", "adapter": str(adapter)},
+        "quantization": quantization,
+        "data": {"train": str(data), "max_length": 512, "template": template},
+        "training": training,
+    }
+    output = qlora_train(bin_dir, tmp_path, run, "--quiet")
+    ours_seconds = time.monotonic() - began
+    lines = training_lines(output)
+    assert [line["step"] for line in lines] == list(range(1, training["max_steps"] + 1))
+    rows = chatml_rows(folder, data)
+    steps = [[rows[i] for i in line["rows"]] for line in lines]
+    seen = 0
+    for step, line in zip(steps, lines):  # the same tokens, not only the same rows
+        seen += sum(len(row.ids) for row in step)
+        assert line["tokens"] == seen
+
+    began = time.monotonic()
+    model = peer_from_adapter(base, adapter)
+    start = trained_tensors(model)
+    theirs = train_peer(model, steps, training)
+    theirs_seconds = time.monotonic() - began
+    for line, step in zip(lines, theirs):
+        assert line["learning_rate"] == pytest.approx(step.learning_rate, rel=1e-12, abs=1e-15)
+    loss_gaps = [relative(line["loss"], step.loss) for line, step in zip(lines, theirs)]
+    norm_gaps = [relative(line["grad_norm"], step.grad_norm) for line, step in zip(lines, theirs)]
+    ours = load_file(output / "adapter" / "adapter_model.safetensors")
+    end = trained_tensors(model)
+    assert set(ours) == set(end)
+    moved = distance(ours, end, start)
+    with capsys.disabled():
+        print(
+            f"\nloss {theirs[0].loss:.4f} -> {theirs[-1].loss:.4f}; largest relative difference: first loss "
+            f"{loss_gaps[0]:.2e}, losses {max(loss_gaps):.2e}, gradient norms {max(norm_gaps):.2e}, adapters "
+            f"{moved:.2e}; ours {ours_seconds:.1f} s, peer {theirs_seconds:.1f} s"
+        )
+    assert theirs[-1].loss < 0.9 * theirs[0].loss, "the run must have learned, or it compares nothing"
+    assert loss_gaps[0] <= bounds["first"]
+    assert norm_gaps[0] <= bounds["first_norm"]
+    assert max(loss_gaps) <= bounds["loss"], loss_gaps
+    assert max(norm_gaps) <= bounds["norm"], norm_gaps
+    assert moved <= bounds["adapters"]
+
+
+FP32 = {"first": 1e-5, "first_norm": 1e-4, "loss": 1e-3, "norm": 5e-3, "adapters": 1e-2}
+BF16 = {"first": 2e-3, "first_norm": 2e-2, "loss": 1e-2, "norm": 5e-2, "adapters": 0.25}
+
+
+@pytest.fixture(scope="module")
+def smollm2_base(smollm2, bin_dir, tmp_path_factory):
+    """SmolLM2 in fp32 on our double-quantized NF4 weights."""
+    folder = tmp_path_factory.mktemp("states")
+    states = probe(bin_dir, folder, model=str(smollm2), sequences=[[1, 2]], states=True, quantization={})
+    (folder / "probe.safetensors").unlink()  # about 600 MB
+    return dequantized_peer(smollm2, states)
+
+
+@pytest.fixture(scope="module")
+def smollm2_adapter(smollm2_base, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("adapter")
+    return seeded_adapter(smollm2_base, folder, r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"])
+
+
+def test_twenty_nf4_steps_of_smollm2_in_fp32(root, smollm2, smollm2_base, smollm2_adapter, bin_dir, tmp_path, capsys):
+    base = copy.deepcopy(smollm2_base)
+    compare_run(bin_dir, tmp_path, smollm2, base, smollm2_adapter, short_rows(root, tmp_path, 80), TRAINING,
+                {"bnb_4bit_compute_dtype": "float32"}, FP32, capsys)
+
+
+def test_twenty_nf4_steps_of_smollm2_in_bf16(root, smollm2, smollm2_base, smollm2_adapter, bin_dir, tmp_path, capsys):
+    # Loaded as bf16, so that the peer keeps its rotary frequencies in fp32; then our weights, rounded once.
+    base = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.bfloat16)
+    base.load_state_dict(smollm2_base.state_dict())
+    training = {**TRAINING, "per_device_train_batch_size": 1}  # the peer's bf16 products are slow on most CPUs
+    compare_run(bin_dir, tmp_path, smollm2, base, smollm2_adapter, short_rows(root, tmp_path, 40), training,
+                {"bnb_4bit_compute_dtype": "bfloat16"}, BF16, capsys)
+
+
+def test_twenty_plain_lora_steps_of_a_tiny_model(root, tiny_model, bin_dir, tmp_path, capsys):
+    """Nothing is quantized and the model is small: 1e-4 on every loss."""
+    folder = tiny_model(model_type="qwen2", tie=True)
+    base = peer(folder)
+    adapter = seeded_adapter(base, tmp_path / "start", r=4, lora_alpha=8, target_modules="all-linear")
+    compare_run(bin_dir, tmp_path, folder, base, adapter, short_rows(root, tmp_path, 60),
+                {**TRAINING, "learning_rate": 1e-2, "lr_scheduler_type": "linear"}, {"load_in_4bit": False},
+                {**FP32, "loss": 1e-4, "norm": 1e-3}, capsys, template="chatml")
+
+
+def test_twenty_nf4_steps_with_whole_modules_and_biases(root, tiny_model, bin_dir, tmp_path, capsys):
+    """Head, embedding, final norm and all biases train beside the adapters; decay spares norms and biases."""
+    folder = tiny_model(model_type="qwen3", bias=True, head_dim=24)
+    states = probe(bin_dir, tmp_path, model=str(folder), sequences=[[1, 2]], states=True, quantization={})
+    base = dequantized_peer(folder, states)
+    adapter = seeded_adapter(base, tmp_path / "start", r=8, lora_alpha=16, target_modules=["q_proj", "down_proj"],
+                             modules_to_save=["lm_head", "embed_tokens", "norm"], bias="all")
+    assert any(key.endswith(".bias") for key in load_file(adapter / "adapter_model.safetensors"))
+    compare_run(bin_dir, tmp_path, folder, base, adapter, short_rows(root, tmp_path, 60),
+                {**TRAINING, "learning_rate": 5e-3, "weight_decay": 0.1}, {}, {**FP32, "loss": 1e-4, "norm": 1e-3}, capsys, template="chatml")
