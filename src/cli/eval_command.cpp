@@ -93,15 +93,7 @@ quant::QuantConfig quantization_for(const EvalFlags& flags, const EvalRequest& r
     if (flags.quantization == "none") return none;
     if (request.quantization) return *request.quantization;
     if (!request.adapter) return none;
-    const auto metadata = adapters::adapter_metadata(*request.adapter);
-    const auto found = metadata.find(adapters::kQuantizationKey);
-    if (found == metadata.end()) return none;
-    const std::string place = (*request.adapter / adapters::kAdapterWeightsFile).string() + ": " + found->first;
-    quant::QuantConfig config;
-    ReadState state;
-    read_fields(parse_json(found->second, place), "", config, state);
-    state.faults.throw_if_any<CheckpointError>(place);
-    return config;
+    return adapters::trained_quantization(*request.adapter).value_or(none);
 }
 
 EvalRequest complete_request(const EvalFlags& flags) {
@@ -177,7 +169,6 @@ int evaluate(const EvalFlags& flags) {
     }
     require_device(flags.device);
     const EvalRequest request = complete_request(flags);
-    const quant::QuantConfig quantization = quantization_for(flags, request);
     set_threads(request.threads);
 
     const ModelFolder folder(request.model);
@@ -186,6 +177,7 @@ int evaluate(const EvalFlags& flags) {
         peft = adapters::load_adapter_config(*request.adapter);
         check_adapter_base(*request.adapter, folder);
     }
+    const quant::QuantConfig quantization = quantization_for(flags, request);
     const data::PromptTemplate prompt_template = folder.prompt_template(request.data_config.template_);
     data::Dataset dataset =
         data::load_dataset({request.data}, request.data_config, prompt_template, folder.config.vocab_size);

@@ -1,0 +1,13 @@
+# `cmake --install DIR` yields a folder that runs elsewhere: programs, the small shared libraries they need, and starters
+# that find LibTorch.
+set(programs qlora-train qlora-eval qlora-merge)
+set_target_properties(${programs} PROPERTIES INSTALL_RPATH "$ORIGIN/../../lib")
+install(TARGETS ${programs} RUNTIME_DEPENDENCY_SET qlora_dependencies DESTINATION libexec/qlora)
+install(RUNTIME_DEPENDENCY_SET qlora_dependencies DESTINATION lib
+        DIRECTORIES ${QLORA_TORCH_ROOT}/lib
+        PRE_INCLUDE_REGEXES "^lib(spdlog|fmt|sentencepiece|protobuf|pcre2|utf8proc|xxhash)"
+        PRE_EXCLUDE_REGEXES ".*")
+foreach(program IN LISTS programs)
+  install(PROGRAMS ${PROJECT_SOURCE_DIR}/scripts/installed_program.sh DESTINATION bin RENAME ${program})
+endforeach()
+install(FILES ${PROJECT_SOURCE_DIR}/LICENSE ${PROJECT_SOURCE_DIR}/README.md DESTINATION share/doc/qlora)

@@ -1,0 +1,24 @@
+#!/usr/bin/env bash
+# Builds the libFuzzer targets with clang and runs each for SECONDS (default 60), under ASan and UBSan.
+#
+#   scripts/fuzz.sh [SECONDS]
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+seconds=${1:-60}
+clang=$(command -v clang++ || command -v clang++-14) ||
+    { echo "fuzz: clang++ is needed: apt-get install clang libclang-rt-14-dev" >&2; exit 1; }
+out=build/fuzz
+mkdir -p $out
+for target in tests/fuzz/*_fuzz.cpp; do
+    name=$(basename "$target" .cpp)
+    case $name in
+        safetensors_fuzz) sources=(src/io/*.cpp src/core/*.cpp) ;;
+        *) sources=(src/data/formats/*.cpp src/data/{record_format,message,white_space,row_source,json_array,json_lines,row_text,byte_reader}.cpp
+                    src/core/*.cpp) ;;
+    esac
+    "$clang" -std=c++20 -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -Iinclude -Isrc \
+        "$target" "${sources[@]}" -lxxhash -lspdlog -lfmt -o "$out/$name"
+    mkdir -p "$out/$name-corpus"
+    echo "fuzz: $name for $seconds s"
+    "$out/$name" -max_total_time="$seconds" -print_final_stats=1 "$out/$name-corpus" 2>&1 | tail -n 8
+done

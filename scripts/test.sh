@@ -1,0 +1,61 @@
+#!/usr/bin/env bash
+# Installs what is needed, builds, and runs all tests; prints the time of each part.
+#
+#   scripts/test.sh          about half an hour on 2 cores
+#   scripts/test.sh --full   also every kill point, hundreds of random kills, and ten minutes of each fuzzer
+set -uo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+case ${1:-} in
+    "") ;;
+    --full) export QLORA_FULL=1 ;;
+    -h | --help) sed -n '2,5s/^# \?//p' "${BASH_SOURCE[0]}"; exit ;;
+    *) echo "test: unknown option $1 (see scripts/test.sh --help)" >&2; exit 2 ;;
+esac
+
+report=()
+failed=0
+
+# part NAME command...: runs it and notes its time and outcome
+part() {
+    local name=$1 start=$SECONDS outcome=passed
+    shift
+    printf '\n== %s\n' "$name"
+    "$@" || { outcome=FAILED; failed=$((failed + 1)); }
+    report+=("$(printf '%-44s %6d s  %s' "$name" $((SECONDS - start)) $outcome)")
+    [[ $outcome == passed ]]
+}
+
+finish() {
+    printf '\n== times\n'
+    printf '%s\n' "${report[@]}"
+    echo "${#report[@]} parts, $failed failed, $SECONDS s in all"
+    exit $((failed > 0))
+}
+
+build() {
+    cmake --preset "$1" >"build/configure-$1.log" || { cat "build/configure-$1.log"; return 1; }
+    cmake --build --preset "$1"
+}
+
+export OMP_NUM_THREADS=1  # two threaded programs side by side slow each other down
+export QLORA_BIN=$PWD/build/release/bin
+export QLORA_SMOLLM2=$PWD/models/SmolLM2-135M-Instruct
+workers=$(nproc)
+
+pytest() { .venv/bin/python -B -m pytest -q -p no:cacheprovider --durations=5 "$@"; }
+peers() { pytest -n "$workers" --dist loadscope tests/peers --ignore tests/peers/test_training_parity.py; }
+training_parity() { OMP_NUM_THREADS=$workers pytest tests/peers/test_training_parity.py; }
+faults() { pytest -n "$workers" --dist worksteal tests/faults; }
+fuzz() { scripts/fuzz.sh "${QLORA_FULL:+600}"; }
+
+part "install" scripts/setup.sh --tests || finish
+part "the model SmolLM2-135M-Instruct" .venv/bin/python -B scripts/fetch_smollm2.py --output "$QLORA_SMOLLM2"
+part "build release" build release || finish
+part "unit tests" ctest --preset release -j "$workers"
+part "build asan (torch-free libraries)" build asan && part "unit tests, ASan and UBSan" ctest --preset asan -j "$workers"
+part "the Python peers" peers
+part "training parity with transformers and peft" training_parity
+part "faults: resume, kill, signals, disk, memory" faults
+[[ -z ${QLORA_FULL:-} ]] || part "fuzzing" fuzz
+finish
