@@ -1,55 +1,76 @@
 #include "qlora/adapters/inject.h"
 
-#include <algorithm>
 #include <map>
 
 #include "qlora/adapters/lora.h"
-#include "qlora/adapters/peft_format.h"
+#include "qlora/adapters/trained_tensors.h"
 #include "qlora/core/error.h"
 
 namespace qlora::adapters {
 namespace {
 
-bool contains(const std::vector<std::string>& list, const std::string& value) {
-    return std::find(list.begin(), list.end(), value) != list.end();
+/// The modules of a model by path.
+struct Modules {
+    explicit Modules(models::CausalLM& model) {
+        for (nn::Linear* linear : model.linears()) linears[linear->path()] = linear;
+        for (nn::RmsNorm* norm : model.norms()) norms[norm->path()] = norm;
+    }
+
+    std::map<std::string, nn::Linear*> linears;
+    std::map<std::string, nn::RmsNorm*> norms;
+    std::map<std::string, const LoraLayer*> adapters;
+};
+
+void set_adapters(models::CausalLM& model, const MatchResult& match, std::uint64_t seed, Modules& modules) {
+    const LoraConfig& config = match.expanded;
+    std::map<std::string, const Target*> by_path;
+    for (const Target& target : match.targets) by_path[target.path] = &target;
+    std::uint32_t site = 0;
+    for (nn::Linear* linear : model.linears()) {
+        const std::uint32_t here = site++;
+        const auto found = by_path.find(linear->path());
+        if (found == by_path.end()) continue;
+        auto layer =
+            std::make_unique<LoraLayer>(linear->in_features(), linear->out_features(), found->second->r,
+                                        found->second->scaling, config.lora_dropout, here);
+        layer->initialize(config.init_lora_weights, seed);
+        modules.adapters[linear->path()] = layer.get();
+        linear->set_adapter(std::move(layer));
+    }
 }
 
-/// Trains whole modules; what is left in `rest` afterwards names something that cannot be.
-void train_whole_modules(models::CausalLM& model, Adaptation& adaptation) {
-    std::vector<TrainableParameter>& out = adaptation.parameters;
-    const std::vector<std::string>& wanted = adaptation.modules_to_save;
-    if (contains(wanted, models::CausalLM::kEmbeddingPath)) {
-        model.train_embedding();
-        out.push_back({peft_key(models::CausalLM::kEmbeddingPath, "weight"), model.trained_embedding()});
-    }
-    for (nn::Linear* linear : model.linears()) {
-        if (!contains(wanted, linear->path())) continue;
-        linear->train_whole_module();
-        out.push_back({peft_key(linear->path(), "weight"), linear->trained_weight()});
-        if (linear->has_bias()) out.push_back({peft_key(linear->path(), "bias"), linear->bias(), false});
-    }
-    for (nn::RmsNorm* norm : model.norms()) {
-        if (!contains(wanted, norm->path())) continue;
-        norm->train_whole_module();
-        out.push_back({peft_key(norm->path(), "weight"), norm->weight(), false});
-    }
-    if (contains(wanted, models::CausalLM::kHeadPath)) {
-        model.train_head();
-        out.push_back({peft_key(models::CausalLM::kHeadPath, "weight"), model.trained_head()});
-    }
+void train_whole_module(models::CausalLM& model, const std::string& path, const Modules& modules) {
+    if (path == models::CausalLM::kEmbeddingPath) return model.train_embedding();
+    if (path == models::CausalLM::kHeadPath) return model.train_head();
+    const auto norm = modules.norms.find(path);
+    if (norm != modules.norms.end()) return norm->second->train_whole_module();
+    modules.linears.at(path)->train_whole_module();
 }
 
-void train_biases(models::CausalLM& model, Adaptation& adaptation) {
-    if (adaptation.config.bias == BiasTraining::kNone) return;
-    for (nn::Linear* linear : model.linears()) {
-        const bool adapted = linear->adapter() != nullptr;
-        if (!linear->has_bias() || linear->trains_whole_module()) continue;
-        if (adaptation.config.bias == BiasTraining::kLoraOnly && !adapted) continue;
-        linear->train_bias();
-        // PEFT wraps an adapted layer, so its own bias moves one level down.
-        adaptation.parameters.push_back(
-            {peft_key(linear->path(), adapted ? "base_layer.bias" : "bias"), linear->bias(), false});
+at::Tensor whole_weight(const models::CausalLM& model, const std::string& path, const Modules& modules) {
+    if (path == models::CausalLM::kEmbeddingPath) return model.trained_embedding();
+    if (path == models::CausalLM::kHeadPath) return model.trained_head();
+    const auto norm = modules.norms.find(path);
+    return norm != modules.norms.end() ? norm->second->weight() : modules.linears.at(path)->trained_weight();
+}
+
+/// Makes the tensor a parameter, unless its module's other part did so already.
+at::Tensor make_trainable(models::CausalLM& model, const TrainedTensor& tensor, const Modules& modules) {
+    switch (tensor.part) {
+        case TrainedPart::kLoraA:
+            return modules.adapters.at(tensor.module)->a();
+        case TrainedPart::kLoraB:
+            return modules.adapters.at(tensor.module)->b();
+        case TrainedPart::kWeight:
+            train_whole_module(model, tensor.module, modules);
+            return whole_weight(model, tensor.module, modules);
+        case TrainedPart::kBias: {
+            nn::Linear& linear = *modules.linears.at(tensor.module);
+            if (!linear.trains_whole_module()) linear.train_bias();
+            return linear.bias();
+        }
     }
+    throw Error(ExitCode::kInternal, tensor.key + ": unknown part of a module");
 }
 
 }  // namespace
@@ -80,7 +101,10 @@ std::vector<ModuleInfo> module_infos(const models::ModelConfig& config) {
                        .out_features = linear->out_features()});
     }
     for (const nn::RmsNorm* norm : model.norms()) {
-        out.push_back({.path = norm->path(), .is_norm = true, .in_features = norm->size(), .out_features = norm->size()});
+        out.push_back({.path = norm->path(),
+                       .is_norm = true,
+                       .in_features = norm->size(),
+                       .out_features = norm->size()});
     }
     out.push_back({.path = models::CausalLM::kHeadPath,
                    .is_linear = true,
@@ -92,28 +116,17 @@ std::vector<ModuleInfo> module_infos(const models::ModelConfig& config) {
 
 Adaptation inject(models::CausalLM& model, const LoraConfig& config, std::uint64_t seed) {
     MatchResult match = match_targets(config, module_infos(model.config()), model.config().model_type);
+    const std::vector<TrainedTensor> trained = trained_tensors(match, model);
+    Modules modules(model);
+    set_adapters(model, match, seed, modules);
     Adaptation adaptation{.config = std::move(match.expanded),
                           .targets = std::move(match.targets),
                           .modules_to_save = std::move(match.modules_to_save),
                           .parameters = {},
                           .warnings = std::move(match.warnings)};
-    std::map<std::string, const Target*> by_path;
-    for (const Target& target : adaptation.targets) by_path[target.path] = &target;
-    std::uint32_t site = 0;
-    for (nn::Linear* linear : model.linears()) {
-        const std::uint32_t here = site++;
-        const auto found = by_path.find(linear->path());
-        if (found == by_path.end()) continue;
-        auto layer = std::make_unique<LoraLayer>(linear->in_features(), linear->out_features(), found->second->r,
-                                                 found->second->scaling, config.lora_dropout, here);
-        layer->initialize(config.init_lora_weights, seed);
-        for (auto& [suffix, tensor] : layer->parameters()) {
-            adaptation.parameters.push_back({peft_key(linear->path(), suffix), tensor});
-        }
-        linear->set_adapter(std::move(layer));
+    for (const TrainedTensor& tensor : trained) {
+        adaptation.parameters.push_back({tensor.key, make_trainable(model, tensor, modules), tensor.decays});
     }
-    train_whole_modules(model, adaptation);
-    train_biases(model, adaptation);
     return adaptation;
 }
 

@@ -57,11 +57,15 @@ at::Tensor LoraLayer::forward(const at::Tensor& x, const ops::FrozenWeight& base
 
 at::Tensor LoraLayer::delta_weight() const {
     const at::AutoGradMode no_gradients(false);
-    return at::mm(b_, a_).mul_(scaling_);
+    return delta(b_, a_, scaling_);
+}
+
+at::Tensor LoraLayer::delta(const at::Tensor& b, const at::Tensor& a, double scaling) {
+    return at::mm(b, a).mul_(scaling);
 }
 
 std::vector<std::pair<std::string, at::Tensor>> LoraLayer::parameters() const {
-    return {{"lora_A.weight", a_}, {"lora_B.weight", b_}};
+    return {{kA, a_}, {kB, b_}};
 }
 
 }  // namespace qlora::adapters

@@ -6,15 +6,18 @@
 
 #include "qlora/core/atomic_file.h"
 #include "qlora/core/error.h"
+#include "qlora/core/log.h"
 #include "qlora/io/safetensors.h"
 #include "qlora/quant/tensor_bytes.h"
 
 namespace qlora::adapters {
 namespace {
 
-std::string shape_text(at::IntArrayRef shape) {
+constexpr const char* kPickledWeightsFile = "adapter_model.bin";
+
+std::string shape_text(const std::vector<std::int64_t>& shape) {
     std::ostringstream out;
-    out << shape;
+    out << at::IntArrayRef(shape);
     return out.str();
 }
 
@@ -39,8 +42,8 @@ void save_tensors(const std::filesystem::path& file, const std::vector<Trainable
     writer.finish();
 }
 
-void save_adapter(const std::filesystem::path& folder, const Adaptation& adaptation, const std::string& base_model,
-                  const std::map<std::string, std::string>& metadata) {
+void save_adapter(const std::filesystem::path& folder, const Adaptation& adaptation,
+                  const std::string& base_model, const std::map<std::string, std::string>& metadata) {
     std::filesystem::create_directories(folder);
     std::map<std::string, std::string> all = metadata;
     all["format"] = "pt";
@@ -53,33 +56,58 @@ void save_adapter(const std::filesystem::path& folder, const Adaptation& adaptat
 LoraConfig load_adapter_config(const std::filesystem::path& folder) {
     const std::filesystem::path file = folder / kAdapterConfigFile;
     if (!std::filesystem::exists(file)) {
-        throw CheckpointError(folder.string() + ": has no " + kAdapterConfigFile + ", so it is not a PEFT adapter folder");
+        throw CheckpointError(folder.string() + ": has no " + kAdapterConfigFile +
+                              ", so it is not a PEFT adapter folder");
+    }
+    if (!std::filesystem::exists(folder / kAdapterWeightsFile) &&
+        std::filesystem::exists(folder / kPickledWeightsFile)) {
+        throw CheckpointError(
+            (folder / kPickledWeightsFile).string() +
+            ": is a pickle file, which can run code when it is read; load the adapter once with PEFT "
+            "where you trust it and save it with safe_serialization=True");
     }
     return read_adapter_config(file);
 }
 
-void load_adapter_weights(const std::filesystem::path& folder, Adaptation& adaptation) {
-    const io::SafetensorsFile file(folder / kAdapterWeightsFile);
+void check_adapter_tensors(const io::SafetensorsFile& file, const std::vector<io::TensorSpec>& expected) {
     FaultList faults;
     std::set<std::string> known;
-    for (const TrainableParameter& parameter : adaptation.parameters) {
-        known.insert(parameter.key);
-        const io::TensorView* view = file.find(parameter.key);
+    for (const io::TensorSpec& spec : expected) {
+        known.insert(spec.name);
+        const io::TensorView* view = file.find(spec.name);
         if (view == nullptr) {
-            faults.add(parameter.key, "is missing (expected shape " + shape_text(parameter.tensor.sizes()) + ")");
-        } else if (at::IntArrayRef(view->shape) != parameter.tensor.sizes()) {
-            faults.add(parameter.key, "has shape " + shape_text(view->shape) + ", this base and configuration ask for " +
-                                          shape_text(parameter.tensor.sizes()));
+            faults.add(spec.name, "is missing (expected shape " + shape_text(spec.shape) + ")");
+            continue;
+        }
+        if (view->shape != spec.shape) {
+            faults.add(spec.name, "has shape " + shape_text(view->shape) +
+                                      ", this base and configuration ask for " + shape_text(spec.shape));
+        }
+        if (view->dtype != io::DType::kF32 && view->dtype != io::DType::kF16 &&
+            view->dtype != io::DType::kBF16) {
+            faults.add(spec.name, "has dtype " + std::string(io::name_of(view->dtype)) +
+                                      "; F32, F16 and BF16 are supported");
         }
     }
     for (const io::TensorView& view : file.tensors()) {
-        if (!known.contains(view.name)) faults.add(view.name, "is not a parameter that this adapter_config.json trains");
+        if (!known.contains(view.name))
+            faults.add(view.name, "is not a parameter that this adapter_config.json trains");
     }
     faults.throw_if_any<CheckpointError>(file.path().string());
+}
+
+void load_adapter_weights(const std::filesystem::path& folder, Adaptation& adaptation) {
+    const io::SafetensorsFile file(folder / kAdapterWeightsFile);
+    std::vector<io::TensorSpec> expected;
+    for (const TrainableParameter& parameter : adaptation.parameters) {
+        expected.push_back({parameter.key, io::DType::kF32, parameter.tensor.sizes().vec()});
+    }
+    check_adapter_tensors(file, expected);
+    FaultList faults;
     const at::AutoGradMode no_gradients(false);
     for (TrainableParameter& parameter : adaptation.parameters) {
         const at::Tensor value = quant::tensor_from_view(file.at(parameter.key));
-        if (!at::isFloatingType(value.scalar_type()) || !value.isfinite().all().item<bool>()) {
+        if (!value.isfinite().all().item<bool>()) {
             faults.add(parameter.key, "holds a value that is not a finite number");
             continue;
         }
@@ -90,6 +118,38 @@ void load_adapter_weights(const std::filesystem::path& folder, Adaptation& adapt
 
 std::map<std::string, std::string> adapter_metadata(const std::filesystem::path& folder) {
     return io::SafetensorsFile(folder / kAdapterWeightsFile).metadata();
+}
+
+std::optional<quant::QuantConfig> trained_quantization(const std::filesystem::path& folder) {
+    const auto metadata = adapter_metadata(folder);
+    const auto found = metadata.find(kQuantizationKey);
+    if (found == metadata.end()) return std::nullopt;
+    const std::string place = (folder / kAdapterWeightsFile).string() + ": metadata " + kQuantizationKey;
+    quant::QuantConfig config;
+    ReadState state;
+    try {
+        read_fields(parse_json(found->second, place), "", config, state);
+    } catch (const ConfigError& error) {
+        throw CheckpointError(error.what());
+    }
+    state.faults.throw_if_any<CheckpointError>(place);
+    return config;
+}
+
+void check_adapter_base(const std::filesystem::path& folder, const io::Checkpoint& base) {
+    const auto metadata = adapter_metadata(folder);
+    const auto trained_on = metadata.find(kBaseKey);
+    if (trained_on == metadata.end()) {
+        spdlog::info(
+            "{} does not say which base it was trained on (made by another tool); shapes are checked",
+            folder.string());
+        return;
+    }
+    if (trained_on->second != base.fingerprint()) {
+        throw CheckpointError(folder.string() + ": was trained on another base than " +
+                              base.folder().string() + " (fingerprint " + trained_on->second +
+                              "); give the base it was trained on");
+    }
 }
 
 }  // namespace qlora::adapters

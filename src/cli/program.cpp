@@ -5,23 +5,30 @@
 #include <CLI/CLI.hpp>
 #include <cstring>
 #include <iostream>
+#include <filesystem>
 #include <new>
+#include <system_error>
 
 #include "qlora/cli/run_config.h"
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
+#include "qlora/train/memory_plan.h"
 #include "version.h"
 
 namespace qlora::cli {
 namespace {
 
-constexpr const char* kMemoryAdvice =
-    "memory ran out. What helps most: a smaller training.per_device_train_batch_size, a smaller data.max_length, "
-    "training.gradient_checkpointing: true";
-
 int report(ExitCode code, const std::string& message) {
     spdlog::error("{}", message);
     return static_cast<int>(code);
+}
+
+int report_out_of_memory() {
+    return report(ExitCode::kResources, std::string("memory ran out; ") + train::kMemoryAdvice);
+}
+
+bool is_out_of_memory(const std::error_code& code) {
+    return code == std::errc::not_enough_memory || code == std::errc::resource_unavailable_try_again;
 }
 
 }  // namespace
@@ -55,13 +62,18 @@ int Program::run(int argc, char** argv, const std::function<int()>& body) {
     } catch (const Error& error) {
         return report(error.code(), error.what());
     } catch (const std::bad_alloc&) {
-        return report(ExitCode::kResources, kMemoryAdvice);
+        return report_out_of_memory();
     } catch (const c10::Error& error) {
         const std::string text = error.what_without_backtrace();
         const bool memory = text.find("can't allocate memory") != std::string::npos ||
                             text.find("out of memory") != std::string::npos;
-        if (memory) return report(ExitCode::kResources, kMemoryAdvice);
+        if (memory) return report_out_of_memory();
         return report(ExitCode::kInternal, "a fault of this program, please report it: " + text);
+    } catch (const std::filesystem::filesystem_error& error) {
+        return report(ExitCode::kInput, error.what());
+    } catch (const std::system_error& error) {
+        if (is_out_of_memory(error.code())) return report_out_of_memory();
+        return report(ExitCode::kInternal, std::string("a fault of this program, please report it: ") + error.what());
     } catch (const std::exception& error) {
         return report(ExitCode::kInternal, std::string("a fault of this program, please report it: ") + error.what());
     }

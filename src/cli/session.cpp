@@ -85,17 +85,7 @@ std::map<std::string, std::string> adapter_metadata_for(const ModelFolder& folde
 }
 
 void check_adapter_base(const std::filesystem::path& adapter, const ModelFolder& folder) {
-    const std::map<std::string, std::string> metadata = adapters::adapter_metadata(adapter);
-    const auto base = metadata.find(adapters::kBaseKey);
-    if (base == metadata.end()) {
-        spdlog::info("{} does not say which base it was trained on (made by another tool); shapes are checked",
-                     adapter.string());
-        return;
-    }
-    if (base->second != folder.checkpoint.fingerprint()) {
-        throw CheckpointError(adapter.string() + ": was trained on another base than " + folder.folder.string() +
-                              " (fingerprint " + base->second + "); give the base it was trained on");
-    }
+    adapters::check_adapter_base(adapter, folder.checkpoint);
 }
 
 void require_device(const std::string& device) {

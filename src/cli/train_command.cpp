@@ -58,11 +58,13 @@ Json run_identity(const RunConfig& config, const std::map<std::string, std::stri
     return {{"base", metadata.at(adapters::kBaseKey)},
             {"tokenizer", metadata.at(adapters::kTokenizerKey)},
             {"data", data.train.fingerprint},
+            {"eval_data", data.eval ? Json(data.eval->fingerprint) : Json(nullptr)},
             {"threads", threads},
             {"config", run_config_json(config)}};
 }
 
 void require_same_run(const Json& saved, const Json& now, const RunConfig& config, const std::filesystem::path& place) {
+    if (!saved.is_object()) throw CheckpointError(place.string() + ": its run_state.json has no identity of the run");
     FaultList faults;
     const std::pair<const char*, const char*> facts[] = {
         {"base", "the base model's tensors have changed"},
@@ -70,11 +72,16 @@ void require_same_run(const Json& saved, const Json& now, const RunConfig& confi
         {"data", "the training data have changed"},
         {"threads", "the number of threads has changed, which changes the order of sums"}};
     for (const auto& [key, message] : facts) {
-        if (saved.at(key) != now.at(key)) {
-            faults.add(key, std::string(message) + " (" + saved.at(key).dump() + " then, " + now.at(key).dump() + " now)");
+        const Json before = saved.value(key, Json());
+        if (before != now.at(key)) {
+            faults.add(key, std::string(message) + " (" + before.dump() + " then, " + now.at(key).dump() + " now)");
         }
     }
-    const RunConfig before = parse_run_config(saved.at("config"), place, place.string());
+    if (saved.value("eval_data", Json()) != now.at("eval_data")) {
+        spdlog::warn("the held-out data have changed: losses from before and after {} are not of the same rows",
+                     place.string());
+    }
+    const RunConfig before = parse_run_config(saved.value("config", Json()), place, place.string());
     for (const std::string& difference : resume_differences(before, config)) faults.add("", difference);
     faults.throw_if_any<ConfigError>("--resume: " + place.string() + " cannot go on");
 }
@@ -101,8 +108,15 @@ int finish(const train::RunSummary& summary, const RunConfig& config) {
     return summary.signal == 0 ? 0 : 128 + summary.signal;
 }
 
+int stopped_before_training() {
+    spdlog::info("stopped by a signal before training began; nothing was changed");
+    return 128 + train::StopSignal::received();
+}
+
 int train(const TrainFlags& flags, bool quiet) {
-    const train::StopSignal stop_signal;
+    // Never destroyed: a signal that comes after the last save must not make a finished run look killed.
+    static const auto* const stop_signal = new train::StopSignal;
+    static_cast<void>(stop_signal);
     RunConfig config = load_run_config(flags.config, flags.overrides);
     require_device(config.model.device);
     check_device(config, false);
@@ -129,6 +143,7 @@ int train(const TrainFlags& flags, bool quiet) {
         std::cout << dry_run_report(config, folder, prompt_template, data.train, data.eval ? &*data.eval : nullptr);
         return 0;
     }
+    if (train::StopSignal::received() != 0) return stopped_before_training();
     write_rejected_rows(paths, data);
 
     const std::map<std::string, std::string> metadata = adapter_metadata_for(folder, config.quantization);
@@ -138,7 +153,7 @@ int train(const TrainFlags& flags, bool quiet) {
         checkpoint = train::newest_whole_checkpoint(paths.checkpoints());
         if (checkpoint) {
             const Json saved = read_json_file(checkpoint->path / "run_state.json");
-            require_same_run(saved.at("identity"), identity, config, checkpoint->path);
+            require_same_run(saved.value("identity", Json()), identity, config, checkpoint->path);
         } else {
             spdlog::info("--resume: {} holds no whole checkpoint; the run starts at the beginning", paths.root.string());
         }
@@ -148,14 +163,14 @@ int train(const TrainFlags& flags, bool quiet) {
         adapters::match_targets(config.peft, adapters::module_infos(folder.config), folder.config.model_type);
     train::MemoryRequest request = memory_request(config, folder, match, data.train);
     request.gradient_checkpointing = uses_gradient_checkpointing(config, request);
-    spdlog::info("{}", train::plan_memory(request).text());
+    const train::MemoryPlan memory = train::plan_memory(request);
+    spdlog::info("{}", memory.text());
+    train::require_memory(memory);
 
     LoadedModel loaded =
         load_model(folder, config.quantization, &config.peft, config.model.adapter, config.training.seed);
     spdlog::info("{} trainable of {} parameters, {} adapters", loaded.adaptation.trainable_elements(),
                  loaded.model->parameter_count(), loaded.adaptation.targets.size());
-    write_file_atomically(paths.run_config(), run_config_json(config).dump(2) + "\n");
-
     const std::unique_ptr<train::Callback> progress = make_progress(quiet);
     train::Trainer trainer({.model = loaded.model.get(),
                             .adaptation = &loaded.adaptation,
@@ -172,12 +187,15 @@ int train(const TrainFlags& flags, bool quiet) {
                            config.training, *progress);
     if (checkpoint) {
         trainer.resume_from(checkpoint->path);
-        if (trainer.is_finished() && train::folder_fault(paths.adapter()).empty()) {
+        if (trainer.has_result()) {
             spdlog::info("the run is already finished after {} steps: {}", trainer.state().step,
                          paths.adapter().string());
             return 0;
         }
     }
+    if (train::StopSignal::received() != 0) return stopped_before_training();
+    trainer.require_disk_space();
+    write_file_atomically(paths.run_config(), run_config_json(config).dump(2) + "\n");
     return finish(trainer.run(), config);
 }
 

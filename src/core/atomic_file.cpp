@@ -1,7 +1,6 @@
 #include "qlora/core/atomic_file.h"
 
 #include <fcntl.h>
-#include <sys/statvfs.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -9,6 +8,8 @@
 #include <cstring>
 #include <utility>
 
+#include "qlora/core/atomic_folder.h"
+#include "qlora/core/disk_space.h"
 #include "qlora/core/error.h"
 
 namespace qlora {
@@ -21,27 +22,13 @@ std::filesystem::path folder_of(const std::filesystem::path& path) {
     return path.has_parent_path() ? path.parent_path() : std::filesystem::path(".");
 }
 
-std::optional<std::uint64_t> free_bytes(const std::filesystem::path& folder) {
-    struct statvfs status {};
-    if (::statvfs(folder.c_str(), &status) != 0) return std::nullopt;
-    return std::uint64_t{status.f_bavail} * status.f_frsize;
-}
-
-ResourceError disk_full(const std::filesystem::path& path, std::optional<std::uint64_t> needed,
-                        const char* reason) {
-    std::string message = path.string() + ": " + reason;
-    if (needed) message += "; " + std::to_string(*needed) + " bytes needed";
-    if (const auto available = free_bytes(folder_of(path))) {
-        message += (needed ? ", " : "; ") + std::to_string(*available) + " free";
-    }
-    return ResourceError(message + "; make room or choose another folder");
-}
-
 [[noreturn]] void throw_failure(const std::filesystem::path& path, std::optional<std::uint64_t> needed,
                                 const std::string& action, int error) {
     if (error == ENOSPC) throw disk_full(path, needed, "the disk is full");
     if (error == EDQUOT) throw disk_full(path, needed, "the disk quota is used up");
-    throw CheckpointError(path.string() + ": cannot " + action + ": " + std::strerror(error));
+    const std::string message = path.string() + ": cannot " + action + ": " + std::strerror(error);
+    if (error == EIO) throw ResourceError(message);
+    throw CheckpointError(message);
 }
 
 }  // namespace
@@ -49,16 +36,12 @@ ResourceError disk_full(const std::filesystem::path& path, std::optional<std::ui
 AtomicFile::AtomicFile(std::filesystem::path path, std::optional<std::uint64_t> expected_bytes)
     : path_(std::move(path)), expected_bytes_(expected_bytes) {
     const std::filesystem::path folder = folder_of(path_);
-    if (expected_bytes_) {
-        const auto available = free_bytes(folder);
-        if (available && *available < *expected_bytes_)
-            throw disk_full(path_, expected_bytes_, "the disk is too full");
-    }
+    if (expected_bytes_) require_free_space(path_, *expected_bytes_);
     buffer_.reserve(kBufferBytes);
     // A killed process with the same id may have left a file: such names are passed over.
     static std::atomic<unsigned> counter{0};
     do {
-        temporary_ = folder / (".tmp-" + std::to_string(::getpid()) + "-" + std::to_string(counter++));
+        temporary_ = folder / (kTemporaryPrefix + std::to_string(::getpid()) + "-" + std::to_string(counter++));
         fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     } while (fd_ < 0 && (errno == EEXIST || errno == EINTR));
     if (fd_ < 0) {

@@ -131,7 +131,10 @@ class Builder final : public nlohmann::json_sax<Json> {
 
     std::string path_to(const std::string& name) const {
         std::string path;
-        const auto append = [&](const std::string& key) { path += path.empty() ? key : "." + key; };
+        const auto append = [&](const std::string& key) {
+            if (!path.empty()) path += '.';
+            path += key;
+        };
         for (std::size_t i = 0; i + 1 < frames_.size(); ++i) {
             const Json& parent = *frames_[i].value;
             if (parent.is_array()) {

@@ -25,11 +25,6 @@ struct Slot {
     std::function<void(const io::TensorView&)> place;
 };
 
-/// Old llama checkpoints carry these buffers; they are recomputed.
-bool is_ignored_buffer(const std::string& name) {
-    return name.ends_with(".self_attn.rotary_emb.inv_freq") || name == "model.rotary_emb.inv_freq";
-}
-
 /// A dense parameter; one that is not finite is refused like a damaged quantized one.
 at::Tensor load_dense(const io::TensorView& view) {
     at::Tensor tensor = quant::tensor_from_view(view);
@@ -88,6 +83,8 @@ void check_tied_head(const io::Checkpoint& checkpoint, FaultList& faults) {
         faults.add(head.name, "differs from " + table.name +
                                   " although config.json says tie_word_embeddings: true; set it to false");
     }
+    checkpoint.release(head.name);
+    checkpoint.release(table.name);
 }
 
 void check(const io::Checkpoint& checkpoint, const ModelConfig& config, const std::vector<Slot>& slots) {
@@ -109,7 +106,7 @@ void check(const io::Checkpoint& checkpoint, const ModelConfig& config, const st
         }
     }
     for (const std::string& name : checkpoint.names()) {
-        if (known.contains(name) || is_ignored_buffer(name)) continue;
+        if (known.contains(name) || is_recomputed_buffer(name)) continue;
         if (config.tie_word_embeddings && name == std::string(CausalLM::kHeadPath) + ".weight" &&
             checkpoint.contains(std::string(CausalLM::kEmbeddingPath) + ".weight")) {
             check_tied_head(checkpoint, faults);
@@ -121,6 +118,15 @@ void check(const io::Checkpoint& checkpoint, const ModelConfig& config, const st
 }
 
 }  // namespace
+
+bool is_recomputed_buffer(const std::string& name) {
+    return name.ends_with(".self_attn.rotary_emb.inv_freq") || name == "model.rotary_emb.inv_freq";
+}
+
+void check_base(const io::Checkpoint& checkpoint, const ModelConfig& config) {
+    CausalLM empty(config, at::kFloat);
+    check(checkpoint, config, slots_of(empty, {}));
+}
 
 std::unique_ptr<CausalLM> load_base(const io::Checkpoint& checkpoint, const ModelConfig& config,
                                     const LoadOptions& options) {

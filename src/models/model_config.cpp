@@ -13,7 +13,7 @@ struct Architecture {
     enum class Bias { kNone, kAttentionBias, kQueryKeyValue } bias;
     bool query_key_norm;
     bool has_mlp_bias;
-    double rms_norm_eps;            // transformers' default when the key is missing
+    double rms_norm_eps;  // transformers' default when the key is missing
     std::int64_t max_positions;
     std::int64_t default_head_dim;  // 0: hidden_size / num_attention_heads
     std::int64_t default_kv_heads;  // 0: num_attention_heads
@@ -32,6 +32,12 @@ const std::vector<Architecture>& architectures() {
     return table;
 }
 
+// Beyond any real model, and small enough that no product of two sizes overflows and no table fills the
+// memory.
+constexpr std::int64_t kLargestSize = 1'000'000'000;
+constexpr std::int64_t kMostHeads = 65536;  // and the largest head_dim
+constexpr std::int64_t kMostLayers = 10000;
+
 /// Typed reads from config.json that collect faults instead of stopping at the first.
 class Reader {
   public:
@@ -39,14 +45,17 @@ class Reader {
 
     bool has(const char* key) const { return json_.contains(key) && !json_.at(key).is_null(); }
 
-    std::int64_t integer(const char* key, std::optional<std::int64_t> fallback, std::int64_t low = 1) {
+    std::int64_t integer(const char* key, std::optional<std::int64_t> fallback, std::int64_t low = 1,
+                         std::int64_t high = kLargestSize) {
         if (!has(key)) {
             if (!fallback) faults_.add(key, "is missing");
             return fallback.value_or(low);
         }
         const Json& value = json_.at(key);
-        if (!value.is_number_integer() || value.get<std::int64_t>() < low || value.get<double>() > 1e12) {
-            faults_.add(key, "must be a whole number of at least " + std::to_string(low) + ", not " + value.dump());
+        if (!value.is_number_integer() || value.get<double>() < static_cast<double>(low) ||
+            value.get<double>() > static_cast<double>(high)) {
+            faults_.add(key, "must be a whole number from " + std::to_string(low) + " to " +
+                                 std::to_string(high) + ", not " + value.dump());
             return low;
         }
         return value.get<std::int64_t>();
@@ -118,30 +127,49 @@ RopeConfig read_rope(Reader& reader, std::int64_t max_positions) {
         rope.factor = values.number("factor", 1.0);
         rope.low_freq_factor = values.number("low_freq_factor", 1.0);
         rope.high_freq_factor = values.number("high_freq_factor", 4.0);
-        rope.original_max_position_embeddings = values.integer("original_max_position_embeddings", max_positions);
+        rope.original_max_position_embeddings =
+            values.integer("original_max_position_embeddings", max_positions);
+        if (inner.empty() && rope.high_freq_factor <= rope.low_freq_factor) {
+            inner.add("high_freq_factor", "must be greater than low_freq_factor");
+        }
     } else {
         inner.add("rope_type", "'" + type + "' is not supported; supported are default, linear and llama3");
     }
     if (values.number("partial_rotary_factor", 1.0) != 1.0) {
         inner.add("partial_rotary_factor", "only 1.0 is supported");
     }
+    for (const auto& [name, value] : section.items()) {
+        if (value.is_object())
+            inner.add(name, "a rotary embedding of its own for some layers is not supported");
+    }
     for (const std::string& fault : inner.faults()) reader.faults().add("", std::string(key) + "." + fault);
     return rope;
 }
 
-std::vector<std::int64_t> read_windows(Reader& reader, const Architecture& architecture, std::int64_t layers) {
+/// The window of each layer without a look at `layer_types`, and 0 where there is none.
+std::vector<std::int64_t> default_windows(Reader& reader, const Architecture& architecture,
+                                          std::int64_t layers, std::int64_t& window) {
     std::vector<std::int64_t> windows(static_cast<std::size_t>(layers), 0);
-    if (architecture.window == Architecture::Window::kNone) return windows;
-    const bool asked = architecture.window == Architecture::Window::kAlways ||
-                       reader.boolean("use_sliding_window", false);
-    const bool switched_off = reader.json().contains("sliding_window") && reader.json().at("sliding_window").is_null();
+    const bool asked =
+        architecture.window == Architecture::Window::kAlways || reader.boolean("use_sliding_window", false);
+    const bool switched_off = reader.json().contains("sliding_window") && !reader.has("sliding_window");
     if (!asked || switched_off) return windows;
-    const std::int64_t window = reader.integer("sliding_window", 4096);  // transformers' default
-    const std::int64_t first =
-        architecture.window == Architecture::Window::kUseFlag ? reader.integer("max_window_layers", 28, 0) : 0;
-    for (std::int64_t layer = 0; layer < layers; ++layer) {
-        if (layer >= first) windows[static_cast<std::size_t>(layer)] = window;
+    window = reader.integer("sliding_window", 4096);  // transformers' default
+    const std::int64_t first = architecture.window == Architecture::Window::kUseFlag
+                                   ? reader.integer("max_window_layers", 28, 0)
+                                   : 0;
+    for (std::int64_t layer = first; layer < layers; ++layer)
+        windows[static_cast<std::size_t>(layer)] = window;
+    return windows;
+}
+
+std::vector<std::int64_t> read_windows(Reader& reader, const Architecture& architecture,
+                                       std::int64_t layers) {
+    if (architecture.window == Architecture::Window::kNone) {
+        return std::vector<std::int64_t>(static_cast<std::size_t>(layers), 0);
     }
+    std::int64_t window = 0;
+    std::vector<std::int64_t> windows = default_windows(reader, architecture, layers, window);
     if (!reader.has("layer_types")) return windows;
     const Json& types = reader.json().at("layer_types");
     if (!types.is_array() || static_cast<std::int64_t>(types.size()) != layers) {
@@ -149,13 +177,18 @@ std::vector<std::int64_t> read_windows(Reader& reader, const Architecture& archi
         return windows;
     }
     for (std::size_t layer = 0; layer < windows.size(); ++layer) {
-        if (types[layer] == "full_attention") {
-            windows[layer] = 0;
-        } else if (types[layer] == "sliding_attention") {
-            windows[layer] = window;
+        const std::string place = "layer_types[" + std::to_string(layer) + "]";
+        const bool full = types[layer] == "full_attention";
+        if (!full && types[layer] != "sliding_attention") {
+            reader.faults().add(
+                place, types[layer].dump() + " is not supported; use full_attention or sliding_attention");
+        } else if (!full && window == 0) {
+            reader.faults().add(place, "is sliding_attention, but no sliding_window is switched on");
+        } else if (full && windows[layer] > 0 && architecture.window == Architecture::Window::kAlways) {
+            reader.faults().add(place, "is full_attention, but all layers of a " + architecture.model_type +
+                                           " model have the sliding_window");
         } else {
-            reader.faults().add("layer_types[" + std::to_string(layer) + "]",
-                                types[layer].dump() + " is not supported; use full_attention or sliding_attention");
+            windows[layer] = full ? 0 : window;
         }
     }
     return windows;
@@ -173,11 +206,13 @@ void refuse_unbuilt_settings(Reader& reader) {
         reader.faults().add("partial_rotary_factor", "only 1.0 is supported");
     }
     if (reader.has("quantization_config")) {
-        reader.faults().add("quantization_config",
-                            "this checkpoint is stored quantized, which is not supported yet; use the original model");
+        reader.faults().add(
+            "quantization_config",
+            "this checkpoint is stored quantized, which is not supported yet; use the original model");
     }
     if (reader.has("auto_map")) {
-        reader.faults().add("auto_map", "the model needs Python code of its own; no code from a model folder is run");
+        reader.faults().add("auto_map",
+                            "the model needs Python code of its own; no code from a model folder is run");
     }
 }
 
@@ -198,24 +233,36 @@ ModelConfig parse_model_config(const Json& json, const std::string& name) {
     Reader reader(json, faults);
     ModelConfig config;
     config.model_type = reader.text("model_type", "");
-    const auto row = std::find_if(architectures().begin(), architectures().end(), [&](const Architecture& candidate) {
-        return candidate.model_type == config.model_type;
-    });
+    const auto row = std::find_if(
+        architectures().begin(), architectures().end(),
+        [&](const Architecture& candidate) { return candidate.model_type == config.model_type; });
     if (row == architectures().end()) {
         std::string known;
         for (const std::string& type : supported_model_types()) known += (known.empty() ? "" : ", ") + type;
-        throw CheckpointError(name + ": model_type '" + config.model_type + "' is not supported; supported are " + known);
+        throw CheckpointError(name + ": model_type '" + config.model_type +
+                              "' is not supported; supported are " + known);
     }
     config.vocab_size = reader.integer("vocab_size", std::nullopt);
     config.hidden_size = reader.integer("hidden_size", std::nullopt);
     config.intermediate_size = reader.integer("intermediate_size", std::nullopt);
-    config.num_hidden_layers = reader.integer("num_hidden_layers", std::nullopt);
-    config.num_attention_heads = reader.integer("num_attention_heads", std::nullopt);
-    config.num_key_value_heads = reader.integer(
-        "num_key_value_heads", row->default_kv_heads > 0 ? row->default_kv_heads : config.num_attention_heads);
+    config.num_hidden_layers = reader.integer("num_hidden_layers", std::nullopt, 1, kMostLayers);
+    config.num_attention_heads = reader.integer("num_attention_heads", std::nullopt, 1, kMostHeads);
+    // A null means as many as there are query heads; a missing key, the architecture's own default.
+    const bool kv_by_default = !json.contains("num_key_value_heads") && row->default_kv_heads > 0;
+    config.num_key_value_heads =
+        reader.integer("num_key_value_heads",
+                       kv_by_default ? row->default_kv_heads : config.num_attention_heads, 1, kMostHeads);
+    const bool head_dim_by_division = !reader.has("head_dim") && row->default_head_dim == 0;
+    if (head_dim_by_division && config.hidden_size % config.num_attention_heads != 0) {
+        faults.add("hidden_size", std::to_string(config.hidden_size) +
+                                      " is not a multiple of num_attention_heads " +
+                                      std::to_string(config.num_attention_heads));
+    }
     config.head_dim = reader.integer(
-        "head_dim", row->default_head_dim > 0 ? row->default_head_dim
-                                              : std::max<std::int64_t>(1, config.hidden_size / config.num_attention_heads));
+        "head_dim",
+        head_dim_by_division ? std::max<std::int64_t>(1, config.hidden_size / config.num_attention_heads)
+                             : row->default_head_dim,
+        1, kMostHeads);
     config.max_position_embeddings = reader.integer("max_position_embeddings", row->max_positions);
     config.rms_norm_eps = reader.number("rms_norm_eps", row->rms_norm_eps);
     config.tie_word_embeddings = reader.boolean("tie_word_embeddings", false);
@@ -226,7 +273,7 @@ ModelConfig parse_model_config(const Json& json, const std::string& name) {
     config.mlp_bias = row->has_mlp_bias && reader.boolean("mlp_bias", false);
     config.query_key_norm = row->query_key_norm;
     config.rope = read_rope(reader, config.max_position_embeddings);
-    config.sliding_window = read_windows(reader, *row, std::min<std::int64_t>(config.num_hidden_layers, 100000));
+    config.sliding_window = read_windows(reader, *row, config.num_hidden_layers);
     config.dtype = reader.text("dtype", reader.text("torch_dtype", ""));
     if (reader.has("eos_token_id")) {
         const Json& eos = json.at("eos_token_id");

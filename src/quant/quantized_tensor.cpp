@@ -79,8 +79,13 @@ QuantizedTensor quantize(const io::TensorView& tensor, const QuantConfig& config
 }
 
 at::Tensor dequantize(const QuantizedTensor& tensor, at::ScalarType dtype) {
-    const std::int64_t n = tensor.rows * tensor.columns;
-    at::Tensor out = at::empty({tensor.rows, tensor.columns}, dtype);
+    return dequantize_rows(tensor, 0, tensor.rows, dtype);
+}
+
+at::Tensor dequantize_rows(const QuantizedTensor& tensor, std::int64_t first, std::int64_t count,
+                           at::ScalarType dtype) {
+    TORCH_CHECK(first >= 0 && count >= 0 && first + count <= tensor.rows, "dequantize_rows: rows outside the matrix");
+    at::Tensor out = at::empty({count, tensor.columns}, dtype);
     kernels::AbsmaxView absmax;
     if (tensor.double_quantized()) {
         absmax.codes = tensor.absmax.const_data_ptr<std::uint8_t>();
@@ -91,18 +96,21 @@ at::Tensor dequantize(const QuantizedTensor& tensor, at::ScalarType dtype) {
     }
     const kernels::Nf4View view{.packed = tensor.codes.const_data_ptr<std::uint8_t>(),
                                 .absmax = absmax,
-                                .n = n,
+                                .n = tensor.rows * tensor.columns,
                                 .blocksize = static_cast<int>(tensor.blocksize)};
     auto* data = static_cast<std::byte*>(out.mutable_data_ptr());
     const std::size_t width = out.element_size();
-    const std::int64_t blocks = kernels::block_count(n, tensor.blocksize);
-    at::parallel_for(0, blocks, std::max<std::int64_t>(1, kGrain / tensor.blocksize),
+    const std::int64_t begin_value = first * tensor.columns, end_value = begin_value + out.numel();
+    // Whole blocks of the tensor, the first and the last cut to the range.
+    const std::int64_t begin_block = begin_value / tensor.blocksize;
+    const std::int64_t end_block = kernels::block_count(end_value, tensor.blocksize);
+    at::parallel_for(begin_block, end_block, std::max<std::int64_t>(1, kGrain / tensor.blocksize),
                      [&](std::int64_t begin, std::int64_t end) {
-                         const std::int64_t first = begin * tensor.blocksize;
-                         const std::int64_t last = std::min(end * tensor.blocksize, n);
-                         kernels::cpu::dequantize_blockwise_nf4(view, first, last,
-                                                                data + static_cast<std::size_t>(first) * width,
-                                                                output_type(dtype));
+                         const std::int64_t from = std::max(begin * tensor.blocksize, begin_value);
+                         const std::int64_t to = std::min(end * tensor.blocksize, end_value);
+                         kernels::cpu::dequantize_blockwise_nf4(
+                             view, from, to, data + static_cast<std::size_t>(from - begin_value) * width,
+                             output_type(dtype));
                      });
     return out;
 }

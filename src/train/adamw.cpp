@@ -8,6 +8,14 @@
 #include "qlora/quant/tensor_bytes.h"
 
 namespace qlora::train {
+namespace {
+
+/// Squares of floats do not overflow in the double that they are summed in.
+bool is_finite(const at::Tensor& tensor) {
+    return std::isfinite(kernels::cpu::sum_of_squares(tensor.const_data_ptr<float>(), tensor.numel()));
+}
+
+}  // namespace
 
 AdamW::AdamW(const std::vector<adapters::TrainableParameter>& parameters, const TrainingConfig& config)
     : beta1_(config.adam_beta1),
@@ -17,7 +25,8 @@ AdamW::AdamW(const std::vector<adapters::TrainableParameter>& parameters, const 
     for (const adapters::TrainableParameter& parameter : parameters) {
         at::Tensor tensor = parameter.tensor;
         tensor.mutable_grad() = at::zeros_like(tensor, at::TensorOptions().requires_grad(false));
-        slots_.push_back({parameter, at::zeros(tensor.sizes(), at::kFloat), at::zeros(tensor.sizes(), at::kFloat)});
+        slots_.push_back(
+            {parameter, at::zeros(tensor.sizes(), at::kFloat), at::zeros(tensor.sizes(), at::kFloat)});
     }
 }
 
@@ -34,8 +43,8 @@ void AdamW::step(double learning_rate, float grad_scale) {
         at::Tensor value = slot.parameter.tensor.detach();
         kernels::cpu::adamw_step(value.mutable_data_ptr<float>(),
                                  slot.parameter.tensor.grad().const_data_ptr<float>(),
-                                 slot.exp_avg.mutable_data_ptr<float>(), slot.exp_avg_sq.mutable_data_ptr<float>(),
-                                 value.numel(), settings);
+                                 slot.exp_avg.mutable_data_ptr<float>(),
+                                 slot.exp_avg_sq.mutable_data_ptr<float>(), value.numel(), settings);
     }
 }
 
@@ -50,6 +59,15 @@ double AdamW::grad_norm() const {
         sum += kernels::cpu::sum_of_squares(gradient.const_data_ptr<float>(), gradient.numel());
     }
     return std::sqrt(sum);
+}
+
+std::string AdamW::nonfinite_tensor() const {
+    for (const Slot& slot : slots_) {
+        if (!is_finite(slot.parameter.tensor)) return slot.parameter.key;
+        if (!is_finite(slot.exp_avg)) return "exp_avg." + slot.parameter.key;
+        if (!is_finite(slot.exp_avg_sq)) return "exp_avg_sq." + slot.parameter.key;
+    }
+    return {};
 }
 
 std::vector<adapters::TrainableParameter> AdamW::state() const {
@@ -78,6 +96,7 @@ void AdamW::load_state(const std::filesystem::path& file, std::int64_t steps) {
         }
         at::Tensor tensor = target.tensor;
         tensor.copy_(quant::tensor_from_view(*view));
+        if (!is_finite(tensor)) faults.add(target.key, "holds a value that is not a finite number");
     }
     faults.throw_if_any<CheckpointError>(file.string());
     steps_ = steps;

@@ -1,9 +1,13 @@
 #include "qlora/train/memory_plan.h"
 
+#include <sys/resource.h>
+#include <unistd.h>
+
 #include <algorithm>
 #include <fstream>
 #include <set>
 
+#include "qlora/core/error.h"
 #include "qlora/core/log.h"
 #include "qlora/ops/cross_entropy.h"
 
@@ -21,7 +25,8 @@ LinearSizes linear_sizes(const models::ModelConfig& c) {
     const std::int64_t q = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
     const std::int64_t layer = c.hidden_size * (2 * q + 2 * kv + 3 * c.intermediate_size);
     return {.total = layer * c.num_hidden_layers,
-            .largest = std::max({c.hidden_size * c.intermediate_size, c.hidden_size * q, c.vocab_size * c.hidden_size}),
+            .largest = std::max(
+                {c.hidden_size * c.intermediate_size, c.hidden_size * q, c.vocab_size * c.hidden_size}),
             .layers = c.num_hidden_layers};
 }
 
@@ -37,14 +42,15 @@ std::int64_t saved_elements_per_token(const MemoryRequest& request) {
         ranks += target.r;
     }
     const auto any = [&](std::initializer_list<const char*> names) {
-        return std::any_of(names.begin(), names.end(), [&](const char* name) { return adapted.contains(name); });
+        return std::any_of(names.begin(), names.end(),
+                           [&](const char* name) { return adapted.contains(name); });
     };
-    std::int64_t elements = 2 * d;                                   // inputs of both norms
-    elements += q + 2 * kv + q;                                      // rotated q, k; v; attention's result
-    if (c.query_key_norm) elements += q + kv;                        // inputs of q_norm, k_norm
-    if (any({"q_proj", "k_proj", "v_proj"})) elements += d;          // what the adapters saw
+    std::int64_t elements = 2 * d;                           // inputs of both norms
+    elements += q + 2 * kv + q;                              // rotated q, k; v; attention's result
+    if (c.query_key_norm) elements += q + kv;                // inputs of q_norm, k_norm
+    if (any({"q_proj", "k_proj", "v_proj"})) elements += d;  // what the adapters saw
     if (any({"gate_proj", "up_proj"})) elements += d;
-    elements += 2 * ff;                                              // gate, up
+    elements += 2 * ff;  // gate, up
     if (any({"down_proj"})) elements += ff;
     return elements + ranks / std::max<std::int64_t>(1, c.num_hidden_layers);
 }
@@ -65,7 +71,8 @@ MemoryPlan plan_memory(const MemoryRequest& request) {
     } else {
         plan.weights += sizes.total * request.stored_bytes_per_weight;
     }
-    plan.dense_copies = request.keep_dense ? (sizes.total + c.vocab_size * c.hidden_size) * 4 : sizes.largest * 4;
+    plan.dense_copies =
+        request.keep_dense ? (sizes.total + c.vocab_size * c.hidden_size) * 4 : sizes.largest * 4;
     std::int64_t trained = request.whole_module_elements;
     const std::int64_t q = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
     for (const adapters::Target& target : request.targets) {
@@ -93,10 +100,11 @@ std::string gigabytes(std::int64_t bytes) {
 
 std::string MemoryPlan::text() const {
     return fmt::format(
-        "planned peak memory {}: weights {}, fp32 forms {}, adapters with gradients and moments {}, activations {}, "
+        "planned peak memory {}: weights {}, fp32 forms {}, adapters with gradients and moments {}, "
+        "activations {}, "
         "logits {}, LibTorch {}",
-        gigabytes(total()), gigabytes(weights), gigabytes(dense_copies), gigabytes(adapters), gigabytes(activations),
-        gigabytes(logits), gigabytes(baseline));
+        gigabytes(total()), gigabytes(weights), gigabytes(dense_copies), gigabytes(adapters),
+        gigabytes(activations), gigabytes(logits), gigabytes(baseline));
 }
 
 std::int64_t available_memory_bytes() {
@@ -111,7 +119,25 @@ std::int64_t available_memory_bytes() {
     std::ifstream limit("/sys/fs/cgroup/memory.max"), used("/sys/fs/cgroup/memory.current");
     std::int64_t limit_bytes = 0, used_bytes = 0;
     if (limit >> limit_bytes && used >> used_bytes) available = std::min(available, limit_bytes - used_bytes);
-    return available;
+    rlimit address_space{};
+    std::ifstream pages("/proc/self/statm");
+    std::int64_t used_pages = 0;
+    if (getrlimit(RLIMIT_AS, &address_space) == 0 && address_space.rlim_cur != RLIM_INFINITY &&
+        pages >> used_pages) {
+        available = std::min(available, static_cast<std::int64_t>(address_space.rlim_cur) -
+                                            used_pages * sysconf(_SC_PAGESIZE));
+    }
+    return std::max<std::int64_t>(0, available);
+}
+
+void require_memory(const MemoryPlan& plan) {
+    constexpr double kUncertainty = 0.1;
+    // The baseline is in use already.
+    const std::int64_t wanted = plan.total() - plan.baseline;
+    const std::int64_t available = available_memory_bytes();
+    if (static_cast<double>(wanted) <= (1 + kUncertainty) * static_cast<double>(available)) return;
+    throw ResourceError(fmt::format("the run needs about {} of memory and {} are available; {}",
+                                    gigabytes(wanted), gigabytes(available), kMemoryAdvice));
 }
 
 namespace {

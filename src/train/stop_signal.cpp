@@ -1,7 +1,7 @@
 #include "qlora/train/stop_signal.h"
 
-#include <csignal>
 #include <unistd.h>
+#include <csignal>
 
 namespace qlora::train {
 namespace {
@@ -29,10 +29,11 @@ StopSignal::StopSignal() {
     handle(SIGTERM, on_stop);
     handle(SIGHUP, SIG_IGN);
     handle(SIGPIPE, SIG_IGN);
+    handle(SIGXFSZ, SIG_IGN);
 }
 
 StopSignal::~StopSignal() {
-    for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGPIPE}) handle(signal, SIG_DFL);
+    for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGPIPE, SIGXFSZ}) handle(signal, SIG_DFL);
 }
 
 int StopSignal::received() {

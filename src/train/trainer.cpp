@@ -6,21 +6,13 @@
 #include <chrono>
 #include <cmath>
 
-#include "qlora/adapters/peft_format.h"
-#include "qlora/core/atomic_file.h"
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
-#include "qlora/eval/generate.h"
 #include "qlora/train/lr_scheduler.h"
-#include "qlora/train/run_checkpoint.h"
 #include "qlora/train/stop_signal.h"
 
 namespace qlora::train {
 namespace {
-
-constexpr const char* kOptimizerFile = "optimizer.safetensors";
-constexpr const char* kStateFile = "run_state.json";
-constexpr std::int64_t kSampleTokens = 64;
 
 double now_seconds() {
     return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
@@ -51,6 +43,20 @@ Json number_or_null(double value) {
     return std::isfinite(value) ? Json(value) : Json(nullptr);
 }
 
+/// Why the gradients of a step must not be used; empty when they may.
+std::string gradient_fault(const StepGradients& gradients, double norm) {
+    // Below this a model may know its rows so well that no gradient is left.
+    constexpr double kLearnedLoss = 1e-3;
+    if (!std::isfinite(gradients.loss)) return fmt::format("the loss ({}) is not finite", gradients.loss);
+    if (!std::isfinite(norm)) return fmt::format("the gradient norm ({}) is not finite", norm);
+    if (norm == 0.0 && gradients.loss > kLearnedLoss) {
+        return fmt::format(
+            "every gradient is zero at a loss of {:.4f}: activations have left the range of floats",
+            gradients.loss);
+    }
+    return {};
+}
+
 }  // namespace
 
 Trainer::Trainer(TrainerInput input, TrainingConfig config, Callback& callback)
@@ -64,14 +70,6 @@ Trainer::Trainer(TrainerInput input, TrainingConfig config, Callback& callback)
     warmup_steps_ = warmup_steps_for(total_steps_, config_);
 }
 
-void Trainer::resume_from(const std::filesystem::path& checkpoint) {
-    const std::filesystem::path file = checkpoint / kStateFile;
-    state_ = RunState::from_json(read_json_file(file).at("state"), file.string());
-    adapters::load_adapter_weights(checkpoint, *input_.adaptation);
-    optimizer_.load_state(checkpoint / kOptimizerFile, state_.optimizer_steps);
-    saved_step_ = state_.step;
-}
-
 const std::vector<data::StepPlan>& Trainer::epoch_plan() {
     if (planned_epoch_ != state_.epoch) {
         plan_ = data::plan_epoch(lengths_, input_.plan, state_.epoch);
@@ -82,8 +80,10 @@ const std::vector<data::StepPlan>& Trainer::epoch_plan() {
 
 RunSummary Trainer::run() {
     const double start = now_seconds();
-    const bool fresh = saved_step_ < 0;
-    metrics_.emplace(paths_.metrics(), fresh ? -1 : state_.step);
+    const bool is_fresh = saved_step_ < 0;
+    const bool is_evaluation_due = state_.boundary_pending || (state_.step == 0 && !state_.first_eval_loss);
+    metrics_.emplace(paths_.metrics(), MetricsCut{.last_step = is_fresh ? -1 : state_.step,
+                                                  .drops_evaluation = is_evaluation_due});
     callback_.on_begin(total_steps_, state_.step);
     if (config_.eval_on_start && state_.step == 0 && !state_.first_eval_loss) evaluate();
     if (state_.boundary_pending) finish_step();
@@ -96,7 +96,12 @@ RunSummary Trainer::run() {
     } else if (saved_step_ != state_.step) {
         save_checkpoint();
     }
+    metrics_->sync();
     callback_.on_end();
+    if (!last_save_fault_.empty()) {
+        throw ResourceError("the last save failed: " + last_save_fault_ +
+                            "; make room and go on with --resume");
+    }
     return {.steps = state_.step,
             .total_steps = total_steps_,
             .signal = is_finished() ? 0 : StopSignal::received(),
@@ -118,15 +123,17 @@ void Trainer::train_one_step() {
         stop_requested_ = true;
         return;
     }
-    const double learning_rate =
-        config_.learning_rate * lr_factor(config_.lr_scheduler_type, state_.step, warmup_steps_, total_steps_);
-    const bool finite = std::isfinite(gradients.loss) && std::isfinite(norm);
-    const bool updates = finite && gradients.supervised_tokens > 0;
+    const double learning_rate = config_.learning_rate * lr_factor(config_.lr_scheduler_type, state_.step,
+                                                                   warmup_steps_, total_steps_);
+    const std::string fault = gradient_fault(gradients, norm);
+    const bool updates = fault.empty() && gradients.supervised_tokens > 0;
     if (updates) {
-        apply_update(learning_rate, norm);
+        apply_update(plan, learning_rate, norm);
         state_.nonfinite_in_a_row = 0;
-    } else if (!finite) {
-        refuse_update(plan, gradients, norm);
+    } else if (!fault.empty()) {
+        ++state_.nonfinite_in_a_row;
+        spdlog::error("step {}: {}, twice; no update is made. Rows: {}", state_.step + 1, fault,
+                      row_places(plan));
     } else {
         ++state_.skipped_steps;
         spdlog::warn("step {} has no supervised token and is skipped", state_.step + 1);
@@ -148,6 +155,15 @@ void Trainer::train_one_step() {
     }
     state_.boundary_pending = true;
     log_step(gradients, learning_rate, norm, updates, now_seconds() - start);
+    if (state_.nonfinite_in_a_row >= config_.max_nonfinite_steps) {
+        throw NonFiniteError(
+            fmt::format("stopped at step {}: {} steps in a row had no usable loss or gradient. The last good "
+                        "checkpoint is kept. "
+                        "Lower training.learning_rate or mend the rows named above and start a new run; it "
+                        "can go on from that "
+                        "checkpoint with model.adapter",
+                        state_.step, state_.nonfinite_in_a_row));
+    }
 }
 
 StepGradients Trainer::finite_gradients(const data::StepPlan& plan, double& norm) {
@@ -162,7 +178,7 @@ StepGradients Trainer::finite_gradients(const data::StepPlan& plan, double& norm
         gradients = accumulate_gradients(*input_.model, input_.train, plan, context, stop_received);
         if (gradients.stopped) return gradients;
         norm = optimizer_.grad_norm();
-        if (std::isfinite(gradients.loss) && std::isfinite(norm)) {
+        if (gradient_fault(gradients, norm).empty()) {
             if (attempt > 0) spdlog::warn("step {}: the second try gave finite numbers", state_.step + 1);
             return gradients;
         }
@@ -170,27 +186,17 @@ StepGradients Trainer::finite_gradients(const data::StepPlan& plan, double& norm
     return gradients;
 }
 
-void Trainer::refuse_update(const data::StepPlan& plan, const StepGradients& gradients, double norm) {
+std::string Trainer::row_places(const data::StepPlan& plan) const {
     std::string rows;
     for (const auto& micro_batch : plan.micro_batches) {
         for (const std::int64_t place : micro_batch) {
             rows += (rows.empty() ? "" : ", ") + input_.train[static_cast<std::size_t>(place)].place;
         }
     }
-    ++state_.nonfinite_in_a_row;
-    spdlog::error("step {}: {} is not finite, twice; no update is made. Rows: {}", state_.step + 1,
-                  std::isfinite(gradients.loss) ? fmt::format("the gradient norm ({})", norm)
-                                                : fmt::format("the loss ({})", gradients.loss),
-                  rows);
-    if (state_.nonfinite_in_a_row >= config_.max_nonfinite_steps) {
-        throw NonFiniteError(fmt::format(
-            "stopped at step {}: {} steps in a row had no finite loss or gradient. The last good checkpoint is kept; "
-            "lower training.learning_rate, or look at the rows named above, and go on with --resume",
-            state_.step + 1, state_.nonfinite_in_a_row));
-    }
+    return rows;
 }
 
-void Trainer::apply_update(double learning_rate, double norm) {
+void Trainer::apply_update(const data::StepPlan& plan, double learning_rate, double norm) {
     float scale = 1.0F;
     if (config_.max_grad_norm > 0) {
         scale = static_cast<float>(std::min(1.0, config_.max_grad_norm / (norm + 1e-6)));
@@ -198,6 +204,14 @@ void Trainer::apply_update(double learning_rate, double norm) {
     optimizer_.step(learning_rate, scale);
     ++state_.optimizer_steps;
     prove_adapters(learning_rate);
+    const std::string broken = optimizer_.nonfinite_tensor();
+    if (broken.empty()) return;
+    throw NonFiniteError(fmt::format(
+        "stopped at step {}: {} is not finite after the update. The last good checkpoint is kept. Lower "
+        "training.learning_rate or mend the rows {} and start a new run; it can go on from that checkpoint "
+        "with "
+        "model.adapter",
+        state_.step + 1, broken, row_places(plan)));
 }
 
 void Trainer::prove_adapters(double learning_rate) {
@@ -244,8 +258,9 @@ void Trainer::log_step(const StepGradients& gradients, double learning_rate, dou
                       .memory_bytes = peak_memory_bytes()};
     if (state_.step % config_.logging_steps == 0 || state_.step == total_steps_) {
         report.logged = true;
-        report.loss = state_.logged_steps > 0 ? state_.logged_loss_sum / static_cast<double>(state_.logged_steps)
-                                              : std::nan("");
+        report.loss = state_.logged_steps > 0
+                          ? state_.logged_loss_sum / static_cast<double>(state_.logged_steps)
+                          : std::nan("");
         Json line = {{"step", report.step},
                      {"epoch", report.epoch},
                      {"loss", number_or_null(report.loss)},
@@ -281,90 +296,6 @@ void Trainer::finish_step() {
     state_.boundary_pending = false;
     const bool improved = state_.best_eval_loss.value_or(HUGE_VAL) < best_before;
     if (is_due(config_.save_steps) || improved) save_checkpoint();
-}
-
-bool Trainer::evaluate() {
-    if (input_.eval.empty()) return true;
-    const auto total = static_cast<std::int64_t>(input_.eval.size());
-    const eval::EvalSums sums = eval::evaluate(
-        *input_.model, input_.eval,
-        {.should_stop = stop_received,
-         .progress = [&](std::int64_t rows) { callback_.on_evaluation_progress(rows, total); }});
-    if (sums.rows < total) return false;
-    const double loss = sums.mean_loss();
-    state_.last_eval_loss = loss;
-    if (!state_.first_eval_loss) state_.first_eval_loss = loss;
-    // The untrained adapter of step 0 is not a result.
-    const bool best = state_.step > 0 && loss < state_.best_eval_loss.value_or(HUGE_VAL);
-    if (best) {
-        state_.best_eval_loss = loss;
-        state_.best_step = state_.step;
-    }
-    metrics_->append({{"step", state_.step},
-                      {"eval_loss", number_or_null(loss)},
-                      {"eval_token_accuracy", sums.token_accuracy()}});
-    callback_.on_evaluation(state_.step, sums, best);
-    show_samples();
-    return true;
-}
-
-void Trainer::show_samples() {
-    if (config_.sample_rows == 0 || input_.tokenizer == nullptr) return;
-    std::vector<std::vector<tokenizer::TokenId>> prompts;
-    std::vector<const data::Example*> rows;
-    for (const data::Example& example : input_.eval) {
-        if (static_cast<std::int64_t>(rows.size()) == config_.sample_rows) break;
-        if (example.answer_begin == 0) continue;
-        rows.push_back(&example);
-        prompts.emplace_back(example.ids.begin(), example.ids.begin() + example.answer_begin);
-    }
-    const auto answers = eval::generate(
-        *input_.model, prompts,
-        {.max_new_tokens = kSampleTokens, .stop_ids = input_.stop_ids, .should_stop = stop_received});
-    for (std::size_t i = 0; i < rows.size(); ++i) {
-        callback_.on_sample({rows[i]->prompt, input_.tokenizer->decode(answers[i], true), rows[i]->expected});
-    }
-}
-
-void Trainer::save_checkpoint() {
-    for (const auto& list : {input_.adaptation->parameters, optimizer_.state()}) {
-        for (const adapters::TrainableParameter& parameter : list) {
-            if (!parameter.tensor.detach().isfinite().all().item<bool>()) {
-                throw NonFiniteError(parameter.key + " is not finite at step " + std::to_string(state_.step) +
-                                     "; nothing is saved, the last good checkpoint is kept");
-            }
-        }
-    }
-    const std::filesystem::path folder = paths_.checkpoint(state_.step);
-    try {
-        write_folder_atomically(folder, [&](const std::filesystem::path& temporary) {
-            adapters::save_adapter(temporary, *input_.adaptation, input_.base_model, input_.metadata);
-            adapters::save_tensors(temporary / kOptimizerFile, optimizer_.state(), {});
-            const Json state = {{"state", state_.to_json()}, {"identity", input_.identity}};
-            write_file_atomically(temporary / kStateFile, state.dump(2) + "\n");
-        });
-    } catch (const ResourceError& error) {
-        if (state_.step >= total_steps_ || stop_requested_ || stop_received()) throw;
-        spdlog::warn("checkpoint of step {} was not written: {}. The run goes on and tries again at the next save",
-                     state_.step, error.what());
-        return;
-    }
-    saved_step_ = state_.step;
-    callback_.on_save(folder);
-    prune_checkpoints(paths_.checkpoints(), config_.save_total_limit, state_.best_step);
-}
-
-void Trainer::save_result() {
-    if (config_.load_best_model_at_end && state_.best_step > 0 && state_.best_step != state_.step) {
-        adapters::load_adapter_weights(paths_.checkpoint(state_.best_step), *input_.adaptation);
-    }
-    write_folder_atomically(paths_.adapter(), [&](const std::filesystem::path& temporary) {
-        adapters::save_adapter(temporary, *input_.adaptation, input_.base_model, input_.metadata);
-        for (const std::filesystem::path& file : input_.files_to_copy) {
-            std::filesystem::copy_file(file, temporary / file.filename());
-        }
-    });
-    callback_.on_save(paths_.adapter());
 }
 
 }  // namespace qlora::train

@@ -141,6 +141,20 @@ def peer_from_adapter(base, adapter):
     return PeftModel.from_pretrained(base, adapter, is_trainable=True)
 
 
+def widen_products(model):
+    """Lets the bf16 linears of `model` multiply in fp32 and round the result once: what bf16 units do, and what torch does
+    10 to 50 times slower on CPUs without them."""
+
+    def widened(linear):
+        weight = linear.weight.detach().float()
+        bias = None if linear.bias is None else linear.bias.float()
+        return lambda x: torch.nn.functional.linear(x.float(), weight, bias).to(x.dtype)
+
+    for module in model.modules():
+        if isinstance(module, torch.nn.Linear) and module.weight.dtype == torch.bfloat16:
+            module.forward = widened(module)
+
+
 def trained_tensors(model):
     """The peer's trained tensors under the keys of an adapter file, copied."""
     tensors = {}

@@ -13,6 +13,10 @@ namespace qlora::adapters {
 /// Low-rank adapter of one linear (Hu et al. 2021): y += scaling * (dropout(x) A^T) B^T. A [r, in], B [out, r], fp32.
 class LoraLayer final : public nn::LinearAdapter {
   public:
+    // Names of the two matrices, as in PEFT's files.
+    static constexpr const char* kA = "lora_A.weight";
+    static constexpr const char* kB = "lora_B.weight";
+
     /// `site` numbers the adapters of a model: it names the dropout mask and the initial values' random stream.
     LoraLayer(std::int64_t in_features, std::int64_t out_features, std::int64_t r, double scaling, double dropout,
               std::uint32_t site);
@@ -23,6 +27,8 @@ class LoraLayer final : public nn::LinearAdapter {
     at::Tensor forward(const at::Tensor& x, const ops::FrozenWeight& base, const at::Tensor& bias,
                        const nn::ForwardContext& context) const override;
     at::Tensor delta_weight() const override;
+    /// scaling * B A, or the rows of it that belong to the rows `b`.
+    static at::Tensor delta(const at::Tensor& b, const at::Tensor& a, double scaling);
     std::vector<std::pair<std::string, at::Tensor>> parameters() const override;
 
     const at::Tensor& a() const { return a_; }

@@ -2,10 +2,13 @@
 
 #include <filesystem>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
 #include "qlora/adapters/inject.h"
+#include "qlora/io/checkpoint.h"
+#include "qlora/quant/quant_config.h"
 
 namespace qlora::adapters {
 
@@ -32,11 +35,21 @@ void save_adapter(const std::filesystem::path& folder, const Adaptation& adaptat
 /// The LoraConfig of an adapter folder; CheckpointError with advice when the folder is not a LoRA adapter.
 LoraConfig load_adapter_config(const std::filesystem::path& folder);
 
+/// Throws CheckpointError with all faults unless `file` holds exactly the `expected` tensors with their shapes (their
+/// dtypes are not compared, but must be floating).
+void check_adapter_tensors(const io::SafetensorsFile& file, const std::vector<io::TensorSpec>& expected);
+
 /// Copies an adapter's tensors into the parameters of `adaptation`. Strict both ways: missing, unexpected and misshapen
 /// keys are reported together. bf16 and fp16 tensors are widened.
 void load_adapter_weights(const std::filesystem::path& folder, Adaptation& adaptation);
 
 /// Metadata of an adapter's weights file.
 std::map<std::string, std::string> adapter_metadata(const std::filesystem::path& folder);
+
+/// What the base was quantized with when the adapter was trained; nothing when the adapter does not say.
+std::optional<quant::QuantConfig> trained_quantization(const std::filesystem::path& folder);
+
+/// CheckpointError when the adapter was trained on another base, by its fingerprint; one without passes, with a log line.
+void check_adapter_base(const std::filesystem::path& folder, const io::Checkpoint& base);
 
 }  // namespace qlora::adapters

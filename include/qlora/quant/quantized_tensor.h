@@ -34,5 +34,8 @@ QuantizedTensor quantize(const io::TensorView& tensor, const QuantConfig& config
 
 /// [rows, columns] in `dtype` (fp32, bf16, fp16): fp32 code * absmax rounded once.
 at::Tensor dequantize(const QuantizedTensor& tensor, at::ScalarType dtype);
+/// Rows [first, first + count) of it, the same bits.
+at::Tensor dequantize_rows(const QuantizedTensor& tensor, std::int64_t first, std::int64_t count,
+                           at::ScalarType dtype);
 
 }  // namespace qlora::quant

@@ -3,6 +3,8 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <filesystem>
+#include <string>
 #include <vector>
 
 #include "qlora/adapters/inject.h"
@@ -22,10 +24,13 @@ class AdamW {
     /// sqrt of the sum of squares of all gradients, in double; finite exactly when every gradient is.
     double grad_norm() const;
 
+    /// Key of the first parameter or moment that holds a value that is not finite; empty if there is none.
+    std::string nonfinite_tensor() const;
+
     std::int64_t steps() const { return steps_; }
     /// The moments under "exp_avg." and "exp_avg_sq." + the parameter's key.
     std::vector<adapters::TrainableParameter> state() const;
-    /// Takes what `state` gave from `file`; strict. `steps` comes from the run state.
+    /// Takes what `state` gave from `file`; strict (names, shapes, finite). `steps` comes from the run state.
     void load_state(const std::filesystem::path& file, std::int64_t steps);
 
   private:

@@ -11,12 +11,12 @@ namespace qlora::train {
 
 /// Bytes that a run will need at its worst moment, from shapes alone.
 struct MemoryPlan {
-    std::int64_t weights = 0;      ///< as stored: packed linears, dense embedding and head
+    std::int64_t weights = 0;       ///< as stored: packed linears, dense embedding and head
     std::int64_t dense_copies = 0;  ///< fp32 forms that are kept, or the largest temporary one
-    std::int64_t adapters = 0;     ///< parameters, gradients, both moments
-    std::int64_t activations = 0;  ///< of the largest micro-batch
-    std::int64_t logits = 0;       ///< one chunk of the head and its gradient
-    std::int64_t baseline = 0;     ///< LibTorch itself
+    std::int64_t adapters = 0;      ///< parameters, gradients, both moments
+    std::int64_t activations = 0;   ///< of the largest micro-batch
+    std::int64_t logits = 0;        ///< one chunk of the head and its gradient
+    std::int64_t baseline = 0;      ///< LibTorch itself
 
     std::int64_t total() const { return weights + dense_copies + adapters + activations + logits + baseline; }
     std::string text() const;
@@ -27,10 +27,10 @@ struct MemoryRequest {
     models::ModelConfig config;
     quant::QuantConfig quantization;
     std::vector<adapters::Target> targets;
-    std::int64_t whole_module_elements = 0;  ///< of modules_to_save
-    std::int64_t tokens = 0;                 ///< in the largest micro-batch
-    std::int64_t supervised_tokens = 0;      ///< in the same
-    std::int64_t bytes_per_element = 4;      ///< of activations
+    std::int64_t whole_module_elements = 0;    ///< of modules_to_save
+    std::int64_t tokens = 0;                   ///< in the largest micro-batch
+    std::int64_t supervised_tokens = 0;        ///< in the same
+    std::int64_t bytes_per_element = 4;        ///< of activations
     std::int64_t stored_bytes_per_weight = 2;  ///< of dense weights, as on disk
     bool gradient_checkpointing = false;
     bool keep_dense = false;
@@ -38,8 +38,18 @@ struct MemoryRequest {
 
 MemoryPlan plan_memory(const MemoryRequest& request);
 
-/// Bytes that the machine can still give (MemAvailable, or the limit of the control group if lower).
+/// Bytes that the machine can still give: MemAvailable, or what the control group or `ulimit -v` leaves if
+/// lower.
 std::int64_t available_memory_bytes();
+
+/// ResourceError, with what to change, when the plan is beyond what is available by more than its own
+/// uncertainty.
+void require_memory(const MemoryPlan& plan);
+
+/// What makes a run need less memory, for messages.
+inline constexpr const char* kMemoryAdvice =
+    "what helps most: a smaller training.per_device_train_batch_size, a smaller data.max_length, "
+    "training.gradient_checkpointing: true";
 
 /// Whether fp32 forms of all frozen matrices are kept: they take at most a quarter of the available memory.
 bool keeps_dense(const models::CausalLM& model);

@@ -1,6 +1,9 @@
 #pragma once
 
+#include <cstdint>
 #include <filesystem>
+#include <string>
+#include <vector>
 
 namespace qlora::train {
 
@@ -12,7 +15,9 @@ struct RunPaths {
     std::filesystem::path metrics() const { return root / "metrics.jsonl"; }
     std::filesystem::path adapter() const { return root / "adapter"; }
     std::filesystem::path checkpoints() const { return root / "checkpoints"; }
-    std::filesystem::path checkpoint(std::int64_t step) const { return checkpoints() / ("step-" + std::to_string(step)); }
+    std::filesystem::path checkpoint(std::int64_t step) const {
+        return checkpoints() / ("step-" + std::to_string(step));
+    }
     std::filesystem::path rejected() const { return root / "rejected.jsonl"; }
     std::filesystem::path lock() const { return root / ".lock"; }
 
@@ -20,7 +25,8 @@ struct RunPaths {
     bool holds_run() const;
 };
 
-/// Exclusive use of an output folder (flock: a killed owner leaves none). A second run is refused with the first's pid.
+/// Exclusive use of an output folder (flock: a killed owner leaves none). A second run is refused with the
+/// first's pid. Makes the folder; at the end it is removed again if the run has put nothing into it.
 class RunLock {
   public:
     explicit RunLock(const RunPaths& paths);
@@ -29,6 +35,8 @@ class RunLock {
     RunLock& operator=(const RunLock&) = delete;
 
   private:
+    std::filesystem::path file_;
+    std::vector<std::filesystem::path> made_;  ///< folders that were not there before, innermost first
     int fd_ = -1;
 };
 

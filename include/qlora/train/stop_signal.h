@@ -2,8 +2,9 @@
 
 namespace qlora::train {
 
-/// While it lives, the first SIGINT or SIGTERM only sets a flag, a second one leaves the process at once (130 or 143);
-/// SIGHUP and SIGPIPE are ignored, so that a closed terminal does not end a run. One at a time.
+/// While it lives, the first SIGINT or SIGTERM only sets a flag, a second one leaves the process at once (130
+/// or 143); SIGHUP and SIGPIPE are ignored, so that a closed terminal does not end a run, and SIGXFSZ, so
+/// that a limit on the size of files is an error like a full disk. One at a time.
 class StopSignal {
   public:
     StopSignal();

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -27,7 +28,7 @@ struct TrainerInput {
     const models::CausalLM* model = nullptr;
     adapters::Adaptation* adaptation = nullptr;
     std::vector<data::Example> train;
-    std::vector<data::Example> eval;  ///< empty: no evaluation
+    std::vector<data::Example> eval;                  ///< empty: no evaluation
     const tokenizer::Tokenizer* tokenizer = nullptr;  ///< to show samples; may be null
     std::vector<tokenizer::TokenId> stop_ids;
     data::BatchPlanOptions plan;
@@ -36,7 +37,8 @@ struct TrainerInput {
     std::string base_model;                            ///< for adapter_config.json
     std::map<std::string, std::string> metadata;       ///< of the adapter file
     std::vector<std::filesystem::path> files_to_copy;  ///< tokenizer files, beside the adapter
-    Json identity;  ///< what a resumed run must share (fingerprints, threads, settings), saved in each checkpoint
+    Json identity;  ///< what a resumed run must share (fingerprints, threads, settings), saved in each
+                    ///< checkpoint
 };
 
 /// How a run ended.
@@ -59,10 +61,15 @@ class Trainer {
     /// Continues from a whole checkpoint of this run; before `run`. The caller has compared the identities.
     void resume_from(const std::filesystem::path& checkpoint);
 
+    /// ResourceError unless the disk has room for two checkpoints (one when a run goes on); before `run`.
+    void require_disk_space() const;
+
     RunSummary run();
 
     std::int64_t total_steps() const { return total_steps_; }
     bool is_finished() const { return state_.step >= total_steps_ && !state_.boundary_pending; }
+    /// Whether the run is finished and `adapter/` holds its whole result.
+    bool has_result() const;
     const RunState& state() const { return state_; }
 
   private:
@@ -70,14 +77,24 @@ class Trainer {
     const std::vector<data::StepPlan>& epoch_plan();
     void train_one_step();
     StepGradients finite_gradients(const data::StepPlan& plan, double& norm);
-    void refuse_update(const data::StepPlan& plan, const StepGradients& gradients, double norm);
-    void apply_update(double learning_rate, double norm);
+    /// The step's rows as "file:line, file:line".
+    std::string row_places(const data::StepPlan& plan) const;
+    void apply_update(const data::StepPlan& plan, double learning_rate, double norm);
     void prove_adapters(double learning_rate);
-    void log_step(const StepGradients& gradients, double learning_rate, double norm, bool updated, double seconds);
+    void log_step(const StepGradients& gradients, double learning_rate, double norm, bool updated,
+                  double seconds);
     void finish_step();
     bool evaluate();
     void show_samples();
+    std::uint64_t checkpoint_bytes() const;
+    void require_finite() const;
+    /// One try, or a few when nothing comes after; ResourceError with what it needs.
+    void save(const std::filesystem::path& folder, bool is_last,
+              const std::function<void(const std::filesystem::path&)>& fill);
+    /// A failure is logged, or kept in `last_save_fault_` when no other save comes after.
     void save_checkpoint();
+    std::int64_t result_step() const;
+    void load_best();
     void save_result();
     bool is_epoch_end() const { return state_.step_in_epoch == 0; }
     bool is_due(const std::optional<std::int64_t>& interval) const;
@@ -101,6 +118,7 @@ class Trainer {
     double training_seconds_ = 0.0;
     std::int64_t timed_steps_ = 0;
     bool stop_requested_ = false;
+    std::string last_save_fault_;
 };
 
 }  // namespace qlora::train

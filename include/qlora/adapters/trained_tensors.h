@@ -1,0 +1,26 @@
+#pragma once
+
+#include <cstdint>
+#include <string>
+#include <vector>
+
+#include "qlora/adapters/target_matching.h"
+#include "qlora/models/causal_lm.h"
+
+namespace qlora::adapters {
+
+enum class TrainedPart { kLoraA, kLoraB, kWeight, kBias };
+
+/// A tensor that an adapter trains: its key in PEFT's file, and the part of the model it belongs to.
+struct TrainedTensor {
+    std::string key;     ///< "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
+    std::string module;  ///< "model.layers.0.self_attn.q_proj"
+    TrainedPart part = TrainedPart::kLoraA;
+    std::vector<std::int64_t> shape;
+    bool decays = true;  ///< weight decay applies (not to biases and norms, as in the HF trainer)
+};
+
+/// Everything that a matched configuration trains. The model may be empty: its weights are not looked at.
+std::vector<TrainedTensor> trained_tensors(const MatchResult& match, models::CausalLM& model);
+
+}  // namespace qlora::adapters

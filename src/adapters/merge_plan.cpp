@@ -1,0 +1,151 @@
+#include "merge_plan.h"
+
+#include "qlora/adapters/peft_format.h"
+#include "qlora/adapters/trained_tensors.h"
+#include "qlora/core/error.h"
+#include "qlora/core/log.h"
+#include "qlora/models/base_loader.h"
+
+namespace qlora::adapters {
+namespace {
+
+const std::string kHeadWeight = std::string(models::CausalLM::kHeadPath) + ".weight";
+const std::string kEmbeddingWeight = std::string(models::CausalLM::kEmbeddingPath) + ".weight";
+
+io::DType output_dtype(MergeDtype wanted, io::DType base) {
+    switch (wanted) {
+        case MergeDtype::kFloat32:
+            return io::DType::kF32;
+        case MergeDtype::kBfloat16:
+            return io::DType::kBF16;
+        case MergeDtype::kFloat16:
+            return io::DType::kF16;
+        case MergeDtype::kAuto:
+            break;
+    }
+    return base;
+}
+
+void require_dequantizable(const MergeInputs& inputs, const MergeRequest& request) {
+    if (request.base != MergeBase::kDequantized) return;
+    const std::string file = inputs.adapter.path().string();
+    if (!inputs.trained_on) {
+        throw ConfigError("--base dequantized: " + file +
+                          " does not say how its base was quantized (metadata " + kQuantizationKey +
+                          ", which qlora-train writes); use --base original");
+    }
+    if (!inputs.trained_on->load_in_4bit) {
+        throw ConfigError("--base dequantized: " + file +
+                          " was trained on a base that was not quantized; use --base original");
+    }
+}
+
+PlannedTensor plan_tensor(const std::string& name, const TensorSource& base, const MergeInputs& inputs,
+                          const MergeRequest& request) {
+    PlannedTensor out;
+    out.source = base;
+    const io::DType stored = base.view->dtype;
+    out.spec = {name, models::is_recomputed_buffer(name) ? stored : output_dtype(request.dtype, stored),
+                base.view->shape};
+    if (const auto replacement = inputs.replacements.find(name); replacement != inputs.replacements.end()) {
+        out.source = replacement->second;
+        out.from_adapter = true;
+        return out;
+    }
+    out.dequantized = request.base == MergeBase::kDequantized && inputs.quantized.contains(name);
+    if (const auto update = inputs.updates.find(name); update != inputs.updates.end()) {
+        out.update = &update->second;
+    }
+    return out;
+}
+
+/// Tensors in the order in which the safetensors package writes them.
+void sort_for_file(PlannedShard& shard) {
+    std::vector<io::TensorSpec> specs;
+    std::map<std::string, PlannedTensor> by_name;
+    for (PlannedTensor& tensor : shard.tensors) {
+        specs.push_back(tensor.spec);
+        by_name[tensor.spec.name] = std::move(tensor);
+    }
+    shard.tensors.clear();
+    for (const io::TensorSpec& spec : io::sorted_for_safetensors(std::move(specs))) {
+        shard.tensors.push_back(std::move(by_name.at(spec.name)));
+    }
+}
+
+}  // namespace
+
+MergeInputs::MergeInputs(const MergeRequest& request)
+    : lora(load_adapter_config(request.adapter)),
+      config(models::load_model_config(request.model)),
+      base(request.model),
+      adapter(request.adapter / kAdapterWeightsFile),
+      trained_on(trained_quantization(request.adapter)) {
+    models::check_base(base, config);
+    models::CausalLM empty(config, at::kFloat);
+    const MatchResult match = match_targets(lora, module_infos(config), config.model_type);
+    for (const std::string& warning : match.warnings) spdlog::warn("{}", warning);
+    const std::vector<TrainedTensor> trained = trained_tensors(match, empty);
+    std::vector<io::TensorSpec> expected;
+    for (const TrainedTensor& tensor : trained)
+        expected.push_back({tensor.key, io::DType::kF32, tensor.shape});
+    check_adapter_tensors(adapter, expected);
+
+    for (const nn::Linear* linear : empty.linears()) quantized.insert(linear->path() + ".weight");
+    for (const Target& target : match.targets) {
+        updates[target.path + ".weight"] = {
+            .module = target.path, .scaling = target.scaling, .a = {}, .b = {}};
+    }
+    for (const TrainedTensor& tensor : trained) {
+        const TensorSource source{&adapter, &adapter.at(tensor.key)};
+        const std::string weight = tensor.module + ".weight";
+        switch (tensor.part) {
+            case TrainedPart::kLoraA:
+                updates.at(weight).a = source;
+                break;
+            case TrainedPart::kLoraB:
+                updates.at(weight).b = source;
+                break;
+            case TrainedPart::kWeight:
+                replacements[weight] = source;
+                break;
+            case TrainedPart::kBias:
+                replacements[tensor.module + ".bias"] = source;
+                break;
+        }
+    }
+    require_dequantizable(*this, request);
+}
+
+std::int64_t element_count(const io::TensorSpec& spec) {
+    std::int64_t values = 1;
+    for (const std::int64_t size : spec.shape) values *= size;
+    return values;
+}
+
+MergePlan plan_merge(const MergeInputs& inputs, const MergeRequest& request) {
+    MergePlan plan;
+    // Training either of two tied tensors makes them two.
+    plan.untied = inputs.config.tie_word_embeddings && (inputs.replacements.contains(kHeadWeight) ||
+                                                        inputs.replacements.contains(kEmbeddingWeight));
+    const bool head_is_new = plan.untied && !inputs.base.contains(kHeadWeight);
+    for (const io::SafetensorsFile& file : inputs.base.shards()) {
+        PlannedShard shard{.file = file.path().filename().string(), .tensors = {}};
+        for (const io::TensorView& view : file.tensors()) {
+            const TensorSource source{&file, &view};
+            shard.tensors.push_back(plan_tensor(view.name, source, inputs, request));
+            if (head_is_new && view.name == kEmbeddingWeight) {
+                shard.tensors.push_back(plan_tensor(kHeadWeight, source, inputs, request));
+            }
+        }
+        sort_for_file(shard);
+        for (const PlannedTensor& tensor : shard.tensors) {
+            plan.bytes +=
+                element_count(tensor.spec) * static_cast<std::int64_t>(io::size_of(tensor.spec.dtype));
+        }
+        plan.shards.push_back(std::move(shard));
+    }
+    return plan;
+}
+
+}  // namespace qlora::adapters

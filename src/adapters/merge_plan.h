@@ -1,0 +1,66 @@
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <optional>
+#include <set>
+#include <string>
+#include <vector>
+
+#include "merge_tensor.h"
+#include "qlora/adapters/lora_config.h"
+#include "qlora/io/checkpoint.h"
+#include "qlora/models/model_config.h"
+
+namespace qlora::adapters {
+
+/// An adapted layer's matrices in the adapter file.
+struct PlannedUpdate {
+    std::string module;
+    double scaling = 0;
+    TensorSource a, b;
+};
+
+/// One tensor of the merged model and where it comes from.
+struct PlannedTensor {
+    io::TensorSpec spec;
+    TensorSource source;  ///< in the base, or in the adapter where it is replaced
+    bool from_adapter = false;
+    bool dequantized = false;               ///< a matrix that is written as NF4 holds it
+    const PlannedUpdate* update = nullptr;  ///< of an adapted layer
+};
+
+/// One file of the merged model; tensors in the order they are written.
+struct PlannedShard {
+    std::string file;
+    std::vector<PlannedTensor> tensors;
+};
+
+/// Base and adapter opened and checked against each other; nothing read yet but headers.
+struct MergeInputs {
+    explicit MergeInputs(const MergeRequest& request);
+    MergeInputs(const MergeInputs&) = delete;  // its parts point at each other
+    MergeInputs& operator=(const MergeInputs&) = delete;
+
+    LoraConfig lora;
+    models::ModelConfig config;
+    io::Checkpoint base;
+    io::SafetensorsFile adapter;
+    std::optional<quant::QuantConfig> trained_on;
+    // By the base's tensor names:
+    std::set<std::string> quantized;  ///< those that training saw in NF4
+    std::map<std::string, TensorSource> replacements;
+    std::map<std::string, PlannedUpdate> updates;
+};
+
+std::int64_t element_count(const io::TensorSpec& spec);
+
+struct MergePlan {
+    std::vector<PlannedShard> shards;
+    bool untied = false;
+    std::int64_t bytes = 0;
+};
+
+MergePlan plan_merge(const MergeInputs& inputs, const MergeRequest& request);
+
+}  // namespace qlora::adapters

@@ -1,0 +1,153 @@
+#include "merge_tensor.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "qlora/adapters/lora.h"
+#include "qlora/core/error.h"
+#include "qlora/quant/tensor_bytes.h"
+
+namespace qlora::adapters {
+namespace {
+
+/// Values held in fp32 at a time: about 1 MiB each of a dozen temporaries, which stay in the processor's
+/// cache.
+constexpr std::int64_t kBlockValues = 1 << 18;
+
+/// Elements [first, first + count) of a tensor, as a one-dimensional view.
+io::TensorView slice(const io::TensorView& view, std::int64_t first, std::int64_t count) {
+    const std::size_t width = io::size_of(view.dtype);
+    return {
+        view.name,
+        view.dtype,
+        {count},
+        view.bytes.subspan(static_cast<std::size_t>(first) * width, static_cast<std::size_t>(count) * width)};
+}
+
+void require_finite(const at::Tensor& values, const std::string& name) {
+    if (values.isfinite().all().item<bool>()) return;
+    throw CheckpointError("tensor " + name + " holds a value that is not finite; the file is damaged");
+}
+
+/// fp32 values to be written under `dtype`: rounded once, and still finite.
+at::Tensor rounded(const at::Tensor& values, io::DType dtype, const std::string& name) {
+    at::Tensor out = values.to(quant::scalar_type_of(dtype));
+    if (!out.isfinite().all().item<bool>()) {
+        throw ConfigError("tensor " + name + " has values up to " +
+                          std::to_string(values.abs().max().item<float>()) + ", which do not fit " +
+                          std::string(io::name_of(dtype)) + "; use --dtype bfloat16 or float32");
+    }
+    return out;
+}
+
+/// Calls `row_block(first row, rows)` for all rows of a matrix, a block of about kBlockValues at a time.
+template <class RowBlock>
+void for_row_blocks(const io::TensorView& matrix, RowBlock&& row_block) {
+    const std::int64_t rows = matrix.shape.at(0), columns = std::max<std::int64_t>(1, matrix.shape.at(1));
+    const std::int64_t step = std::max<std::int64_t>(1, kBlockValues / columns);
+    for (std::int64_t first = 0; first < rows; first += step) row_block(first, std::min(step, rows - first));
+}
+
+at::Tensor rows_fp32(const io::TensorView& matrix, std::int64_t first, std::int64_t count) {
+    const std::int64_t columns = matrix.shape.at(1);
+    return quant::tensor_from_view(slice(matrix, first * columns, count * columns))
+        .to(at::kFloat)
+        .view({count, columns});
+}
+
+/// The precision in which products saw the NF4 values.
+at::ScalarType value_dtype(const quant::QuantConfig& config) {
+    switch (config.bnb_4bit_compute_dtype) {
+        case quant::ComputeDtype::kBfloat16:
+            return at::kBFloat16;
+        case quant::ComputeDtype::kFloat16:
+            return at::kHalf;
+        default:
+            return at::kFloat;
+    }
+}
+
+at::Tensor nf4_rows(const quant::QuantizedTensor& packed, const quant::QuantConfig& config,
+                    std::int64_t first, std::int64_t count) {
+    return quant::dequantize_rows(packed, first, count, value_dtype(config)).to(at::kFloat);
+}
+
+double square_sum(const at::Tensor& values) {
+    return values.to(at::kDouble).square_().sum().item<double>();
+}
+
+/// Bits of a tensor as integers, for comparison: 0 and -0 differ.
+at::Tensor bits_of(const at::Tensor& values) {
+    return values.view(values.element_size() == 4 ? at::kInt : at::kShort);
+}
+
+}  // namespace
+
+std::optional<double> LayerMeasure::ratio() const {
+    if (quantization_error == 0) return std::nullopt;
+    return delta / quantization_error;
+}
+
+void write_converted(const TensorSource& source, io::DType dtype, io::SafetensorsWriter& writer) {
+    const io::TensorView& view = *source.view;
+    const std::int64_t n = view.elements();
+    for (std::int64_t first = 0; first < n; first += kBlockValues) {
+        const io::TensorView part = slice(view, first, std::min(kBlockValues, n - first));
+        const at::Tensor values = quant::tensor_from_view(part);
+        require_finite(values, view.name);
+        if (view.dtype == dtype) {
+            writer.append(part.bytes);
+        } else {
+            writer.append(quant::bytes_of(rounded(values.to(at::kFloat), dtype, view.name)));
+        }
+        source.file->release(part);
+    }
+}
+
+void write_dequantized(const TensorSource& source, const quant::QuantConfig& config, io::DType dtype,
+                       io::SafetensorsWriter& writer) {
+    const quant::QuantizedTensor packed = quant::quantize(*source.view, config);
+    source.file->release(*source.view);
+    for_row_blocks(*source.view, [&](std::int64_t first, std::int64_t count) {
+        const at::Tensor out = rounded(nf4_rows(packed, config, first, count), dtype, source.view->name);
+        writer.append(quant::bytes_of(out));
+    });
+}
+
+LayerMeasure write_merged(const TensorSource& source, const LowRankUpdate& update, MergeBase base,
+                          const quant::QuantConfig& config, io::DType dtype, io::SafetensorsWriter& writer) {
+    const io::TensorView& view = *source.view;
+    const quant::QuantizedTensor packed = quant::quantize(view, config);  // refuses what is not finite
+    LayerMeasure measure;
+    double delta_squares = 0, error_squares = 0;
+    for_row_blocks(view, [&](std::int64_t first, std::int64_t count) {
+        const at::Tensor original = rows_fp32(view, first, count);
+        const at::Tensor nf4 = nf4_rows(packed, config, first, count);
+        const at::Tensor delta = LoraLayer::delta(update.b.narrow(0, first, count), update.a, update.scaling);
+        const at::Tensor& start = base == MergeBase::kDequantized ? nf4 : original;
+        const at::Tensor out = rounded(start + delta, dtype, view.name);
+        writer.append(quant::bytes_of(out));
+
+        delta_squares += square_sum(delta);
+        error_squares += square_sum(original - nf4);
+        const at::Tensor changed = delta.ne(0);
+        const at::Tensor same = bits_of(out).eq(bits_of(start.to(out.scalar_type())));
+        measure.changed += changed.sum().item<std::int64_t>();
+        measure.rounded_back += changed.logical_and(same).sum().item<std::int64_t>();
+    });
+    source.file->release(view);
+    measure.delta = std::sqrt(delta_squares);
+    measure.quantization_error = std::sqrt(error_squares);
+    return measure;
+}
+
+at::Tensor load_fp32(const TensorSource& source) {
+    at::Tensor out = quant::tensor_from_view(*source.view).to(at::kFloat);
+    require_finite(out, source.file->path().string() + ": " + source.view->name);
+    source.file->release(*source.view);
+    return out;
+}
+
+}  // namespace qlora::adapters

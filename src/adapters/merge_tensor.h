@@ -1,0 +1,38 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "qlora/adapters/merge.h"
+#include "qlora/io/safetensors.h"
+#include "qlora/quant/quantized_tensor.h"
+
+namespace qlora::adapters {
+
+/// A mapped tensor and the file whose pages are given back once they are used.
+struct TensorSource {
+    const io::SafetensorsFile* file = nullptr;
+    const io::TensorView* view = nullptr;
+};
+
+/// The update of one layer: scaling * B A with A [r, in], B [out, r], fp32.
+struct LowRankUpdate {
+    at::Tensor a;
+    at::Tensor b;
+    double scaling = 0;
+};
+
+/// Appends the tensor, converted to `dtype` where that differs.
+void write_converted(const TensorSource& source, io::DType dtype, io::SafetensorsWriter& writer);
+
+/// Appends the matrix as NF4 holds it, rounded to `dtype`.
+void write_dequantized(const TensorSource& source, const quant::QuantConfig& config, io::DType dtype,
+                       io::SafetensorsWriter& writer);
+
+/// Appends base + update rounded to `dtype`; the base is the matrix itself or what NF4 makes of it.
+LayerMeasure write_merged(const TensorSource& source, const LowRankUpdate& update, MergeBase base,
+                          const quant::QuantConfig& config, io::DType dtype, io::SafetensorsWriter& writer);
+
+/// An adapter's tensor in fp32; CheckpointError if a value is not finite.
+at::Tensor load_fp32(const TensorSource& source);
+
+}  // namespace qlora::adapters

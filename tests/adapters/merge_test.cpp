@@ -1,0 +1,150 @@
+#include "qlora/adapters/merge.h"
+
+#include <ATen/ATen.h>
+#include <ATen/CPUGeneratorImpl.h>
+#include <gtest/gtest.h>
+
+#include <algorithm>
+
+#include "qlora/adapters/inject.h"
+#include "qlora/adapters/lora.h"
+#include "qlora/adapters/peft_format.h"
+#include "qlora/models/base_loader.h"
+#include "qlora/quant/tensor_bytes.h"
+#include "support/temp_dir.h"
+
+namespace qlora::adapters {
+namespace {
+
+// The MLP's matrices have more values than the merge holds at a time, and rows that no block divides.
+constexpr const char* kConfig = R"({"model_type": "llama", "vocab_size": 50, "hidden_size": 60,
+  "intermediate_size": 9001, "num_hidden_layers": 1, "num_attention_heads": 2, "num_key_value_heads": 2,
+  "max_position_embeddings": 64, "rms_norm_eps": 1e-6, "tie_word_embeddings": true})";
+
+at::Tensor random(at::IntArrayRef shape, std::uint64_t seed) {
+    return at::randn(shape, at::make_generator<at::CPUGeneratorImpl>(seed), at::kFloat);
+}
+
+/// A one-layer model and an adapter on all its linears but up_proj, with a random B.
+class Merge : public testing::Test {
+  protected:
+    Merge() {
+        std::filesystem::create_directory(model_);
+        test::write_file(model_ / "config.json", kConfig);
+        const models::ModelConfig config = models::load_model_config(model_);
+        models::CausalLM empty(config, at::kFloat);
+        std::vector<TrainableParameter> tensors{{"model.embed_tokens.weight", random({50, 60}, 1)}};
+        for (const nn::Linear* linear : empty.linears()) {
+            tensors.push_back({linear->path() + ".weight",
+                               random({linear->out_features(), linear->in_features()}, tensors.size() + 1)});
+        }
+        for (const nn::RmsNorm* norm : empty.norms())
+            tensors.push_back({norm->path() + ".weight", at::ones({60})});
+        save_tensors(model_ / "model.safetensors", tensors, {{"format", "pt"}});
+
+        const io::Checkpoint checkpoint(model_);
+        const auto model = models::load_base(checkpoint, config, {});
+        LoraConfig lora;
+        lora.target_modules = NameList{"q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "down_proj"};
+        lora.init_lora_weights = InitLoraWeights::kRandom;
+        const Adaptation adaptation = inject(*model, lora, 7);
+        save_adapter(
+            adapter_, adaptation, "base",
+            {{kBaseKey, checkpoint.fingerprint()}, {kQuantizationKey, write_fields(quantization_).dump()}});
+        for (const nn::Linear* linear : model->linears()) {
+            if (linear->adapter()) deltas_[linear->path()] = linear->adapter()->delta_weight();
+        }
+    }
+
+    MergeRequest request() const {
+        return {.model = model_, .adapter = adapter_, .output = folder_ / "merged"};
+    }
+    std::vector<std::string> entries() const {
+        std::vector<std::string> out;
+        for (const auto& entry : std::filesystem::directory_iterator(folder_.path())) {
+            out.push_back(entry.path().filename().string());
+        }
+        std::sort(out.begin(), out.end());
+        return out;
+    }
+
+    test::TempDir folder_;
+    std::filesystem::path model_ = folder_ / "model";
+    std::filesystem::path adapter_ = folder_ / "adapter";
+    quant::QuantConfig quantization_;
+    std::map<std::string, at::Tensor> deltas_;  ///< by module
+};
+
+TEST_F(Merge, MatricesLargerThanABlockAreMergedRowByRow) {
+    for (const MergeBase base : {MergeBase::kOriginal, MergeBase::kDequantized}) {
+        MergeRequest wanted = request();
+        wanted.base = base;
+        wanted.output = folder_ / (base == MergeBase::kOriginal ? "original" : "dequantized");
+        const MergeReport report = merge(wanted);
+        EXPECT_EQ(report.layers.size(), deltas_.size());
+        const io::Checkpoint original(model_), merged(wanted.output);
+        ASSERT_EQ(original.names(), merged.names());
+        for (const std::string& name : original.names()) {
+            at::Tensor expected = quant::tensor_from_view(original.at(name));
+            const std::string module = name.substr(0, name.rfind('.'));
+            if (base == MergeBase::kDequantized && name.find("_proj") != std::string::npos) {
+                expected = quant::dequantize(quant::quantize(original.at(name), quantization_), at::kFloat);
+            }
+            const at::Tensor got = quant::tensor_from_view(merged.at(name));
+            const auto delta = deltas_.find(module);
+            if (delta == deltas_.end()) {
+                EXPECT_TRUE(at::equal(got, expected)) << name;
+                continue;
+            }
+            // A product of some of the rows may be summed in another order than one of all rows.
+            expected = expected + delta->second;
+            EXPECT_LE((got - expected).abs().max().item<float>(), 1e-5F) << name;
+            EXPECT_GT(delta->second.abs().max().item<float>(), 1e-2F) << name;
+        }
+    }
+}
+
+TEST_F(Merge, MeasuresAddUpOverBlocks) {
+    const MergeReport report = merge(request());
+    const io::Checkpoint original(model_);
+    for (const LayerMeasure& layer : report.layers) {
+        const io::TensorView& view = original.at(layer.path + ".weight");
+        const at::Tensor nf4 = quant::dequantize(quant::quantize(view, quantization_), at::kFloat);
+        const double error = (quant::tensor_from_view(view) - nf4).to(at::kDouble).norm().item<double>();
+        const double delta = deltas_.at(layer.path).to(at::kDouble).norm().item<double>();
+        EXPECT_NEAR(layer.quantization_error / error, 1, 1e-9) << layer.path;
+        EXPECT_NEAR(layer.delta / delta, 1, 1e-6) << layer.path;
+        EXPECT_EQ(layer.changed, view.elements()) << layer.path;
+        EXPECT_EQ(layer.ratio(), layer.delta / layer.quantization_error);
+    }
+}
+
+TEST_F(Merge, StoppedAtAnyTensorItLeavesNothing) {
+    const std::vector<std::string> before = entries();
+    int tensors = 0;
+    MergeRequest wanted = request();
+    wanted.stop_requested = [&] { return ++tensors < 0; };
+    merge(wanted);
+    ASSERT_EQ(tensors, 11);
+    std::filesystem::remove_all(wanted.output);
+    for (int stop = 1; stop <= tensors; ++stop) {
+        int asked = 0;
+        wanted.stop_requested = [&] { return ++asked == stop; };
+        EXPECT_THROW(merge(wanted), MergeStopped);
+        EXPECT_EQ(entries(), before) << stop;
+    }
+}
+
+TEST_F(Merge, AFaultInTheMiddleLeavesNothing) {
+    std::string bytes = test::read_file(model_ / "model.safetensors");
+    bytes[bytes.size() - 1] = bytes[bytes.size() - 2] = '\xff';  // a NaN in the last tensor
+    test::write_file(model_ / "model.safetensors", bytes);
+    const std::vector<std::string> before = entries();
+    MergeRequest wanted = request();
+    wanted.allow_other_base = true;
+    EXPECT_THROW(merge(wanted), CheckpointError);
+    EXPECT_EQ(entries(), before);
+}
+
+}  // namespace
+}  // namespace qlora::adapters

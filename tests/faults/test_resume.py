@@ -1,0 +1,387 @@
+"""A run that was stopped and resumed equals one that never was: result, checkpoints, metrics, to the byte."""
+
+import json
+import os
+import random
+import re
+import shutil
+import signal
+import time
+
+import pytest
+from training_run import FULL, folder_difference, leftovers, metrics, run_difference, steps_of, strace
+
+STEPS = 20
+STOPPED = {signal.SIGTERM: 143, signal.SIGINT: 130}
+
+
+@pytest.fixture(scope="module")
+def every_step(experiment):
+    return experiment.reference()
+
+
+def resume_and_compare(experiment, reference, tally, name, **settings):
+    ended = experiment.train("--resume", **settings)
+    assert ended.code == 0, ended.text
+    difference = run_difference(experiment.out, reference)
+    tally.add(name, "silent" if difference else "survived")
+    assert not difference
+    return ended
+
+
+def go_back(experiment, reference, step):
+    """The run as a process killed right after the checkpoint of `step` left it, later log lines included."""
+    experiment.put_back(reference)
+    shutil.rmtree(experiment.out / "adapter")
+    for later in steps_of(experiment.out):
+        if later > step:
+            shutil.rmtree(experiment.out / f"checkpoints/step-{later}")
+
+
+def test_two_runs_are_equal(experiment, every_step):
+    experiment.config()
+    experiment.clear()
+    assert experiment.train().code == 0
+    assert run_difference(experiment.out, every_step) == ""
+    assert steps_of(experiment.out) == list(range(1, STEPS + 1))
+
+
+@pytest.mark.parametrize("step", range(1, STEPS))
+def test_resume_at_every_step(experiment, every_step, tally, step):
+    experiment.config()
+    go_back(experiment, every_step, step)
+    resume_and_compare(experiment, every_step, tally, "resume at each step")
+
+
+def test_metrics_are_cut_back_whatever_the_process_left(experiment, every_step, tally):
+    experiment.config()
+    for tail in (b'{"step":10,"epo', b"\x00" * 40, b'{"step":"x"}\n', b"[]\n", b'{"step":10}\n{"step":99}\n'):
+        go_back(experiment, every_step, 9)
+        with open(experiment.out / "metrics.jsonl", "ab") as file:
+            file.write(tail)
+        resume_and_compare(experiment, every_step, tally, "torn metrics.jsonl")
+
+
+def test_a_finished_run_ends_at_once(experiment, every_step):
+    experiment.config()
+    experiment.put_back(every_step)
+    before = {path: path.stat().st_mtime_ns for path in experiment.out.rglob("*") if path.is_file()}
+    ended = experiment.train("--resume")
+    assert ended.code == 0 and "already finished" in ended.text
+    assert before == {path: path.stat().st_mtime_ns for path in experiment.out.rglob("*") if path.is_file()}
+
+
+def test_a_finished_run_can_be_made_longer(experiment, every_step):
+    """Its old result is not taken for the new one when the longer run is killed before writing its own."""
+    experiment.config(max_steps=8, lr_scheduler_type="constant", warmup_steps=0)
+    experiment.clear()
+    assert experiment.train().code == 0
+    old = (experiment.out / "adapter/adapter_model.safetensors").read_bytes()
+    shutil.copytree(experiment.out / "adapter", experiment.folder / "old_result")
+    assert experiment.train("--resume", training__max_steps=STEPS).code == 0
+    assert [line["step"] for line in metrics(experiment.out) if "loss" in line] == list(range(1, STEPS + 1))
+    new = (experiment.out / "adapter/adapter_model.safetensors").read_bytes()
+    assert new != old
+    shutil.rmtree(experiment.out / "adapter")
+    (experiment.folder / "old_result").rename(experiment.out / "adapter")
+    assert experiment.train("--resume", training__max_steps=STEPS).code == 0
+    assert (experiment.out / "adapter/adapter_model.safetensors").read_bytes() == new
+
+
+def test_a_folder_with_a_run_is_refused_without_resume(experiment, every_step, tally):
+    experiment.config()
+    experiment.put_back(every_step)
+    ended = experiment.train()
+    tally.add("a run in the way")
+    assert ended.code == 2 and "--resume" in ended.text
+    assert run_difference(experiment.out, every_step) == ""
+
+
+# Signals
+
+
+@pytest.fixture(scope="module")
+def few_saves(experiment, every_step):
+    """Saves seldom, evaluates often, so that most moments are far from a save."""
+    shutil.copytree(every_step, experiment.folder / "kept", dirs_exist_ok=True)
+    experiment.config(save_steps=7)
+    experiment.clear()
+    assert experiment.train().code == 0
+    reference = experiment.set_aside("few_saves")
+    assert folder_difference(reference / "adapter", experiment.folder / "kept/adapter") == ""
+    return reference
+
+
+def stop_when(experiment, pattern, number, *flags):
+    """Sends the signal when stderr shows the pattern; exit code, stderr, seconds until the end."""
+    process = experiment.start(*flags)
+    text = ""
+    for line in process.stderr:
+        text += line
+        if re.search(pattern, line):
+            break
+    process.send_signal(number)
+    sent = time.monotonic()
+    text += process.communicate(timeout=60)[1]
+    return process.returncode, text, time.monotonic() - sent
+
+
+PHASES = {
+    "tokenisation": "template:",
+    "load": "planned peak",
+    "first evaluation": "training for",
+    "step": r"^step 5/20",
+    "evaluation": r"^step 6/20",
+    "samples": "^step 9: held-out",
+    "after a save": "saved .*step-14",
+}
+
+
+@pytest.mark.parametrize("number", STOPPED)
+@pytest.mark.parametrize("phase", PHASES)
+def test_a_signal_in_each_phase(experiment, few_saves, tally, phase, number):
+    experiment.config(save_steps=7)
+    experiment.clear()
+    code, text, _ = stop_when(experiment, PHASES[phase], number)
+    assert code == STOPPED[number], text
+    assert leftovers(experiment.out) == []
+    resume_and_compare(experiment, few_saves, tally, "signal in each phase")
+
+
+@pytest.mark.parametrize("number", STOPPED)
+@pytest.mark.parametrize("call", [2, 5, 9, 14, 20, 27, 33])
+def test_a_signal_while_saving(experiment, few_saves, tally, call, number):
+    """Sent by the kernel at the n-th sync of a file, so always inside a save."""
+    experiment.config(save_steps=7)
+    experiment.clear()
+    ended = experiment.train(wrap=strace(f"fsync:signal={number.name}:when={call}"))
+    assert ended.code == STOPPED[number], ended.text
+    assert leftovers(experiment.out) == []
+    resume_and_compare(experiment, few_saves, tally, "signal while saving")
+
+
+@pytest.mark.parametrize("number", STOPPED)
+def test_a_second_signal_ends_at_once(experiment, few_saves, tally, number):
+    """Both inside one save: it stays unfinished, the checkpoint before is intact."""
+    experiment.config(save_steps=7)
+    for call in (25, 31, 36):
+        experiment.clear()
+        ended = experiment.train(wrap=strace(f"fsync:signal={number.name}:when={call}..{call + 1}"))
+        assert ended.code == STOPPED[number], ended.text
+        assert steps_of(experiment.out), "an earlier save was finished before"
+        resume_and_compare(experiment, few_saves, tally, "second signal")
+
+
+def test_signals_at_random_moments(experiment, few_saves, tally, capsys):
+    experiment.config(save_steps=7)
+    started = time.monotonic()
+    experiment.clear()
+    assert experiment.train().code == 0
+    length = time.monotonic() - started
+    chance = random.Random(7)
+    delays, codes = [], []
+    for _ in range(200 if FULL else 20):
+        experiment.clear()
+        number = chance.choice(list(STOPPED))
+        process = experiment.start()
+        time.sleep(chance.uniform(0, length))
+        process.send_signal(number)
+        sent = time.monotonic()
+        text = process.communicate(timeout=60)[1]
+        delays.append(time.monotonic() - sent)
+        codes.append(process.returncode)
+        # Killed by the signal itself: the program was still being loaded, before its first instruction.
+        before_main = process.returncode == -number and text == "" and not experiment.out.exists()
+        assert process.returncode in (0, STOPPED[number]) or before_main, (process.returncode, text)
+        if process.returncode == 0:
+            assert run_difference(experiment.out, few_saves) == ""
+        resume_and_compare(experiment, few_saves, tally, "signal at a random moment")
+    assert sum(code > 0 for code in codes) > len(codes) / 4, "hardly any signal met a running program"
+    delays.sort()
+    with capsys.disabled():
+        print(f"\n{len(delays)} signals: until the end p50 {delays[len(delays) // 2] * 1e3:.0f} ms, "
+              f"p99 {delays[int(len(delays) * 0.99)] * 1e3:.0f} ms")
+
+
+def test_hang_up_and_a_closed_pipe_do_not_end_a_run(experiment, few_saves, tally):
+    experiment.config(save_steps=7)
+    for pattern in ("template:", "^step 3/20"):
+        experiment.clear()
+        code, text, _ = stop_when(experiment, pattern, signal.SIGHUP)
+        assert code == 0, text
+        assert run_difference(experiment.out, few_saves) == ""
+        tally.add("SIGHUP")
+    for pattern in ("template:", "^step 3/20"):
+        experiment.clear()
+        process = experiment.start()
+        for line in process.stderr:
+            if re.search(pattern, line):
+                break
+        process.stderr.close()
+        assert process.wait(timeout=60) == 0
+        assert run_difference(experiment.out, few_saves) == ""
+        tally.add("stderr closed")
+
+
+# What may not change, and what may
+
+
+def changed_data(experiment):
+    rows = (experiment.folder / "train.jsonl").read_text(encoding="utf-8")
+    (experiment.folder / "train.jsonl").write_text(rows.replace("answer 7 of 1", "answer 8 of 1", 1), encoding="utf-8")
+
+
+def changed_base(experiment):
+    file = experiment.model / "model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 0x01
+    file.write_bytes(content)
+
+
+REFUSED = {
+    "seed": ({"training__seed": 43}, None, "training.seed"),
+    "learning rate": ({"training__learning_rate": 2e-3}, None, "training.learning_rate"),
+    "accumulation": ({"training__gradient_accumulation_steps": 4}, None, "training.gradient_accumulation_steps"),
+    "rank": ({"peft__r": 4}, None, "peft.r"),
+    "dropout": ({"peft__lora_dropout": 0.2}, None, "peft.lora_dropout"),
+    "block size": ({"quantization__bnb_4bit_blocksize": 32}, None, "quantization.bnb_4bit_blocksize"),
+    "max_length": ({"data__max_length": 100}, None, "data.max_length"),
+    "threads": ({"model__threads": 2}, None, "threads"),
+    "data": ({}, changed_data, "the training data have changed"),
+    "base": ({}, changed_base, "the base model's tensors have changed"),
+}
+
+
+@pytest.mark.parametrize("what", REFUSED)
+def test_a_change_that_moves_numbers_is_refused_by_name(experiment, every_step, tally, small_model, tmp_path, what):
+    settings, change, named = REFUSED[what]
+    experiment.config()
+    go_back(experiment, every_step, 18)
+    data = (experiment.folder / "train.jsonl").read_bytes()
+    model, experiment.model = experiment.model, tmp_path / "model"
+    shutil.copytree(small_model, experiment.model)
+    if change != changed_base:
+        experiment.model = model
+    try:
+        if change:
+            change(experiment)
+        experiment.config()
+        ended = experiment.train("--resume", **settings)
+    finally:
+        (experiment.folder / "train.jsonl").write_bytes(data)
+        experiment.model = model
+    tally.add("changed run", "survived" if ended.code == 2 else "silent")
+    assert ended.code == 2 and named in ended.text, ended.text
+    assert steps_of(experiment.out) == list(range(1, 19))
+
+
+def test_what_changes_no_number_may_change(experiment, every_step):
+    experiment.config()
+    go_back(experiment, every_step, 12)
+    changes = {"save_steps": 4, "save_total_limit": 3, "logging_steps": 2, "log_rows": False, "sample_rows": 0}
+    ended = experiment.train("--resume", **{f"training__{key}": value for key, value in changes.items()})
+    assert ended.code == 0, ended.text
+    assert folder_difference(experiment.out / "adapter", every_step / "adapter") == ""
+    resumed = [line["step"] for line in metrics(experiment.out) if "loss" in line]
+    assert resumed == [*range(1, 13), 14, 16, 18, 20]
+    assert len(steps_of(experiment.out)) <= 4, "three and the best"
+
+
+def test_changed_held_out_rows_are_named(experiment, every_step, tally):
+    experiment.config()
+    go_back(experiment, every_step, 18)
+    rows = (experiment.folder / "eval.jsonl").read_text(encoding="utf-8")
+    (experiment.folder / "eval.jsonl").write_text(rows.replace("answer", "result", 1), encoding="utf-8")
+    ended = experiment.train("--resume")
+    (experiment.folder / "eval.jsonl").write_text(rows, encoding="utf-8")
+    tally.add("changed run")
+    assert ended.code == 0 and "held-out data have changed" in ended.text
+
+
+# Broken checkpoints
+
+
+def test_one_flipped_bit_is_found(experiment, every_step, tally):
+    """Anywhere in the newest checkpoint: it is named and passed over, the one before is used, the result is the same."""
+    experiment.config()
+    chance = random.Random(11)
+    for _ in range(500 if FULL else 50):
+        go_back(experiment, every_step, 19)
+        newest = experiment.out / "checkpoints/step-19"
+        files = sorted(newest.iterdir())
+        file = chance.choices(files, weights=[path.stat().st_size for path in files])[0]
+        content = bytearray(file.read_bytes())
+        content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
+        file.write_bytes(content)
+        ended = resume_and_compare(experiment, every_step, tally, "flipped bit")
+        assert "step-19 is broken" in ended.text and "resuming after step 18" in ended.text, (file, ended.text)
+
+
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json", "optimizer.safetensors",
+                                  "run_state.json", "manifest.json"])
+def test_a_missing_or_short_file_is_found(experiment, every_step, tally, name):
+    experiment.config()
+    for cut in ("missing", 0, 1, -1):
+        go_back(experiment, every_step, 17)
+        file = experiment.out / "checkpoints/step-17" / name
+        if cut == "missing":
+            file.unlink()
+        else:
+            os.truncate(file, cut % file.stat().st_size)
+        ended = resume_and_compare(experiment, every_step, tally, "missing or short file")
+        assert "step-17 is broken" in ended.text and "resuming after step 16" in ended.text, ended.text
+
+
+def test_with_no_whole_checkpoint_the_run_starts_again_and_says_so(experiment, every_step, tally):
+    experiment.config()
+    go_back(experiment, every_step, 3)
+    for step in (1, 2, 3):
+        (experiment.out / f"checkpoints/step-{step}/run_state.json").write_text("{}", encoding="utf-8")
+    ended = resume_and_compare(experiment, every_step, tally, "no whole checkpoint")
+    assert "starts at the beginning" in ended.text
+    experiment.clear()
+    ended = resume_and_compare(experiment, every_step, tally, "no run at all")
+    assert "starts at the beginning" in ended.text
+
+
+def test_a_broken_newest_checkpoint_never_pushes_out_a_whole_one(experiment, every_step, tally):
+    """save_total_limit 1: pruning that counted the broken one would delete what the run has just written."""
+    experiment.config()
+    go_back(experiment, every_step, 19)
+    for step in steps_of(experiment.out):
+        if step not in (16, 19):
+            shutil.rmtree(experiment.out / f"checkpoints/step-{step}")
+    (experiment.out / "checkpoints/step-19/optimizer.safetensors").unlink()
+    code, text, _ = stop_when(experiment, "^step 17/20", signal.SIGTERM, "--resume", "--set",
+                              "training.save_total_limit=1", "--set", "training.save_steps=100")
+    assert code == 143 and "step-19 is broken" in text, text
+    newest = max(steps_of(experiment.out))
+    assert steps_of(experiment.out) == [newest] and newest in (17, 18), "the broken one is gone too"
+    ended = experiment.train("--resume")
+    assert ended.code == 0 and f"resuming after step {newest}" in ended.text, ended.text
+    tally.add("broken newest, limit 1")
+    assert folder_difference(experiment.out / "adapter", every_step / "adapter") == ""
+
+
+def test_the_best_checkpoint_is_kept_and_is_the_result(experiment, tally):
+    experiment.config(save_total_limit=1, load_best_model_at_end=True, eval_steps=2, learning_rate=0.1,
+                      lr_scheduler_type="constant", warmup_steps=0)
+    experiment.clear()
+    ended = experiment.train()
+    assert ended.code == 0, ended.text
+    losses = {line["step"]: line["eval_loss"] for line in metrics(experiment.out) if "eval_loss" in line}
+    del losses[0]
+    best = min(losses, key=losses.get)
+    assert best != STEPS, "the rate is high enough for the end not to be the best"
+    assert steps_of(experiment.out) == [best, STEPS]
+    name = "adapter_model.safetensors"
+    result = (experiment.out / "adapter" / name).read_bytes()
+    assert result == (experiment.out / f"checkpoints/step-{best}" / name).read_bytes()
+    shutil.rmtree(experiment.out / "adapter")
+    (experiment.out / f"checkpoints/step-{best}/{name}").write_bytes(b"")
+    ended = experiment.train("--resume")
+    assert ended.code == 0 and f"step-{best}, cannot be used" in ended.text, ended.text
+    assert (experiment.out / "adapter" / name).read_bytes() != result
+    tally.add("broken best checkpoint")
+    state = json.loads((experiment.out / f"checkpoints/step-{STEPS}/run_state.json").read_text(encoding="utf-8"))
+    assert state["state"]["best_step"] == best

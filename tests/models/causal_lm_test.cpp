@@ -1,0 +1,150 @@
+#include "qlora/models/causal_lm.h"
+
+#include <gtest/gtest.h>
+
+#include "qlora/data/batch.h"
+#include "qlora/eval/generate.h"
+#include "qlora/eval/token_batch.h"
+#include "qlora/models/base_loader.h"
+#include "support/tiny_model.h"
+
+namespace qlora::models {
+namespace {
+
+using qlora::test::TempDir;
+using qlora::test::TinyModel;
+using Ids = std::vector<tokenizer::TokenId>;
+
+struct Case {
+    const char* name;
+    TinyModel tiny;
+    at::ScalarType compute = at::kFloat;
+};
+
+std::ostream& operator<<(std::ostream& out, const Case& value) {
+    return out << value.name;
+}
+
+std::unique_ptr<CausalLM> load(const Case& value) {
+    const TempDir dir;
+    value.tiny.write(dir.path());
+    LoadOptions options;
+    options.compute_dtype = value.compute;
+    return load_base(io::Checkpoint(dir.path()), load_model_config(dir.path()), options);
+}
+
+TokenBatch batch_of(const std::vector<Ids>& sequences) {
+    std::vector<data::Example> examples;
+    for (const Ids& ids : sequences) {
+        examples.push_back({.ids = ids, .supervised = std::vector<std::uint8_t>(ids.size(), 0)});
+    }
+    std::vector<const data::Example*> pointers;
+    for (const data::Example& example : examples) pointers.push_back(&example);
+    return eval::token_batch(data::collate(pointers));
+}
+
+Ids some_ids(std::size_t count, unsigned seed) {
+    std::mt19937 engine(seed);
+    Ids out(count);
+    for (auto& id : out) id = static_cast<tokenizer::TokenId>(engine() % 97);
+    return out;
+}
+
+class Generation : public testing::TestWithParam<Case> {};
+INSTANTIATE_TEST_SUITE_P(
+    Models, Generation,
+    testing::Values(Case{"llama", {}}, Case{"llama_tied_bias", {.tie = true, .bias = true}},
+                    Case{"llama_bf16", {}, at::kBFloat16},
+                    Case{"mistral_window", {.model_type = "mistral", .sliding_window = 5}},
+                    Case{"qwen2_window", {.model_type = "qwen2", .sliding_window = 4}},
+                    Case{"qwen3", {.model_type = "qwen3", .kv_heads = 1, .bias = true}}),
+    [](const auto& chosen) { return chosen.param.name; });
+
+/// Greedy continuation by whole forward passes without any cache.
+Ids slow_continuation(const CausalLM& model, Ids ids, std::size_t count) {
+    const std::size_t prompt = ids.size();
+    while (ids.size() < prompt + count) {
+        const at::Tensor hidden = model.forward(batch_of({ids}), {});
+        const auto last = static_cast<std::int64_t>(ids.size()) - 1;
+        ids.push_back(static_cast<tokenizer::TokenId>(
+            model.logits(hidden.narrow(0, last, 1)).argmax(1).item<std::int64_t>()));
+    }
+    return Ids(ids.begin() + static_cast<std::ptrdiff_t>(prompt), ids.end());
+}
+
+TEST_P(Generation, with_a_cache_equals_the_argmax_of_whole_forward_passes) {
+    const at::AutoGradMode off(false);
+    const auto model = load(GetParam());
+    // Prompts of many lengths together, so that caches of different lengths share a batch; 50 tokens make
+    // them grow.
+    const std::vector<Ids> prompts = {some_ids(1, 1), some_ids(7, 2), some_ids(40, 3), some_ids(2, 4)};
+    const auto out = eval::generate(*model, prompts, {.max_new_tokens = 50, .stop_ids = {}, .batch_rows = 3});
+    ASSERT_EQ(out.size(), prompts.size());
+    for (std::size_t i = 0; i < prompts.size(); ++i) {
+        const Ids slow = slow_continuation(*model, prompts[i], 50);
+        EXPECT_EQ(out[i], slow) << "prompt " << i;
+        EXPECT_GT(std::set<tokenizer::TokenId>(slow.begin(), slow.end()).size(), 1U)
+            << "a constant proves little";
+    }
+}
+
+TEST_P(Generation, cached_hidden_states_equal_the_whole_pass_whatever_the_cuts) {
+    const at::AutoGradMode off(false);
+    const auto model = load(GetParam());
+    const Ids ids = some_ids(37, 5);
+    const at::Tensor whole = model->forward(batch_of({ids}), {}).to(at::kFloat);
+    KvCache cache(model->config().num_hidden_layers);
+    std::int64_t done = 0;
+    for (const std::int64_t n : {5, 1, 1, 20, 3, 7}) {
+        const Ids piece(ids.begin() + done, ids.begin() + done + n);
+        TokenBatch batch = batch_of({piece});
+        batch.positions.add_(done);
+        KvCache* caches[] = {&cache};
+        const at::Tensor part = model->forward(batch, {}, caches).to(at::kFloat);
+        cache.advance(n);
+        // Attention sums in another order: fp32 noise, which in bf16 may flip roundings layer after layer.
+        const double bound = GetParam().compute == at::kFloat ? 1e-5 : 3e-2;
+        const double gap = (part - whole.narrow(0, done, n)).abs().max().item<double>();
+        EXPECT_LE(gap, bound * whole.abs().max().item<double>()) << "tokens from " << done;
+        done += n;
+    }
+    EXPECT_EQ(cache.length(), 37);
+}
+
+TEST(Generation, ends_at_any_stop_token_and_does_not_return_it) {
+    const at::AutoGradMode off(false);
+    const auto model = load({"llama", {}});
+    const Ids prompt = some_ids(9, 2);
+    const Ids all =
+        eval::generate(*model, std::vector<Ids>{prompt}, {.max_new_tokens = 20, .stop_ids = {}})[0];
+    ASSERT_EQ(all.size(), 20U);
+    const auto first = std::find(all.begin(), all.end(), all[6]);
+    const auto cut = eval::generate(*model, std::vector<Ids>{prompt},
+                                    {.max_new_tokens = 20, .stop_ids = {1000, all[6]}})[0];
+    EXPECT_EQ(cut, Ids(all.begin(), first));
+}
+
+TEST(CausalLM, a_sequence_gives_the_same_bits_wherever_it_lies_in_a_batch) {
+    const at::AutoGradMode off(false);
+    const auto model = load({"qwen3", {.model_type = "qwen3", .sliding_window = 6}});
+    const Ids a = some_ids(16, 1), b = some_ids(16, 2), c = some_ids(3, 3);
+    const at::Tensor first = model->forward(batch_of({a, b, c}), {});
+    const at::Tensor second = model->forward(batch_of({c, b, a}), {});
+    // Rows of a product depend on their own values only; blocks of rows may still be summed in another order.
+    const double largest = first.abs().max().item<double>();
+    EXPECT_LE((first.narrow(0, 0, 16) - second.narrow(0, 19, 16)).abs().max().item<double>(), 1e-6 * largest);
+    EXPECT_LE((first.narrow(0, 16, 16) - second.narrow(0, 3, 16)).abs().max().item<double>(), 1e-6 * largest);
+    EXPECT_LE((first.narrow(0, 32, 3) - second.narrow(0, 0, 3)).abs().max().item<double>(), 1e-6 * largest);
+}
+
+TEST(CausalLM, bytes_and_parameters_are_counted_as_held) {
+    const auto model = load({"llama", {.tie = true}});
+    // 2 layers: q and o 32x32, k and v 16x32, three of 40x32, two norms of 32; final norm 32; table 97x32.
+    const std::int64_t linear = 2 * (2 * 32 * 32 + 2 * 16 * 32 + 3 * 40 * 32);
+    EXPECT_EQ(model->parameter_count(), linear + 2 * 2 * 32 + 32 + 97 * 32);
+    EXPECT_EQ(model->dense_bytes(), 4 * (linear + 97 * 32));
+    EXPECT_LT(model->weight_bytes(), linear * 6 / 10 + 4 * (97 * 32 + 5 * 32) + 1024);
+}
+
+}  // namespace
+}  // namespace qlora::models

@@ -1,0 +1,116 @@
+#include "qlora/ops/attention.h"
+
+#include <cmath>
+
+#include "ops/reference.h"
+
+namespace qlora::ops {
+namespace {
+
+using namespace test;
+
+// Two chained products, of head_dim and of sequence-length terms, around a softmax in fp32.
+constexpr double kBound = 5e-6;
+
+struct Case {
+    std::string name;
+    std::int64_t heads, kv_heads, head_dim;
+    std::vector<std::int64_t> offsets;
+    std::int64_t window;
+};
+
+std::ostream& operator<<(std::ostream& out, const Case& value) {
+    return out << value.name;
+}
+
+/// The definition, sequence by sequence and head by head, with every score written out.
+at::Tensor exact_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Case& c) {
+    std::vector<at::Tensor> sequences;
+    for (std::size_t s = 0; s + 1 < c.offsets.size(); ++s) {
+        const std::int64_t begin = c.offsets[s], n = c.offsets[s + 1] - begin;
+        std::vector<at::Tensor> heads;
+        for (std::int64_t head = 0; head < c.heads; ++head) {
+            const std::int64_t shared = head / (c.heads / c.kv_heads);
+            const at::Tensor queries = q.narrow(0, begin, n).select(1, head);
+            const at::Tensor keys = k.narrow(0, begin, n).select(1, shared);
+            const at::Tensor values = v.narrow(0, begin, n).select(1, shared);
+            at::Tensor hidden = at::zeros({n, n}, at::kBool);
+            for (std::int64_t i = 0; i < n; ++i) {
+                for (std::int64_t j = 0; j < n; ++j) {
+                    if (j > i || (c.window > 0 && j <= i - c.window)) hidden[i][j] = true;
+                }
+            }
+            const at::Tensor scores = at::mm(queries, keys.t()) / std::sqrt(static_cast<double>(c.head_dim));
+            heads.push_back(at::mm(at::softmax(scores.masked_fill(hidden, -INFINITY), 1), values));
+        }
+        sequences.push_back(at::cat(heads, 1));
+    }
+    return at::cat(sequences, 0);
+}
+
+class Attention : public testing::TestWithParam<Case> {};
+INSTANTIATE_TEST_SUITE_P(
+    Shapes, Attention,
+    testing::Values(Case{"one_token", 2, 2, 8, {0, 1}, 0}, Case{"one_head", 1, 1, 4, {0, 9}, 0},
+                    Case{"ragged", 4, 4, 16, {0, 1, 24, 25, 65, 67}, 0},
+                    Case{"shared_keys", 6, 2, 8, {0, 13, 14, 40}, 0},
+                    Case{"one_key_head", 4, 1, 24, {0, 30, 31}, 0}, Case{"window_1", 4, 2, 8, {0, 12, 13}, 1},
+                    Case{"window_5", 4, 2, 8, {0, 4, 9, 31, 32}, 5},
+                    Case{"window_of_the_length", 4, 2, 8, {0, 12, 30}, 12},
+                    Case{"window_beyond_the_length", 4, 2, 8, {0, 12}, 100},
+                    Case{"long", 2, 1, 16, {0, 300, 301}, 0}, Case{"long_window", 2, 1, 16, {0, 300}, 64}),
+    [](const auto& chosen) { return chosen.param.name; });
+
+TEST_P(Attention, equals_the_definition_in_fp64) {
+    const Case& c = GetParam();
+    const std::int64_t tokens = c.offsets.back();
+    expect_equal_with_gradients(
+        {gaussian({tokens, c.heads, c.head_dim}, 1), gaussian({tokens, c.kv_heads, c.head_dim}, 2),
+         gaussian({tokens, c.kv_heads, c.head_dim}, 3)},
+        [&](const auto& in) { return causal_attention(in[0], in[1], in[2], c.offsets, c.window); },
+        [&](const auto& in) { return exact_attention(in[0], in[1], in[2], c); }, kBound);
+}
+
+TEST_P(Attention, bf16_softmax_and_sums_are_fp32_and_the_result_is_rounded_once) {
+    const Case& c = GetParam();
+    const std::int64_t tokens = c.offsets.back();
+    const at::Tensor q = gaussian({tokens, c.heads, c.head_dim}, 1).to(at::kBFloat16);
+    const at::Tensor k = gaussian({tokens, c.kv_heads, c.head_dim}, 2).to(at::kBFloat16);
+    const at::Tensor v = gaussian({tokens, c.kv_heads, c.head_dim}, 3).to(at::kBFloat16);
+    const at::Tensor exact = exact_attention(q.to(at::kDouble), k.to(at::kDouble), v.to(at::kDouble), c);
+    const at::Tensor y = causal_attention(q, k, v, c.offsets, c.window);
+    EXPECT_EQ(y.scalar_type(), at::kBFloat16);
+    const at::Tensor allowed = exact.abs() * kBf16Rounding * 1.0001 + exact.abs().max() * kBound;
+    EXPECT_TRUE((y.to(at::kDouble) - exact).abs().le(allowed).all().item<bool>());
+}
+
+TEST_P(Attention, a_sequence_does_not_see_its_neighbours) {
+    const Case& c = GetParam();
+    const std::int64_t tokens = c.offsets.back();
+    const at::Tensor q = gaussian({tokens, c.heads, c.head_dim}, 1),
+                     k = gaussian({tokens, c.kv_heads, c.head_dim}, 2);
+    const at::Tensor v = gaussian({tokens, c.kv_heads, c.head_dim}, 3);
+    const at::Tensor packed = causal_attention(q, k, v, c.offsets, c.window);
+    for (std::size_t s = 0; s + 1 < c.offsets.size(); ++s) {
+        const std::int64_t begin = c.offsets[s], n = c.offsets[s + 1] - begin;
+        const at::Tensor alone = causal_attention(q.narrow(0, begin, n), k.narrow(0, begin, n),
+                                                  v.narrow(0, begin, n), {0, n}, c.window);
+        EXPECT_TRUE(alone.equal(packed.narrow(0, begin, n))) << "sequence " << s;
+    }
+}
+
+TEST_P(Attention, the_cached_form_gives_the_last_rows) {
+    const Case& c = GetParam();
+    const std::int64_t m = c.offsets[1];
+    const at::Tensor q = gaussian({m, c.heads, c.head_dim}, 1), k = gaussian({m, c.kv_heads, c.head_dim}, 2);
+    const at::Tensor v = gaussian({m, c.kv_heads, c.head_dim}, 3);
+    const at::Tensor whole = causal_attention(q, k, v, {0, m}, c.window);
+    for (const std::int64_t n : {std::int64_t{1}, std::min<std::int64_t>(2, m), (m + 1) / 2, m}) {
+        const at::Tensor last = cached_attention(q.narrow(0, m - n, n), k, v, c.window);
+        // Blocks of keys are summed in another order, and masked instead of skipped: a few fp32 ulps.
+        EXPECT_LE(difference(last, whole.narrow(0, m - n, n)), kBound) << n << " of " << m;
+    }
+}
+
+}  // namespace
+}  // namespace qlora::ops

@@ -1,0 +1,120 @@
+#include "qlora/ops/cross_entropy.h"
+
+#include <cmath>
+
+#include "ops/reference.h"
+
+namespace qlora::ops {
+namespace {
+
+using namespace test;
+
+constexpr std::int64_t kHidden = 24, kVocabulary = 131;
+// Products of 24 terms, a softmax over 131, and sums over up to 600 rows in fp32 (losses in fp64).
+constexpr double kBound = 3e-6;
+
+at::Tensor exact_loss(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets) {
+    const at::Tensor logits = at::mm(hidden, head.t());
+    return -at::log_softmax(logits, 1).gather(1, targets.unsqueeze(1)).sum();
+}
+
+class RowsOfLogits : public testing::TestWithParam<std::int64_t> {};
+INSTANTIATE_TEST_SUITE_P(AroundTheChunk, RowsOfLogits,
+                         testing::Values(1, 2, 255, 256, 257, 511, 512, 513, 600));
+
+TEST_P(RowsOfLogits, loss_and_gradient_of_a_frozen_head_equal_autograd_in_fp64) {
+    ASSERT_EQ(kLogitsChunkRows, 256) << "the row counts above lie around the chunk's edges";
+    const DenseWeight head(gaussian({kVocabulary, kHidden}, 2));
+    const at::Tensor targets = random_ids(GetParam(), kVocabulary, 3);
+    expect_equal_with_gradients(
+        {gaussian({GetParam(), kHidden}, 1)},
+        [&](const auto& in) { return linear_cross_entropy(in[0], head, targets); },
+        [&](const auto& in) { return exact_loss(in[0], head.dense().to(at::kDouble), targets); }, kBound);
+}
+
+TEST_P(RowsOfLogits, loss_and_gradients_of_a_trained_head_equal_autograd_in_fp64) {
+    const at::Tensor targets = random_ids(GetParam(), kVocabulary, 3);
+    expect_equal_with_gradients(
+        {gaussian({GetParam(), kHidden}, 1), gaussian({kVocabulary, kHidden}, 2)},
+        [&](const auto& in) { return trainable_linear_cross_entropy(in[0], in[1], targets); },
+        [&](const auto& in) { return exact_loss(in[0], in[1], targets); }, kBound);
+}
+
+TEST_P(RowsOfLogits, scores_are_log_probabilities_and_the_most_likely_token) {
+    const at::Tensor hidden = gaussian({GetParam(), kHidden}, 1), head = gaussian({kVocabulary, kHidden}, 2);
+    const at::Tensor logits = at::mm(hidden.to(at::kDouble), head.to(at::kDouble).t());
+    at::Tensor targets = random_ids(GetParam(), kVocabulary, 3);
+    targets.slice(0, 0, GetParam(), 2)
+        .copy_(logits.argmax(1).slice(0, 0, GetParam(), 2));  // half of them right
+    const TokenScores scores = score_tokens(hidden, head, targets);
+    const at::Tensor exact = at::log_softmax(logits, 1).gather(1, targets.unsqueeze(1)).squeeze(1);
+    EXPECT_LE(difference(scores.logprobs, exact), kBound);
+    EXPECT_TRUE(scores.correct.equal(logits.argmax(1).eq(targets)));
+    // The scores are of the very logits that the loss is of.
+    const double loss = linear_cross_entropy(hidden, DenseWeight(head), targets).item<double>();
+    EXPECT_NEAR(-scores.logprobs.to(at::kDouble).sum().item<double>(), loss, kBound * std::abs(loss));
+}
+
+TEST(CrossEntropy, no_row_gives_zero) {
+    const at::Tensor hidden = at::empty({0, kHidden}).requires_grad_(),
+                     head = gaussian({kVocabulary, kHidden}, 2);
+    const at::Tensor none = at::empty({0}, at::kLong);
+    const at::Tensor loss = linear_cross_entropy(hidden, DenseWeight(head), none);
+    loss.backward();
+    EXPECT_EQ(loss.item<float>(), 0.0F);
+    EXPECT_EQ(hidden.grad().sizes(), at::IntArrayRef({0, kHidden}));
+    EXPECT_EQ(score_tokens(hidden.detach(), head, none).logprobs.numel(), 0);
+}
+
+TEST(CrossEntropy, huge_logits_do_not_overflow) {
+    const at::Tensor hidden = (gaussian({3, kHidden}, 1) * 1e4).requires_grad_();
+    const DenseWeight head(gaussian({kVocabulary, kHidden}, 2));
+    const at::Tensor loss = linear_cross_entropy(hidden, head, random_ids(3, kVocabulary, 3));
+    loss.backward();
+    EXPECT_TRUE(loss.isfinite().item<bool>());
+    EXPECT_GT(loss.item<float>(), 100.0F);
+    EXPECT_TRUE(hidden.grad().isfinite().all().item<bool>());
+}
+
+TEST(CrossEntropy, only_what_requires_a_gradient_gets_one) {
+    const at::Tensor targets = random_ids(5, kVocabulary, 3);
+    for (const bool train_hidden : {false, true}) {
+        const at::Tensor hidden = gaussian({5, kHidden}, 1).requires_grad_(train_hidden);
+        const at::Tensor head = gaussian({kVocabulary, kHidden}, 2).requires_grad_(!train_hidden);
+        trainable_linear_cross_entropy(hidden, head, targets).backward();
+        EXPECT_EQ(hidden.grad().defined(), train_hidden);
+        EXPECT_EQ(head.grad().defined(), !train_hidden);
+    }
+    const at::AutoGradMode off(false);
+    const at::Tensor hidden = gaussian({5, kHidden}, 1).requires_grad_();
+    EXPECT_FALSE(linear_cross_entropy(hidden, DenseWeight(gaussian({kVocabulary, kHidden}, 2)), targets)
+                     .requires_grad());
+}
+
+TEST(CrossEntropy, bf16_logits_are_rounded_and_their_softmax_is_fp32) {
+    const at::Tensor hidden = gaussian({300, kHidden}, 1).to(at::kBFloat16).requires_grad_();
+    const DenseWeight head(gaussian({kVocabulary, kHidden}, 2).to(at::kBFloat16).to(at::kFloat));
+    const at::Tensor targets = random_ids(300, kVocabulary, 3);
+    const at::Tensor loss = linear_cross_entropy(hidden, head, targets);
+    loss.backward();
+    EXPECT_EQ(loss.scalar_type(), at::kFloat);
+    // The same with the rounding where transformers has it: after the product, before the softmax.
+    const at::Tensor weight = head.dense().to(at::kDouble);
+    const at::Tensor logits = at::mm(hidden.detach().to(at::kDouble), weight.t())
+                                  .to(at::kFloat)
+                                  .to(at::kBFloat16)
+                                  .to(at::kDouble)
+                                  .requires_grad_();
+    const at::Tensor exact = -at::log_softmax(logits, 1).gather(1, targets.unsqueeze(1)).sum();
+    exact.backward();
+    // fp32 noise flips the rounding of about one logit in 10^4 by 2^-8 of it: the sum of 300 losses hardly
+    // moves.
+    EXPECT_LE(std::abs(loss.item<double>() / exact.item<double>() - 1.0), 1e-5);
+    const at::Tensor gradient =
+        at::mm(logits.grad().to(at::kFloat).to(at::kBFloat16).to(at::kDouble), weight);
+    EXPECT_EQ(hidden.grad().scalar_type(), at::kBFloat16);
+    EXPECT_LE(difference(hidden.grad(), gradient), kBf16Rounding + 1e-4);
+}
+
+}  // namespace
+}  // namespace qlora::ops

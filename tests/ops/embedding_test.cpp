@@ -1,0 +1,59 @@
+#include "qlora/ops/embedding.h"
+
+#include "ops/reference.h"
+
+namespace qlora::ops {
+namespace {
+
+using namespace test;
+
+const at::Tensor& sample_ids() {
+    static const at::Tensor ids = at::tensor(at::ArrayRef<std::int64_t>{3, 0, 3, 9, 3, 5}, at::kLong);
+    return ids;
+}
+
+TEST(Embedding, rows_are_copied_bit_for_bit) {
+    const at::Tensor table = gaussian({10, 7}, 1);
+    EXPECT_TRUE(embedding(table, sample_ids(), at::kFloat, -1).equal(table.index_select(0, sample_ids())));
+    const at::Tensor half = table.to(at::kHalf);
+    EXPECT_TRUE(embedding(half, sample_ids(), at::kFloat, -1)
+                    .equal(half.to(at::kFloat).index_select(0, sample_ids())));
+    const at::Tensor rounded = embedding(table, sample_ids(), at::kBFloat16, 3);
+    EXPECT_TRUE(rounded.equal(table.to(at::kBFloat16).index_select(0, sample_ids())));
+}
+
+TEST(Embedding, gradients_of_repeated_rows_add_up) {
+    expect_equal_with_gradients(
+        {gaussian({10, 7}, 1)}, [](const auto& in) { return embedding(in[0], sample_ids(), at::kFloat, -1); },
+        [](const auto& in) { return in[0].index_select(0, sample_ids()); },
+        2e-7);  // sums of at most 3 values
+}
+
+TEST(Embedding, the_padding_row_gets_no_gradient_as_in_torch) {
+    for (const std::int64_t padding : {0, 3, 9}) {
+        const at::Tensor table = gaussian({10, 7}, 1).requires_grad_(),
+                         peer = table.detach().clone().requires_grad_();
+        const at::Tensor g = gaussian({6, 7}, 2);
+        torch::autograd::backward({embedding(table, sample_ids(), at::kFloat, padding)}, {g});
+        torch::autograd::backward({at::embedding(peer, sample_ids(), padding)}, {g});
+        EXPECT_LE(difference(table.grad(), peer.grad()), 2e-7);
+        EXPECT_FALSE(table.grad()[padding].any().item<bool>());
+        EXPECT_TRUE(table.grad()[5].any().item<bool>());
+    }
+}
+
+TEST(Embedding, a_frozen_table_asks_for_no_gradient) {
+    EXPECT_FALSE(embedding(gaussian({10, 7}, 1), sample_ids(), at::kFloat, -1).requires_grad());
+}
+
+TEST(Embedding, a_bf16_run_trains_an_fp32_table) {
+    const at::Tensor table = gaussian({10, 7}, 1).requires_grad_();
+    const at::Tensor g = gaussian({6, 7}, 2).to(at::kBFloat16);
+    torch::autograd::backward({embedding(table, sample_ids(), at::kBFloat16, -1)}, {g});
+    EXPECT_EQ(table.grad().scalar_type(), at::kFloat);
+    const at::Tensor expected = at::zeros({10, 7}).index_add_(0, sample_ids(), g.to(at::kFloat));
+    EXPECT_LE(difference(table.grad(), expected), 2e-7);  // summed in fp32, not in bf16
+}
+
+}  // namespace
+}  // namespace qlora::ops

@@ -1,0 +1,74 @@
+#include "qlora/ops/rope.h"
+
+#include <cmath>
+
+#include "ops/reference.h"
+
+namespace qlora::ops {
+namespace {
+
+using namespace test;
+
+at::Tensor frequencies(std::int64_t head_dim) {
+    return 1.0 /
+           at::pow(at::Scalar(10000.0), at::arange(0, head_dim, 2, at::kLong).to(at::kFloat) / head_dim);
+}
+
+/// Each pair (x[i], x[i + half]) turned by its angle, in the dtype of x.
+at::Tensor turned(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) {
+    const std::int64_t half = x.size(-1) / 2;
+    const at::Tensor first = x.narrow(-1, 0, half), second = x.narrow(-1, half, half);
+    const at::Tensor c = cos.to(x.scalar_type()).unsqueeze(1), s = sin.to(x.scalar_type()).unsqueeze(1);
+    return at::cat({first * c - second * s, second * c + first * s}, -1);
+}
+
+TEST(RopeTable, holds_cos_and_sin_of_position_times_frequency) {
+    const at::Tensor positions = at::tensor(at::ArrayRef<std::int64_t>{0, 1, 2, 77, 2047}, at::kLong);
+    const at::Tensor inverse = frequencies(16);
+    const RopeTable table = rope_table(positions, inverse, at::kFloat);
+    const at::Tensor angles = positions.to(at::kDouble).unsqueeze(1) * inverse.to(at::kDouble);
+    // The angle is one fp32 product: 2047 carries an error of up to 2047 * 2^-24 = 1.2e-4 into its cosine.
+    EXPECT_LE(difference(table.cos, angles.cos()), 1.3e-4);
+    EXPECT_LE(difference(table.sin, angles.sin()), 1.3e-4);
+    EXPECT_TRUE(table.cos[0].equal(at::ones({8})));
+    const RopeTable rounded = rope_table(positions, inverse, at::kBFloat16);
+    EXPECT_TRUE(rounded.cos.equal(table.cos.to(at::kBFloat16)));
+    EXPECT_TRUE(rounded.sin.equal(table.sin.to(at::kBFloat16)));
+}
+
+TEST(Rope, equals_autograd_in_fp64) {
+    for (const std::int64_t head_dim : {2, 6, 64}) {
+        const at::Tensor positions = at::tensor(at::ArrayRef<std::int64_t>{0, 1, 2, 3, 0, 1, 500}, at::kLong);
+        const RopeTable table = rope_table(positions, frequencies(head_dim), at::kFloat);
+        expect_equal_with_gradients(
+            {gaussian({7, 3, head_dim}, 1)}, [&](const auto& in) { return rope(in[0], table); },
+            [&](const auto& in) { return turned(in[0], table.cos, table.sin); },
+            3e-7);  // two products and a sum
+    }
+}
+
+TEST(Rope, takes_heads_out_of_a_wider_tensor) {
+    const RopeTable table = rope_table(at::arange(4, at::kLong), frequencies(8), at::kFloat);
+    const at::Tensor wide = gaussian({4, 5, 16}, 1);
+    const at::Tensor part = wide.narrow(2, 4, 8);
+    EXPECT_TRUE(rope(part, table).equal(rope(part.contiguous(), table)));
+}
+
+TEST(Rope, bf16_rounds_each_product_and_the_sum) {
+    const RopeTable table = rope_table(at::arange(31, at::kLong), frequencies(32), at::kBFloat16);
+    const at::Tensor x = gaussian({31, 2, 32}, 1).to(at::kBFloat16);
+    const at::Tensor y = rope(x, table).to(at::kFloat).contiguous();
+    const at::Tensor in = x.to(at::kFloat), cos = table.cos.to(at::kFloat), sin = table.sin.to(at::kFloat);
+    for (std::int64_t t = 0; t < 31; ++t) {
+        for (std::int64_t i = 0; i < 16; ++i) {
+            const float a = in[t][1][i].item<float>(), b = in[t][1][i + 16].item<float>();
+            const float c = cos[t][i].item<float>(), s = sin[t][i].item<float>();
+            EXPECT_EQ(y[t][1][i].item<float>(), round_to_bf16(round_to_bf16(a * c) - round_to_bf16(b * s)));
+            EXPECT_EQ(y[t][1][i + 16].item<float>(),
+                      round_to_bf16(round_to_bf16(b * c) + round_to_bf16(a * s)));
+        }
+    }
+}
+
+}  // namespace
+}  // namespace qlora::ops

@@ -1,0 +1,174 @@
+"""The programs as a user runs them: what they print, where, and with which exit code."""
+
+import json
+import os
+import pty
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="module")
+def project(root, tiny_model, tmp_path_factory):
+    """A folder with configs/smoke.json, its data, and a tiny model where the configuration expects it."""
+    folder = tmp_path_factory.mktemp("project")
+    for name in ("configs", "data"):
+        shutil.copytree(root / name, folder / name)
+    config = json.loads((folder / "configs" / "smoke.json").read_text())
+    model = (folder / "configs" / config["model"]["path"]).resolve()
+    model.parent.mkdir(exist_ok=True)
+    shutil.copytree(tiny_model(tie=True), model)
+    return folder
+
+
+def run(bin_dir, program, *flags, code=0, cwd=None):
+    result = subprocess.run([bin_dir / program, *map(str, flags)], capture_output=True, text=True, timeout=120, cwd=cwd)
+    assert result.returncode == code, f"exit {result.returncode}: {result.stderr}"
+    return result
+
+
+def config_of(project):
+    return project / "configs" / "smoke.json"
+
+
+def output_of(project):
+    config = json.loads(config_of(project).read_text())
+    return (project / "configs" / config["training"]["output_dir"]).resolve()
+
+
+@pytest.fixture(scope="module")
+def trained(bin_dir, project):
+    result = run(bin_dir, "qlora-train", "--config", config_of(project))
+    return result, output_of(project)
+
+
+def test_training_writes_the_files_of_a_run_and_nothing_to_stdout(trained):
+    result, output = trained
+    assert result.stdout == ""
+    names = {path.name for path in output.iterdir()}
+    assert {"adapter", "checkpoints", "metrics.jsonl", "run_config.json"} <= names
+    assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json"} <= {
+        path.name for path in (output / "adapter").iterdir()}
+    for line in (output / "metrics.jsonl").read_text().splitlines():
+        json.loads(line, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+
+
+def test_piped_progress_is_plain_lines(trained):
+    result, _ = trained
+    assert "\r" not in result.stderr and "\033" not in result.stderr
+    assert "step 1/" in result.stderr and "tok/s" in result.stderr and "next: qlora-eval" in result.stderr
+
+
+def test_on_a_terminal_there_is_a_bar_with_the_time_left(bin_dir, project, tmp_path):
+    parent, child = pty.openpty()
+    process = subprocess.Popen([bin_dir / "qlora-train", "--config", config_of(project), "--set",
+                                f"training.output_dir={tmp_path / 'run'}"], stderr=child, stdout=subprocess.DEVNULL)
+    os.close(child)
+    shown = b""
+    while True:
+        try:
+            piece = os.read(parent, 65536)
+        except OSError:
+            break
+        if not piece:
+            break
+        shown += piece
+    assert process.wait(60) == 0
+    assert b"\r\033[K[" in shown and b"left 0:" in shown
+
+
+def test_a_second_start_needs_resume_and_a_finished_run_ends_at_once(bin_dir, project, trained):
+    _, output = trained
+    before = (output / "metrics.jsonl").read_bytes()
+    again = run(bin_dir, "qlora-train", "--config", config_of(project), code=2)
+    assert "--resume" in again.stderr and again.stderr.count("\n") == 1
+    resumed = run(bin_dir, "qlora-train", "--config", config_of(project), "--resume")
+    assert "already finished" in resumed.stderr
+    assert (output / "metrics.jsonl").read_bytes() == before
+
+
+def test_evaluation_and_merge_follow_from_the_same_file(bin_dir, project, trained, tmp_path):
+    _, output = trained
+    config = json.loads(config_of(project).read_text())
+    tuned = json.loads(run(bin_dir, "qlora-eval", "--config", config_of(project)).stdout)
+    base = json.loads(run(bin_dir, "qlora-eval", "--config", config_of(project), "--base-only").stdout)
+    assert tuned["loss"] < base["loss"]
+    model = (project / "configs" / config["model"]["path"]).resolve()
+    merged = tmp_path / "merged"
+    result = run(bin_dir, "qlora-merge", "--model", model, "--adapter", output / "adapter", "--output", merged)
+    assert len(result.stdout.splitlines()) == 1
+    data = (project / "configs" / config["data"]["eval"]).resolve()
+    flags = ["--model", merged, "--data", data]
+    for setting, flag in (("template", "--template"), ("max_length", "--max-length")):
+        if setting in config["data"]:
+            flags += [flag, config["data"][setting]]
+    of_merged = json.loads(run(bin_dir, "qlora-eval", *flags).stdout)
+    # The adapter was trained on NF4 weights and merged into the original ones: near, not equal.
+    assert of_merged["loss"] < base["loss"]
+
+
+def test_dry_run_prints_the_plan_and_leaves_nothing(bin_dir, project, tmp_path):
+    result = run(bin_dir, "qlora-train", "--config", config_of(project), "--dry-run", "--set",
+                 f"training.output_dir={tmp_path / 'none'}")
+    for word in ("TRAIN |", "q_proj", "trainable parameters", "planned peak memory", "lengths in tokens", "template"):
+        assert word in result.stdout
+    assert not (tmp_path / "none").exists()
+
+
+def test_all_faults_of_a_configuration_come_together(bin_dir, project, tmp_path):
+    config = json.loads(config_of(project).read_text())
+    config["training"]["learning_rat"] = 1
+    config["peft"]["r"] = 0
+    config["data"]["max_length"] = "long"
+    bad = tmp_path / "bad.json"
+    bad.write_text(json.dumps(config))
+    result = run(bin_dir, "qlora-train", "--config", bad, code=2)
+    for word in ("training.learning_rat", "learning_rate", "peft.r", "data.max_length", "bad.json"):
+        assert word in result.stderr
+    assert "terminate" not in result.stderr
+
+
+def test_a_wrong_target_names_the_near_ones(bin_dir, project, tmp_path):
+    result = run(bin_dir, "qlora-train", "--config", config_of(project), "--set", 'peft.target_modules=["q_prj"]', "--set",
+                 f"training.output_dir={tmp_path / 'run'}", code=2)
+    assert "q_prj" in result.stderr and "q_proj" in result.stderr
+
+
+def test_bad_rows_stop_a_run_or_are_listed(bin_dir, project, tmp_path):
+    data = tmp_path / "rows.jsonl"
+    good = json.dumps({"messages": [{"role": "user", "content": "안녕"}, {"role": "assistant", "content": "안녕하세요"}]})
+    data.write_text("\n".join([good, "{cut", good, '{"messages": []}', good]) + "\n")
+    output = tmp_path / "run"
+    flags = ["--config", config_of(project), "--set", f"data.train={data}", "--set", f"training.output_dir={output}"]
+    stopped = run(bin_dir, "qlora-train", *flags, code=2)
+    assert f"{data}:2" in stopped.stderr and f"{data}:4" in stopped.stderr
+    skipped = run(bin_dir, "qlora-train", *flags, "--resume", "--set", "data.on_bad_row=skip")
+    assert "read 5 = kept 3 + dropped 0 + rejected 2" in skipped.stderr
+    faults = [json.loads(line)["fault"] for line in (output / "rejected.jsonl").read_text().splitlines()]
+    assert [fault.split(": ")[0] for fault in faults] == [f"{data}:2", f"{data}:4"]
+
+
+@pytest.mark.parametrize("program", ["qlora-train", "qlora-eval", "qlora-merge"])
+def test_help_and_version(bin_dir, program):
+    shown = run(bin_dir, program, "--help").stdout
+    assert "--help-config" in shown and "--verbose" in shown and "--quiet" in shown
+    version = run(bin_dir, program, "--version").stdout
+    assert program in version and "LibTorch 2.11" in version and "CUDA" in version
+    assert "learning_rate" in run(bin_dir, program, "--help-config").stdout
+
+
+def test_quiet_says_nothing_when_all_is_well(bin_dir, project, tmp_path):
+    result = run(bin_dir, "qlora-train", "--config", config_of(project), "--quiet", "--set",
+                 f"training.output_dir={tmp_path / 'run'}")
+    assert result.stdout == "" and result.stderr == ""
+
+
+def test_each_configuration_is_one_a_program_accepts(bin_dir, root):
+    for config in sorted((root / "configs").glob("*.json")):
+        result = subprocess.run([bin_dir / "qlora-train", "--config", config, "--dry-run"], capture_output=True, text=True,
+                                timeout=120)
+        # Models that are not on this machine are named; the configuration itself is sound.
+        assert result.returncode == 0 or "config.json" in result.stderr, f"{config.name}: {result.stderr}"
+        assert Path(config).name not in result.stderr or result.returncode == 0
