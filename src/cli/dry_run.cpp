@@ -27,7 +27,8 @@ std::string adapters_text(const adapters::MatchResult& match) {
     return out;
 }
 
-std::int64_t trainable_elements(const ModelFolder& folder, const adapters::MatchResult& match, const RunConfig& config) {
+std::int64_t trainable_elements(const ModelFolder& folder, const adapters::MatchResult& match,
+                                const RunConfig& config) {
     std::int64_t total = 0;
     std::map<std::string, const adapters::ModuleInfo*> modules;
     const std::vector<adapters::ModuleInfo> infos = adapters::module_infos(folder.config);
@@ -42,8 +43,9 @@ std::int64_t trainable_elements(const ModelFolder& folder, const adapters::Match
     if (config.peft.bias == adapters::BiasTraining::kNone) return total;
     models::CausalLM empty(folder.config, at::kFloat);
     for (const nn::Linear* linear : empty.linears()) {
-        const bool adapted = std::any_of(match.targets.begin(), match.targets.end(),
-                                         [&](const adapters::Target& target) { return target.path == linear->path(); });
+        const bool adapted =
+            std::any_of(match.targets.begin(), match.targets.end(),
+                        [&](const adapters::Target& target) { return target.path == linear->path(); });
         if (linear->has_bias() && (adapted || config.peft.bias == adapters::BiasTraining::kAll)) {
             total += linear->out_features();
         }
@@ -55,16 +57,18 @@ std::int64_t trainable_elements(const ModelFolder& folder, const adapters::Match
 
 train::MemoryRequest memory_request(const RunConfig& config, const ModelFolder& folder,
                                     const adapters::MatchResult& match, const data::Dataset& train) {
-    train::MemoryRequest request{.config = folder.config,
-                                 .quantization = config.quantization,
-                                 .targets = match.targets,
-                                 .bytes_per_element = compute_dtype(config.quantization) == at::kFloat ? 4 : 2,
-                                 .stored_bytes_per_weight = folder.config.dtype == "float32" ? 4 : 2,
-                                 .keep_dense = train::keeps_dense(folder.config)};
+    train::MemoryRequest request{
+        .config = folder.config,
+        .quantization = config.quantization,
+        .targets = match.targets,
+        .bytes_per_element = compute_dtype(config.quantization) == at::kFloat ? 4 : 2,
+        .stored_bytes_per_weight = folder.config.dtype == "float32" ? 4 : 2,
+        .keep_dense = train::keeps_dense(folder.config)};
     for (const adapters::ModuleInfo& info : adapters::module_infos(folder.config)) {
         if (std::find(match.modules_to_save.begin(), match.modules_to_save.end(), info.path) !=
             match.modules_to_save.end()) {
-            request.whole_module_elements += info.is_norm ? info.out_features : info.in_features * info.out_features;
+            request.whole_module_elements +=
+                info.is_norm ? info.out_features : info.in_features * info.out_features;
         }
     }
     std::vector<std::int64_t> lengths;
@@ -101,9 +105,9 @@ std::string dry_run_report(const RunConfig& config, const ModelFolder& folder,
     const models::CausalLM empty(folder.config, at::kFloat);
     const std::int64_t trainable = trainable_elements(folder, match, config);
     const std::int64_t total = empty.parameter_count();
-    std::string out = fmt::format("template: {}\n\nfirst rows:\n{}\ntraining data:\n{}\n", prompt_template.name(),
-                                  data::preview_rows(train, *folder.tokenizer, kPreviewRows),
-                                  data::describe(train.statistics));
+    std::string out = fmt::format(
+        "template: {}\n\nfirst rows:\n{}\ntraining data:\n{}\n", prompt_template.name(),
+        data::preview_rows(train, *folder.tokenizer, kPreviewRows), data::describe(train.statistics));
     if (eval != nullptr) out += fmt::format("held-out data:\n{}\n", data::describe(eval->statistics));
     out += fmt::format("adapters on:\n{}", adapters_text(match));
     out += fmt::format("trainable parameters: {} of {} ({:.3f} %)\n", trainable, total,

@@ -13,11 +13,14 @@ namespace qlora::cli {
 train::MemoryRequest memory_request(const RunConfig& config, const ModelFolder& folder,
                                     const adapters::MatchResult& match, const data::Dataset& train);
 
-/// Whether decoder layers are recomputed: as set, or with "auto" when the plan without it exceeds the available memory.
+/// Whether decoder layers are recomputed: as set, or with "auto" when the plan without it exceeds the
+/// available memory.
 bool uses_gradient_checkpointing(const RunConfig& config, train::MemoryRequest request);
 
-/// What `qlora-train --dry-run` prints: rows token by token, lengths, drops, repeats, adapters, parameters, memory.
-std::string dry_run_report(const RunConfig& config, const ModelFolder& folder, const data::PromptTemplate& prompt_template,
-                           const data::Dataset& train, const data::Dataset* eval);
+/// What `qlora-train --dry-run` prints: rows token by token, lengths, drops, repeats, adapters, parameters,
+/// memory.
+std::string dry_run_report(const RunConfig& config, const ModelFolder& folder,
+                           const data::PromptTemplate& prompt_template, const data::Dataset& train,
+                           const data::Dataset* eval);
 
 }  // namespace qlora::cli

@@ -56,7 +56,9 @@ EvalRequest request_from_config(const EvalFlags& flags) {
     require_device(config.model.device);
     check_device(config, false);
     if (!config.data.eval) {
-        throw ConfigError(flags.config + ": data.eval is not set, so there is nothing to evaluate on; set it or give --data");
+        throw ConfigError(
+            flags.config +
+            ": data.eval is not set, so there is nothing to evaluate on; set it or give --data");
     }
     const train::RunPaths paths{config.training.output_dir};
     EvalRequest request{.model = config.model.path,
@@ -67,8 +69,9 @@ EvalRequest request_from_config(const EvalFlags& flags) {
     if (flags.base_only) return request;
     request.adapter = paths.adapter();
     if (!std::filesystem::exists(paths.adapter())) {
-        throw ConfigError(paths.adapter().string() +
-                          " does not exist: the run has not finished. Train first, or measure the base with --base-only");
+        throw ConfigError(
+            paths.adapter().string() +
+            " does not exist: the run has not finished. Train first, or measure the base with --base-only");
     }
     return request;
 }
@@ -99,7 +102,8 @@ quant::QuantConfig quantization_for(const EvalFlags& flags, const EvalRequest& r
 EvalRequest complete_request(const EvalFlags& flags) {
     EvalRequest request = flags.config.empty() ? request_from_flags(flags) : request_from_config(flags);
     if (!flags.config.empty() && !flags.data.empty()) request.data = flags.data;
-    if (!flags.format.empty()) request.data_config.format = enum_value<data::DataFormat>(flags.format, "--format");
+    if (!flags.format.empty())
+        request.data_config.format = enum_value<data::DataFormat>(flags.format, "--format");
     if (!flags.template_name.empty()) {
         request.data_config.template_ = enum_value<data::TemplateName>(flags.template_name, "--template");
     }
@@ -115,13 +119,15 @@ std::string per_token_line(const data::Example& example, std::span<const float> 
     for (const float value : logprobs) values.push_back(value);
     Json supervised = Json::array();
     for (const std::uint8_t flag : example.supervised) supervised.push_back(flag != 0);
-    return Json{{"row", example.row}, {"ids", example.ids}, {"supervised", supervised}, {"logprobs", values}}.dump() +
+    return Json{{"row", example.row}, {"ids", example.ids}, {"supervised", supervised}, {"logprobs", values}}
+               .dump() +
            "\n";
 }
 
 /// Exact match over the rows with a whole prompt, in all and by task.
-void add_generations(const EvalFlags& flags, const ModelFolder& folder, const data::PromptTemplate& prompt_template,
-                     const models::CausalLM& model, const std::vector<data::Example>& examples, Json& summary) {
+void add_generations(const EvalFlags& flags, const ModelFolder& folder,
+                     const data::PromptTemplate& prompt_template, const models::CausalLM& model,
+                     const std::vector<data::Example>& examples, Json& summary) {
     std::vector<std::vector<tokenizer::TokenId>> prompts;
     std::vector<const data::Example*> rows;
     for (const data::Example& example : examples) {
@@ -199,7 +205,8 @@ int evaluate(const EvalFlags& flags) {
     }
     const eval::EvalSums sums = eval::evaluate(*loaded.model, examples, options);
     if (!flags.per_token.empty()) write_file_atomically(flags.per_token, per_token);
-    if (!std::isfinite(sums.mean_loss())) throw NonFiniteError("the loss is not finite: model or adapter are damaged");
+    if (!std::isfinite(sums.mean_loss()))
+        throw NonFiniteError("the loss is not finite: model or adapter are damaged");
     Json summary = {{"loss", sums.mean_loss()},
                     {"perplexity", std::exp(sums.mean_loss())},
                     {"token_accuracy", sums.token_accuracy()},
@@ -215,11 +222,13 @@ int evaluate(const EvalFlags& flags) {
 
 int eval_main(int argc, char** argv) {
     EvalFlags flags;
-    Program program("qlora-eval",
-                    "Measures a model, with or without an adapter, on held-out data. Prints one line of JSON.");
+    Program program(
+        "qlora-eval",
+        "Measures a model, with or without an adapter, on held-out data. Prints one line of JSON.");
     CLI::App& app = program.app();
     app.add_option("--config", flags.config, "a run's JSON file: its model, adapter and held-out file");
-    app.add_option("--set", flags.overrides, "with --config: overrides a setting, section.key=value")->take_all();
+    app.add_option("--set", flags.overrides, "with --config: overrides a setting, section.key=value")
+        ->take_all();
     app.add_flag("--base-only", flags.base_only, "with --config: the base without the run's adapter");
     app.add_option("--model", flags.model, "Hugging Face folder");
     app.add_option("--adapter", flags.adapter, "PEFT adapter folder");
@@ -233,7 +242,8 @@ int eval_main(int argc, char** argv) {
     app.add_option("--max-length", flags.max_length, "longest row in tokens")->check(CLI::Range(2, 1 << 24));
     app.add_option("--limit", flags.limit, "only the first N rows")->check(CLI::PositiveNumber);
     app.add_option("--device", flags.device, "auto, cpu, cuda or cuda:N")->capture_default_str();
-    app.add_option("--per-token", flags.per_token, "file for each row's ids and log probabilities (JSON lines)");
+    app.add_option("--per-token", flags.per_token,
+                   "file for each row's ids and log probabilities (JSON lines)");
     app.add_flag("--generate", flags.generate, "also generate each answer greedily and compare it");
     app.add_option("--max-new-tokens", flags.max_new_tokens, "longest generated answer")
         ->check(CLI::Range(1, 1 << 20))

@@ -4,8 +4,8 @@
 
 #include <CLI/CLI.hpp>
 #include <cstring>
-#include <iostream>
 #include <filesystem>
+#include <iostream>
 #include <new>
 #include <system_error>
 
@@ -73,9 +73,11 @@ int Program::run(int argc, char** argv, const std::function<int()>& body) {
         return report(ExitCode::kInput, error.what());
     } catch (const std::system_error& error) {
         if (is_out_of_memory(error.code())) return report_out_of_memory();
-        return report(ExitCode::kInternal, std::string("a fault of this program, please report it: ") + error.what());
+        return report(ExitCode::kInternal,
+                      std::string("a fault of this program, please report it: ") + error.what());
     } catch (const std::exception& error) {
-        return report(ExitCode::kInternal, std::string("a fault of this program, please report it: ") + error.what());
+        return report(ExitCode::kInternal,
+                      std::string("a fault of this program, please report it: ") + error.what());
     }
 }
 

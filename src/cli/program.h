@@ -19,7 +19,8 @@ class Program {
 
     CLI::App& app() { return *app_; }
 
-    /// Parses the command line and runs `body`; every error ends here, as one message on stderr and an exit code.
+    /// Parses the command line and runs `body`; every error ends here, as one message on stderr and an exit
+    /// code.
     int run(int argc, char** argv, const std::function<int()>& body);
     bool quiet() const { return quiet_; }
 

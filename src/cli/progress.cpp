@@ -27,8 +27,8 @@ std::string bar(double share) {
 }
 
 std::string numbers(const train::StepReport& r) {
-    return fmt::format("loss {:.4f}  lr {:.2e}  grad {:.3f}  {:.0f} tok/s  {}", r.loss, r.learning_rate, r.grad_norm,
-                       r.tokens_per_second, train::gigabytes(r.memory_bytes));
+    return fmt::format("loss {:.4f}  lr {:.2e}  grad {:.3f}  {:.0f} tok/s  {}", r.loss, r.learning_rate,
+                       r.grad_norm, r.tokens_per_second, train::gigabytes(r.memory_bytes));
 }
 
 class Progress final : public train::Callback {
@@ -45,20 +45,22 @@ class Progress final : public train::Callback {
     }
     void on_step(const train::StepReport& r) override {
         if (r.logged) {
-            print(fmt::format("step {}/{}  epoch {:.2f}  {}  left {}", r.step, r.total_steps, r.epoch, numbers(r),
-                              duration_text(r.seconds_left)));
+            print(fmt::format("step {}/{}  epoch {:.2f}  {}  left {}", r.step, r.total_steps, r.epoch,
+                              numbers(r), duration_text(r.seconds_left)));
         }
-        const double share = static_cast<double>(r.step) / static_cast<double>(std::max<std::int64_t>(1, r.total_steps));
+        const double share =
+            static_cast<double>(r.step) / static_cast<double>(std::max<std::int64_t>(1, r.total_steps));
         show(fmt::format("{} {}/{}  {}  left {}", bar(share), r.step, r.total_steps, numbers(r),
                          duration_text(r.seconds_left)));
     }
     void on_evaluation_progress(std::int64_t rows, std::int64_t total) override {
-        show(fmt::format("{} evaluating, row {}/{}", bar(static_cast<double>(rows) / static_cast<double>(total)), rows,
-                         total));
+        show(fmt::format("{} evaluating, row {}/{}",
+                         bar(static_cast<double>(rows) / static_cast<double>(total)), rows, total));
     }
     void on_evaluation(std::int64_t step, const eval::EvalSums& sums, bool best) override {
-        print(fmt::format("step {}: held-out loss {:.4f}, token accuracy {:.1f} %, {} rows{}", step, sums.mean_loss(),
-                          100.0 * sums.token_accuracy(), sums.rows, best ? " (best so far)" : ""));
+        print(fmt::format("step {}: held-out loss {:.4f}, token accuracy {:.1f} %, {} rows{}", step,
+                          sums.mean_loss(), 100.0 * sums.token_accuracy(), sums.rows,
+                          best ? " (best so far)" : ""));
     }
     void on_sample(const train::Sample& sample) override {
         print(fmt::format("  sample: {}\n    generated: {}\n    expected:  {}", one_line(sample.prompt),

@@ -58,8 +58,9 @@ LoadedModel load_model(const ModelFolder& folder, const quant::QuantConfig& quan
                        std::int64_t seed) {
     std::vector<std::string> whole;
     if (peft != nullptr) {
-        whole = adapters::match_targets(*peft, adapters::module_infos(folder.config), folder.config.model_type)
-                    .modules_to_save;
+        whole =
+            adapters::match_targets(*peft, adapters::module_infos(folder.config), folder.config.model_type)
+                .modules_to_save;
     }
     models::LoadOptions options{.quantization = quantization,
                                 .compute_dtype = compute_dtype(quantization),

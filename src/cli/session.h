@@ -27,7 +27,8 @@ struct ModelFolder {
     std::optional<std::string> chat_template;
 
     data::PromptTemplate prompt_template(data::TemplateName choice) const;
-    /// Where generation stops: generation_config.json's eos_token_id (a list is common), config.json's, the template's.
+    /// Where generation stops: generation_config.json's eos_token_id (a list is common), config.json's, the
+    /// template's.
     std::vector<tokenizer::TokenId> stop_ids(const data::PromptTemplate& prompt_template) const;
 };
 
@@ -37,8 +38,8 @@ struct LoadedModel {
     adapters::Adaptation adaptation;  ///< empty without an adapter
 };
 
-/// Loads the weights, quantizing them as asked, and sets the adapters of `peft` (null: none). `adapter`: the folder whose
-/// tensors are taken. Frozen matrices are kept in fp32 besides when memory allows.
+/// Loads the weights, quantizing them as asked, and sets the adapters of `peft` (null: none). `adapter`: the
+/// folder whose tensors are taken. Frozen matrices are kept in fp32 besides when memory allows.
 LoadedModel load_model(const ModelFolder& folder, const quant::QuantConfig& quantization,
                        const adapters::LoraConfig* peft, const std::optional<std::filesystem::path>& adapter,
                        std::int64_t seed);
@@ -50,7 +51,8 @@ at::ScalarType compute_dtype(const quant::QuantConfig& quantization);
 std::map<std::string, std::string> adapter_metadata_for(const ModelFolder& folder,
                                                         const quant::QuantConfig& quantization);
 
-/// CheckpointError when the adapter names another base than this folder's; an adapter without a fingerprint passes.
+/// CheckpointError when the adapter names another base than this folder's; an adapter without a fingerprint
+/// passes.
 void check_adapter_base(const std::filesystem::path& adapter, const ModelFolder& folder);
 
 /// ConfigError in one sentence when the device cannot be used on this machine or with this build.

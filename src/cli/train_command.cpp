@@ -32,13 +32,15 @@ struct Data {
     std::optional<data::Dataset> eval;
 };
 
-Data load_data(const RunConfig& config, const ModelFolder& folder, const data::PromptTemplate& prompt_template) {
+Data load_data(const RunConfig& config, const ModelFolder& folder,
+               const data::PromptTemplate& prompt_template) {
     Data out;
     out.train =
         data::load_dataset(config.data.train.files, config.data, prompt_template, folder.config.vocab_size);
     spdlog::info("training data: {}", data::summary_line(out.train.statistics));
     if (config.data.eval) {
-        out.eval = data::load_dataset({*config.data.eval}, config.data, prompt_template, folder.config.vocab_size);
+        out.eval =
+            data::load_dataset({*config.data.eval}, config.data, prompt_template, folder.config.vocab_size);
         spdlog::info("held-out data: {}", data::summary_line(out.eval->statistics));
     }
     return out;
@@ -49,12 +51,13 @@ void write_rejected_rows(const train::RunPaths& paths, const Data& data) {
     if (data.eval) rejected.insert(rejected.end(), data.eval->rejected.begin(), data.eval->rejected.end());
     if (rejected.empty()) return;
     data::write_rejected(paths.rejected(), rejected);
-    spdlog::warn("{} bad rows were left out; they are listed in {}", rejected.size(), paths.rejected().string());
+    spdlog::warn("{} bad rows were left out; they are listed in {}", rejected.size(),
+                 paths.rejected().string());
 }
 
 /// What must be the same when a run is resumed.
-Json run_identity(const RunConfig& config, const std::map<std::string, std::string>& metadata, const Data& data,
-                  std::int64_t threads) {
+Json run_identity(const RunConfig& config, const std::map<std::string, std::string>& metadata,
+                  const Data& data, std::int64_t threads) {
     return {{"base", metadata.at(adapters::kBaseKey)},
             {"tokenizer", metadata.at(adapters::kTokenizerKey)},
             {"data", data.train.fingerprint},
@@ -63,8 +66,10 @@ Json run_identity(const RunConfig& config, const std::map<std::string, std::stri
             {"config", run_config_json(config)}};
 }
 
-void require_same_run(const Json& saved, const Json& now, const RunConfig& config, const std::filesystem::path& place) {
-    if (!saved.is_object()) throw CheckpointError(place.string() + ": its run_state.json has no identity of the run");
+void require_same_run(const Json& saved, const Json& now, const RunConfig& config,
+                      const std::filesystem::path& place) {
+    if (!saved.is_object())
+        throw CheckpointError(place.string() + ": its run_state.json has no identity of the run");
     FaultList faults;
     const std::pair<const char*, const char*> facts[] = {
         {"base", "the base model's tensors have changed"},
@@ -74,12 +79,14 @@ void require_same_run(const Json& saved, const Json& now, const RunConfig& confi
     for (const auto& [key, message] : facts) {
         const Json before = saved.value(key, Json());
         if (before != now.at(key)) {
-            faults.add(key, std::string(message) + " (" + before.dump() + " then, " + now.at(key).dump() + " now)");
+            faults.add(
+                key, std::string(message) + " (" + before.dump() + " then, " + now.at(key).dump() + " now)");
         }
     }
     if (saved.value("eval_data", Json()) != now.at("eval_data")) {
-        spdlog::warn("the held-out data have changed: losses from before and after {} are not of the same rows",
-                     place.string());
+        spdlog::warn(
+            "the held-out data have changed: losses from before and after {} are not of the same rows",
+            place.string());
     }
     const RunConfig before = parse_run_config(saved.value("config", Json()), place, place.string());
     for (const std::string& difference : resume_differences(before, config)) faults.add("", difference);
@@ -92,11 +99,12 @@ void print_summary(const train::RunSummary& summary, const RunConfig& config) {
                      summary.steps, summary.total_steps, config.file.string());
         return;
     }
-    spdlog::info("done: {} steps, {} tokens, {}", summary.steps, summary.tokens, duration_text(summary.seconds));
+    spdlog::info("done: {} steps, {} tokens, {}", summary.steps, summary.tokens,
+                 duration_text(summary.seconds));
     if (summary.first_eval_loss && summary.last_eval_loss) {
-        spdlog::info("held-out loss {:.4f} before, {:.4f} after (best {:.4f} at step {})", *summary.first_eval_loss,
-                     *summary.last_eval_loss, summary.best_eval_loss.value_or(*summary.last_eval_loss),
-                     summary.best_step);
+        spdlog::info("held-out loss {:.4f} before, {:.4f} after (best {:.4f} at step {})",
+                     *summary.first_eval_loss, *summary.last_eval_loss,
+                     summary.best_eval_loss.value_or(*summary.last_eval_loss), summary.best_step);
     }
     spdlog::info("adapter: {}", summary.adapter.string());
     spdlog::info("metrics: {}", (config.training.output_dir / "metrics.jsonl").string());
@@ -128,8 +136,9 @@ int train(const TrainFlags& flags, bool quiet) {
     if (!flags.dry_run) {
         lock.emplace(paths);
         if (paths.holds_run() && !flags.resume) {
-            throw ConfigError("training.output_dir: " + paths.root.string() +
-                              " already holds a run; add --resume to go on with it, or choose another folder");
+            throw ConfigError(
+                "training.output_dir: " + paths.root.string() +
+                " already holds a run; add --resume to go on with it, or choose another folder");
         }
         for (const auto& folder : {paths.root, paths.checkpoints()}) train::remove_leftovers(folder);
     }
@@ -140,7 +149,8 @@ int train(const TrainFlags& flags, bool quiet) {
     spdlog::info("template: {}", prompt_template.name());
     Data data = load_data(config, folder, prompt_template);
     if (flags.dry_run) {
-        std::cout << dry_run_report(config, folder, prompt_template, data.train, data.eval ? &*data.eval : nullptr);
+        std::cout << dry_run_report(config, folder, prompt_template, data.train,
+                                    data.eval ? &*data.eval : nullptr);
         return 0;
     }
     if (train::StopSignal::received() != 0) return stopped_before_training();
@@ -155,7 +165,8 @@ int train(const TrainFlags& flags, bool quiet) {
             const Json saved = read_json_file(checkpoint->path / "run_state.json");
             require_same_run(saved.value("identity", Json()), identity, config, checkpoint->path);
         } else {
-            spdlog::info("--resume: {} holds no whole checkpoint; the run starts at the beginning", paths.root.string());
+            spdlog::info("--resume: {} holds no whole checkpoint; the run starts at the beginning",
+                         paths.root.string());
         }
     }
 

@@ -1,6 +1,7 @@
-// Part of each program, not of the library. libgomp's threads spin while they wait: two busy programs on two cores make
-// each other up to 80 times slower. The variable that switches this off is read when libgomp is loaded, so the program
-// starts itself once more with it set, before LibTorch's constructors run. A value set by the user is left alone.
+// Part of each program, not of the library. libgomp's threads spin while they wait: two busy programs on two
+// cores make each other up to 80 times slower. The variable that switches this off is read when libgomp is
+// loaded, so the program starts itself once more with it set, before LibTorch's constructors run. A value set
+// by the user is left alone.
 
 #include <limits.h>
 #include <unistd.h>
@@ -29,4 +30,5 @@ void wait_passively(int /*argc*/, char** argv, char** environment) {
 
 }  // namespace
 
-__attribute__((section(".preinit_array"), used)) static void (*const start_hook)(int, char**, char**) = &wait_passively;
+__attribute__((section(".preinit_array"), used)) static void (*const start_hook)(int, char**,
+                                                                                 char**) = &wait_passively;

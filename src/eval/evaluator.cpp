@@ -39,7 +39,8 @@ void add_supervised(const data::Batch& batch, const ScoredRows& scored, const op
 
 }  // namespace
 
-EvalSums evaluate(const models::CausalLM& model, std::span<const data::Example> examples, const EvalOptions& options) {
+EvalSums evaluate(const models::CausalLM& model, std::span<const data::Example> examples,
+                  const EvalOptions& options) {
     const at::AutoGradMode no_gradients(false);
     const nn::ForwardContext context;
     const at::Tensor head = model.head_matrix();
@@ -57,8 +58,8 @@ EvalSums evaluate(const models::CausalLM& model, std::span<const data::Example> 
         const at::Tensor hidden = model.forward(token_batch(batch), context);
         ScoredRows scored{.rows = batch.loss_rows, .targets = batch.targets};
         if (options.per_row) scored = all_rows(batch);
-        const ops::TokenScores scores = ops::score_tokens(hidden.index_select(0, index_tensor(scored.rows)), head,
-                                                          index_tensor(scored.targets));
+        const ops::TokenScores scores = ops::score_tokens(hidden.index_select(0, index_tensor(scored.rows)),
+                                                          head, index_tensor(scored.targets));
         add_supervised(batch, scored, scores, sums);
         if (options.per_row) {
             std::span<const float> rest(scores.logprobs.const_data_ptr<float>(), scored.rows.size());

@@ -18,11 +18,12 @@ bool is_white_space(utf8proc_int32_t code) {
 
 std::string normalize_answer(std::string_view text) {
     utf8proc_uint8_t* raw = nullptr;
-    const utf8proc_ssize_t length =
-        utf8proc_map(reinterpret_cast<const utf8proc_uint8_t*>(text.data()), static_cast<utf8proc_ssize_t>(text.size()),
-                     &raw, static_cast<utf8proc_option_t>(UTF8PROC_COMPOSE | UTF8PROC_COMPAT | UTF8PROC_STABLE));
+    const utf8proc_ssize_t length = utf8proc_map(
+        reinterpret_cast<const utf8proc_uint8_t*>(text.data()), static_cast<utf8proc_ssize_t>(text.size()),
+        &raw, static_cast<utf8proc_option_t>(UTF8PROC_COMPOSE | UTF8PROC_COMPAT | UTF8PROC_STABLE));
     const std::unique_ptr<utf8proc_uint8_t, decltype(&std::free)> owner(raw, &std::free);
-    if (length < 0) return std::string(text);  // a generation cut inside a character is not UTF-8: it matches nothing
+    if (length < 0)
+        return std::string(text);  // a generation cut inside a character is not UTF-8: it matches nothing
 
     std::string out;
     bool gap = false;

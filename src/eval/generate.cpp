@@ -71,7 +71,8 @@ std::vector<std::vector<TokenId>> generate(const models::CausalLM& model,
             const std::vector<TokenId> next = step(model, active);
             std::vector<Sequence*> going;
             for (std::size_t s = 0; s < active.size(); ++s) {
-                if (std::find(options.stop_ids.begin(), options.stop_ids.end(), next[s]) != options.stop_ids.end()) {
+                if (std::find(options.stop_ids.begin(), options.stop_ids.end(), next[s]) !=
+                    options.stop_ids.end()) {
                     continue;
                 }
                 out[active[s]->place].push_back(next[s]);

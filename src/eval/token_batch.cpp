@@ -7,7 +7,8 @@ at::Tensor index_tensor(const std::vector<std::int64_t>& values) {
 }
 
 models::TokenBatch token_batch(const data::Batch& batch) {
-    return {.ids = index_tensor(batch.ids), .positions = index_tensor(batch.positions), .offsets = batch.offsets};
+    return {
+        .ids = index_tensor(batch.ids), .positions = index_tensor(batch.positions), .offsets = batch.offsets};
 }
 
 }  // namespace qlora::eval

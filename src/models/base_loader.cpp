@@ -29,7 +29,8 @@ struct Slot {
 at::Tensor load_dense(const io::TensorView& view) {
     at::Tensor tensor = quant::tensor_from_view(view);
     if (!tensor.isfinite().all().item<bool>()) {
-        throw CheckpointError("tensor " + view.name + " holds a value that is not finite; the checkpoint is damaged");
+        throw CheckpointError("tensor " + view.name +
+                              " holds a value that is not finite; the checkpoint is damaged");
     }
     return tensor;
 }
@@ -50,14 +51,14 @@ std::vector<Slot> slots_of(CausalLM& model, const LoadOptions& options) {
         slots.push_back({linear->path() + ".weight",
                          {linear->out_features(), linear->in_features()},
                          [linear, quantized, compute, &options](const io::TensorView& view) {
-                             linear->set_weight(quantized
-                                                    ? nn::Weight(quant::quantize(view, options.quantization), compute)
-                                                    : nn::Weight(load_dense(view), compute));
+                             linear->set_weight(
+                                 quantized ? nn::Weight(quant::quantize(view, options.quantization), compute)
+                                           : nn::Weight(load_dense(view), compute));
                          }});
         if (linear->has_bias()) {
-            slots.push_back({linear->path() + ".bias", {linear->out_features()}, [linear](const io::TensorView& view) {
-                                 linear->set_bias(load_dense(view));
-                             }});
+            slots.push_back({linear->path() + ".bias",
+                             {linear->out_features()},
+                             [linear](const io::TensorView& view) { linear->set_bias(load_dense(view)); }});
         }
     }
     for (nn::RmsNorm* norm : model.norms()) {
@@ -101,8 +102,10 @@ void check(const io::Checkpoint& checkpoint, const ModelConfig& config, const st
             faults.add(slot.name, "has shape " + shape_text(view.shape) + ", config.json asks for " +
                                       shape_text(slot.shape));
         }
-        if (view.dtype != io::DType::kF32 && view.dtype != io::DType::kF16 && view.dtype != io::DType::kBF16) {
-            faults.add(slot.name, "has dtype " + std::string(io::name_of(view.dtype)) + "; F32, F16 and BF16 are supported");
+        if (view.dtype != io::DType::kF32 && view.dtype != io::DType::kF16 &&
+            view.dtype != io::DType::kBF16) {
+            faults.add(slot.name, "has dtype " + std::string(io::name_of(view.dtype)) +
+                                      "; F32, F16 and BF16 are supported");
         }
     }
     for (const std::string& name : checkpoint.names()) {

@@ -29,8 +29,8 @@ at::Tensor inverse_frequencies(const ModelConfig& config) {
     const at::Tensor smooth =
         (original / wavelength - rope.low_freq_factor) / (rope.high_freq_factor - rope.low_freq_factor);
     const at::Tensor smoothed = (1 - smooth) * scaled / rope.factor + smooth * scaled;
-    const at::Tensor medium = wavelength.lt(high_wavelength).logical_not().logical_and(
-        wavelength.gt(low_wavelength).logical_not());
+    const at::Tensor medium =
+        wavelength.lt(high_wavelength).logical_not().logical_and(wavelength.gt(low_wavelength).logical_not());
     return at::where(medium, smoothed, scaled);
 }
 
@@ -53,7 +53,8 @@ DecoderLayer::DecoderLayer(const ModelConfig& c, std::int64_t i)
              c.query_key_value_bias),
       v_proj(layer_path(i, "self_attn.v_proj"), c.hidden_size, c.num_key_value_heads * c.head_dim,
              c.query_key_value_bias),
-      o_proj(layer_path(i, "self_attn.o_proj"), c.num_attention_heads * c.head_dim, c.hidden_size, c.output_bias),
+      o_proj(layer_path(i, "self_attn.o_proj"), c.num_attention_heads * c.head_dim, c.hidden_size,
+             c.output_bias),
       q_norm(head_norm(c, i, "q_norm")),
       k_norm(head_norm(c, i, "k_norm")),
       post_attention_layernorm(layer_path(i, "post_attention_layernorm"), c.hidden_size, c.rms_norm_eps),
@@ -91,7 +92,8 @@ at::Tensor CausalLM::forward(const TokenBatch& batch, const nn::ForwardContext& 
 
 at::Tensor CausalLM::layer_forward(std::size_t index, const at::Tensor& hidden, const at::Tensor& cos,
                                    const at::Tensor& sin, const std::vector<std::int64_t>& offsets,
-                                   const nn::ForwardContext& context, std::span<KvCache* const> caches) const {
+                                   const nn::ForwardContext& context,
+                                   std::span<KvCache* const> caches) const {
     const DecoderLayer& layer = *layers_[index];
     const ops::RopeTable table{.cos = cos, .sin = sin};
     const std::int64_t tokens = hidden.size(0), dim = config_.head_dim;
@@ -112,8 +114,8 @@ at::Tensor CausalLM::layer_forward(std::size_t index, const at::Tensor& hidden, 
         attended = at::empty({tokens, config_.num_attention_heads * dim}, q.options());
         for (std::size_t s = 0; s < caches.size(); ++s) {
             const std::int64_t begin = offsets[s], n = offsets[s + 1] - begin;
-            const auto [keys, values] = caches[s]->append(static_cast<std::int64_t>(index), k.narrow(0, begin, n),
-                                                          v.narrow(0, begin, n));
+            const auto [keys, values] = caches[s]->append(static_cast<std::int64_t>(index),
+                                                          k.narrow(0, begin, n), v.narrow(0, begin, n));
             attended.narrow(0, begin, n)
                 .copy_(ops::cached_attention(q.narrow(0, begin, n), keys, values, layer.sliding_window));
         }
@@ -126,7 +128,8 @@ at::Tensor CausalLM::layer_forward(std::size_t index, const at::Tensor& hidden, 
 }
 
 at::Tensor CausalLM::loss_sum(const at::Tensor& hidden_rows, const at::Tensor& targets) const {
-    if (trained_head_.defined()) return ops::trainable_linear_cross_entropy(hidden_rows, trained_head_, targets);
+    if (trained_head_.defined())
+        return ops::trainable_linear_cross_entropy(hidden_rows, trained_head_, targets);
     return ops::linear_cross_entropy(hidden_rows, frozen_head(), targets);
 }
 
@@ -141,8 +144,8 @@ at::Tensor CausalLM::logits(const at::Tensor& hidden_rows) const {
 std::vector<nn::Linear*> CausalLM::linears() {
     std::vector<nn::Linear*> out;
     for (const auto& layer : layers_) {
-        for (nn::Linear* linear : {&layer->q_proj, &layer->k_proj, &layer->v_proj, &layer->o_proj, &layer->gate_proj,
-                                   &layer->up_proj, &layer->down_proj}) {
+        for (nn::Linear* linear : {&layer->q_proj, &layer->k_proj, &layer->v_proj, &layer->o_proj,
+                                   &layer->gate_proj, &layer->up_proj, &layer->down_proj}) {
             out.push_back(linear);
         }
     }
@@ -204,7 +207,8 @@ std::int64_t CausalLM::parameter_count() const {
     auto* self = const_cast<CausalLM*>(this);
     std::int64_t total = config_.vocab_size * config_.hidden_size * (config_.tie_word_embeddings ? 1 : 2);
     for (const nn::Linear* linear : self->linears()) {
-        total += linear->in_features() * linear->out_features() + (linear->has_bias() ? linear->out_features() : 0);
+        total += linear->in_features() * linear->out_features() +
+                 (linear->has_bias() ? linear->out_features() : 0);
     }
     for (const nn::RmsNorm* norm : self->norms()) total += norm->size();
     return total;

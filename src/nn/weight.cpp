@@ -21,7 +21,8 @@ bool Weight::defined() const {
 }
 
 std::int64_t Weight::bytes() const {
-    return is_quantized() ? quantized().bytes() : static_cast<std::int64_t>(std::get<at::Tensor>(storage_).nbytes());
+    return is_quantized() ? quantized().bytes()
+                          : static_cast<std::int64_t>(std::get<at::Tensor>(storage_).nbytes());
 }
 
 at::Tensor Weight::make_dense() const {

@@ -9,13 +9,14 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
 
-/// [n, heads, head_dim] -> [1, heads, n, head_dim] in fp32: bf16 products are slow on CPUs without bf16 units.
+/// [n, heads, head_dim] -> [1, heads, n, head_dim] in fp32: bf16 products are slow on CPUs without bf16
+/// units.
 at::Tensor heads_first(const at::Tensor& x) {
     return x.to(at::kFloat).transpose(0, 1).unsqueeze(0);
 }
 
-/// Additive mask [n, m] for the last n of m positions, or undefined when the kernel's own causal flag (n == m) or no
-/// mask at all (n == 1) says the same.
+/// Additive mask [n, m] for the last n of m positions, or undefined when the kernel's own causal flag (n ==
+/// m) or no mask at all (n == 1) says the same.
 at::Tensor window_mask(std::int64_t n, std::int64_t m, std::int64_t window) {
     if (window == 0 || window > m) window = m;
     if (window == m && (n == m || n == 1)) return {};
@@ -30,8 +31,8 @@ c10::optional<at::Tensor> optional_mask(const at::Tensor& mask) {
 }
 
 struct CausalAttention : Function<CausalAttention> {
-    static at::Tensor forward(AutogradContext* ctx, const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                              std::vector<std::int64_t> offsets, std::int64_t window) {
+    static at::Tensor forward(AutogradContext* ctx, const at::Tensor& q, const at::Tensor& k,
+                              const at::Tensor& v, std::vector<std::int64_t> offsets, std::int64_t window) {
         at::Tensor out = at::empty({q.size(0), q.size(1) * q.size(2)}, q.options());
         variable_list saved = {q, k, v, out};
         for (std::size_t s = 0; s + 1 < offsets.size(); ++s) {
@@ -79,7 +80,8 @@ at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::
     return CausalAttention::apply(q, k, v, offsets, window);
 }
 
-at::Tensor cached_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, std::int64_t window) {
+at::Tensor cached_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                            std::int64_t window) {
     const std::int64_t n = q.size(0), m = k.size(0);
     const at::Tensor mask = window_mask(n, m, window);
     const bool causal = n == m && !mask.defined();

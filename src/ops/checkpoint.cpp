@@ -22,12 +22,14 @@ struct Checkpointed : Function<Checkpointed> {
     static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, Segment segment) {
         at::Tensor y = segment(x);
         ctx->save_for_backward({x});
-        ctx->saved_data["segment"] = c10::IValue::make_capsule(c10::make_intrusive<SegmentHolder>(std::move(segment)));
+        ctx->saved_data["segment"] =
+            c10::IValue::make_capsule(c10::make_intrusive<SegmentHolder>(std::move(segment)));
         return y;
     }
     static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
         const at::Tensor x = ctx->get_saved_variables()[0].detach().requires_grad_();
-        const auto holder = c10::static_intrusive_pointer_cast<SegmentHolder>(ctx->saved_data["segment"].toCapsule());
+        const auto holder =
+            c10::static_intrusive_pointer_cast<SegmentHolder>(ctx->saved_data["segment"].toCapsule());
         at::Tensor y;
         {
             const at::AutoGradMode with_gradients(true);

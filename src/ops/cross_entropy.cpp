@@ -91,12 +91,14 @@ struct TrainableCrossEntropy : Function<TrainableCrossEntropy> {
 
 }  // namespace
 
-at::Tensor linear_cross_entropy(const at::Tensor& hidden, const FrozenWeight& head, const at::Tensor& targets) {
+at::Tensor linear_cross_entropy(const at::Tensor& hidden, const FrozenWeight& head,
+                                const at::Tensor& targets) {
     const bool want_gradient = at::GradMode::is_enabled() && hidden.requires_grad();
     return LinearCrossEntropy::apply(hidden, targets, &head, want_gradient);
 }
 
-at::Tensor trainable_linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets) {
+at::Tensor trainable_linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& head,
+                                          const at::Tensor& targets) {
     const bool on = at::GradMode::is_enabled();
     return TrainableCrossEntropy::apply(hidden, head, targets, on && hidden.requires_grad(),
                                         on && head.requires_grad());

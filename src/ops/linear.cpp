@@ -35,8 +35,8 @@ at::Tensor base_product(const at::Tensor& x, const at::Tensor& weight, const at:
 }
 
 struct FrozenLinear : Function<FrozenLinear> {
-    static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const std::optional<at::Tensor>& maybe_bias,
-                              const FrozenWeight* weight) {
+    static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x,
+                              const std::optional<at::Tensor>& maybe_bias, const FrozenWeight* weight) {
         const at::Tensor bias = maybe_bias.value_or(at::Tensor());
         ctx->saved_data["weight"] = reinterpret_cast<std::int64_t>(weight);
         ctx->saved_data["has_bias"] = bias.defined();
@@ -74,8 +74,9 @@ struct TrainableLinear : Function<TrainableLinear> {
 };
 
 struct LoraLinear : Function<LoraLinear> {
-    static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const std::optional<at::Tensor>& maybe_bias,
-                              const at::Tensor& a, const at::Tensor& b, const FrozenWeight* weight, double scaling,
+    static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x,
+                              const std::optional<at::Tensor>& maybe_bias, const at::Tensor& a,
+                              const at::Tensor& b, const FrozenWeight* weight, double scaling,
                               const DropoutSite* dropout) {
         const at::Tensor bias = maybe_bias.value_or(at::Tensor());
         const at::Tensor dropped = apply_dropout(fp32(x), *dropout);
@@ -139,7 +140,8 @@ at::Tensor apply_dropout(const at::Tensor& x, const DropoutSite& site) {
     const std::int64_t n = source.numel();
     at::parallel_for(0, (n + 3) / 4, 1 << 12, [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t quad = begin; quad < end; ++quad) {
-            const auto words = kernels::dropout_words(site.seed, site.step, site.site, static_cast<std::uint64_t>(quad));
+            const auto words =
+                kernels::dropout_words(site.seed, site.step, site.site, static_cast<std::uint64_t>(quad));
             for (std::int64_t i = 4 * quad; i < std::min(n, 4 * quad + 4); ++i) {
                 to[i] = kernels::dropout_keeps(words.word[i % 4], p) ? in[i] * scale : 0.0F;
             }
@@ -152,8 +154,9 @@ at::Tensor frozen_linear(const at::Tensor& x, const FrozenWeight& weight, const 
     return FrozenLinear::apply(x, present(bias), &weight);
 }
 
-at::Tensor lora_linear(const at::Tensor& x, const FrozenWeight& weight, const at::Tensor& bias, const at::Tensor& lora_a,
-                       const at::Tensor& lora_b, double scaling, const DropoutSite& dropout) {
+at::Tensor lora_linear(const at::Tensor& x, const FrozenWeight& weight, const at::Tensor& bias,
+                       const at::Tensor& lora_a, const at::Tensor& lora_b, double scaling,
+                       const DropoutSite& dropout) {
     return LoraLinear::apply(x, present(bias), lora_a, lora_b, &weight, scaling, &dropout);
 }
 

@@ -10,7 +10,8 @@ using torch::autograd::Function;
 using torch::autograd::variable_list;
 
 struct RmsNorm : Function<RmsNorm> {
-    static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight, double eps) {
+    static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight,
+                              double eps) {
         const at::Tensor wide = x.to(at::kFloat);
         const at::Tensor inverse = at::rsqrt(wide.pow(2).mean(-1, true).add_(eps));  // [.., 1]
         ctx->save_for_backward({x, weight, inverse});
@@ -29,7 +30,10 @@ struct RmsNorm : Function<RmsNorm> {
             gx = g.addcmul_(normed, projection, -1).mul_(inverse).to(x.scalar_type());
         }
         if (ctx->needs_input_grad(1)) {
-            gw = (dy * normed.to(x.scalar_type())).reshape({-1, weight.size(0)}).sum(0).to(weight.scalar_type());
+            gw = (dy * normed.to(x.scalar_type()))
+                     .reshape({-1, weight.size(0)})
+                     .sum(0)
+                     .to(weight.scalar_type());
         }
         return {gx, gw, at::Tensor()};
     }

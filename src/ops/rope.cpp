@@ -9,7 +9,8 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
 
-/// direction +1: forward; -1: the transposed rotation. Each product is rounded to the dtype, as transformers does.
+/// direction +1: forward; -1: the transposed rotation. Each product is rounded to the dtype, as transformers
+/// does.
 at::Tensor rotate(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, int direction) {
     const std::int64_t half = x.size(-1) / 2;
     const at::Tensor first = x.narrow(-1, 0, half), second = x.narrow(-1, half, half);
@@ -29,7 +30,8 @@ at::Tensor rotate(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& 
 }
 
 struct Rope : Function<Rope> {
-    static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin) {
+    static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& cos,
+                              const at::Tensor& sin) {
         ctx->save_for_backward({cos, sin});
         return rotate(x, cos, sin, +1);
     }

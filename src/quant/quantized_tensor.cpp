@@ -15,20 +15,27 @@ constexpr std::int64_t kGrain = 1 << 16;
 
 kernels::FloatType input_type(const io::TensorView& tensor) {
     switch (tensor.dtype) {
-        case io::DType::kF32: return kernels::FloatType::kF32;
-        case io::DType::kF16: return kernels::FloatType::kF16;
-        case io::DType::kBF16: return kernels::FloatType::kBF16;
+        case io::DType::kF32:
+            return kernels::FloatType::kF32;
+        case io::DType::kF16:
+            return kernels::FloatType::kF16;
+        case io::DType::kBF16:
+            return kernels::FloatType::kBF16;
         default:
-            throw CheckpointError("tensor " + tensor.name + " has dtype " + std::string(io::name_of(tensor.dtype)) +
+            throw CheckpointError("tensor " + tensor.name + " has dtype " +
+                                  std::string(io::name_of(tensor.dtype)) +
                                   "; only F32, F16 and BF16 weights can be quantized");
     }
 }
 
 kernels::FloatType output_type(at::ScalarType dtype) {
     switch (dtype) {
-        case at::kHalf: return kernels::FloatType::kF16;
-        case at::kBFloat16: return kernels::FloatType::kBF16;
-        default: TORCH_CHECK(dtype == at::kFloat, "dequantize: dtype must be float32, float16 or bfloat16");
+        case at::kHalf:
+            return kernels::FloatType::kF16;
+        case at::kBFloat16:
+            return kernels::FloatType::kBF16;
+        default:
+            TORCH_CHECK(dtype == at::kFloat, "dequantize: dtype must be float32, float16 or bfloat16");
     }
     return kernels::FloatType::kF32;
 }
@@ -55,12 +62,13 @@ QuantizedTensor quantize(const io::TensorView& tensor, const QuantConfig& config
                                             .packed = out.codes.mutable_data_ptr<std::uint8_t>(),
                                             .absmax = absmax.mutable_data_ptr<float>()};
     std::atomic<std::int64_t> bad{n};
-    at::parallel_for(0, blocks, std::max<std::int64_t>(1, kGrain / blocksize), [&](std::int64_t begin, std::int64_t end) {
-        const std::int64_t index = kernels::cpu::quantize_blockwise_nf4(params, begin, end);
-        std::int64_t seen = bad.load();
-        while (index >= 0 && index < seen && !bad.compare_exchange_weak(seen, index)) {
-        }
-    });
+    at::parallel_for(0, blocks, std::max<std::int64_t>(1, kGrain / blocksize),
+                     [&](std::int64_t begin, std::int64_t end) {
+                         const std::int64_t index = kernels::cpu::quantize_blockwise_nf4(params, begin, end);
+                         std::int64_t seen = bad.load();
+                         while (index >= 0 && index < seen && !bad.compare_exchange_weak(seen, index)) {
+                         }
+                     });
     if (bad.load() < n) {
         throw CheckpointError("tensor " + tensor.name + " holds a value that is not finite (row " +
                               std::to_string(bad.load() / out.columns) + ", column " +
@@ -84,7 +92,8 @@ at::Tensor dequantize(const QuantizedTensor& tensor, at::ScalarType dtype) {
 
 at::Tensor dequantize_rows(const QuantizedTensor& tensor, std::int64_t first, std::int64_t count,
                            at::ScalarType dtype) {
-    TORCH_CHECK(first >= 0 && count >= 0 && first + count <= tensor.rows, "dequantize_rows: rows outside the matrix");
+    TORCH_CHECK(first >= 0 && count >= 0 && first + count <= tensor.rows,
+                "dequantize_rows: rows outside the matrix");
     at::Tensor out = at::empty({count, tensor.columns}, dtype);
     kernels::AbsmaxView absmax;
     if (tensor.double_quantized()) {

@@ -117,7 +117,7 @@ def test_too_little_memory_ends_with_a_sentence(experiment, reference, tally):
     experiment.config(**RUN)
     least = smallest_start(experiment)
     ended_early = 0
-    for extra in range(0, 400 if FULL else 80, 4 if FULL else 8):
+    for extra in range(100):  # MiB
         experiment.put_back(reference)
         shutil.rmtree(experiment.out / "adapter")
         shutil.rmtree(experiment.out / "checkpoints/step-6")
@@ -137,6 +137,26 @@ def test_too_little_memory_ends_with_a_sentence(experiment, reference, tally):
     assert ended_early > 0
     assert experiment.train("--resume").code == 0
     assert run_difference(experiment.out, reference) == ""
+
+
+def test_too_little_memory_for_large_batches(experiment, tally):
+    """Activations of some 100 MB: refused by the plan far below, and where the plan is content, it is enough."""
+    experiment.config(**RUN | {"max_steps": 1, "eval_steps": 9, "save_steps": 9})
+    rows = experiment.folder / "wide.jsonl"
+    row = '{"text": "' + "one two three " * 60 + '"}\n'
+    rows.write_text(row * 48, encoding="utf-8")
+    settings = {"data__train": str(rows), "data__eval": None, "data__template": "none", "data__max_length": 512,
+                "training__eval_steps": None, "training__per_device_train_batch_size": 48}
+    least = smallest_start(experiment)
+    for extra in (*range(8, 400, 8 if FULL else 32), 1000):
+        experiment.clear()
+        code, text = limited(experiment, least + extra, **settings)
+        tally.add("memory limit", "survived" if code in (0, 4) else "lost")
+        assert code in (0, 4), (extra, code, text)
+        assert code == 0 or "per_device_train_batch_size" in text, text
+        if "are available" in text:
+            assert not experiment.out.exists(), "refused before anything is written"
+    assert code == 0, "the last limit suffices"
 
 
 def test_a_run_that_cannot_fit_is_refused_before_the_model_is_loaded(experiment, tally):

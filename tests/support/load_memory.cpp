@@ -1,5 +1,6 @@
-// load_memory MODEL: loads a model quantized and prints, as JSON, the anonymous memory that it took at its worst moment
-// beside the promise: quantized model + twice the largest tensor in fp32 + what LibTorch takes by itself.
+// load_memory MODEL: loads a model quantized and prints, as JSON, the anonymous memory that it took at its
+// worst moment beside the promise: quantized model + twice the largest tensor in fp32 + what LibTorch takes
+// by itself.
 #include <ATen/ATen.h>
 
 #include <algorithm>
@@ -54,7 +55,8 @@ int main(int argc, char** argv) {
     peak = std::max(peak, anonymous_bytes());
 
     std::int64_t largest = 0;
-    for (const std::string& name : checkpoint.names()) largest = std::max(largest, checkpoint.at(name).elements() * 4);
+    for (const std::string& name : checkpoint.names())
+        largest = std::max(largest, checkpoint.at(name).elements() * 4);
     std::cout << qlora::Json{{"baseline", baseline},
                              {"peak", peak},
                              {"after", anonymous_bytes()},

@@ -1,7 +1,9 @@
 // model_probe REQUEST.json OUTPUT.safetensors: what the tests need to see of a model. The request holds
-//   model: folder; quantization: section or absent (dense); compute_dtype; peft: section or absent; adapter: folder;
-//   sequences: [[ids]]; supervised: [[0/1]]; gradients: bool; checkpointing: bool; dropout_step: int; states: bool
-// and the output: logits [T, V], loss (sum), "grad.KEY", "param.KEY", with states "dequantized.NAME" and the codes.
+//   model: folder; quantization: section or absent (dense); compute_dtype; peft: section or absent; adapter:
+//   folder; sequences: [[ids]]; supervised: [[0/1]]; gradients: bool; checkpointing: bool; dropout_step: int;
+//   states: bool
+// and the output: logits [T, V], loss (sum), "grad.KEY", "param.KEY", with states "dequantized.NAME" and the
+// codes.
 #include <ATen/ATen.h>
 
 #include <iostream>
@@ -10,8 +12,8 @@
 #include "qlora/adapters/peft_format.h"
 #include "qlora/core/error.h"
 #include "qlora/data/batch.h"
-#include "qlora/models/base_loader.h"
 #include "qlora/eval/token_batch.h"
+#include "qlora/models/base_loader.h"
 
 namespace {
 
@@ -34,9 +36,11 @@ int run(const std::string& request_file, const std::string& output_file) {
     if (request.contains("quantization")) {
         options.quantization = read_section<qlora::quant::QuantConfig>(request, "quantization");
     }
-    options.compute_dtype = request.value("compute_dtype", "float32") == "bfloat16" ? at::kBFloat16 : at::kFloat;
+    options.compute_dtype =
+        request.value("compute_dtype", "float32") == "bfloat16" ? at::kBFloat16 : at::kFloat;
     const qlora::io::Checkpoint checkpoint(folder);
-    const auto model = qlora::models::load_base(checkpoint, qlora::models::load_model_config(folder), options);
+    const auto model =
+        qlora::models::load_base(checkpoint, qlora::models::load_model_config(folder), options);
 
     qlora::adapters::Adaptation adaptation;
     if (request.contains("adapter")) {
@@ -44,8 +48,8 @@ int run(const std::string& request_file, const std::string& output_file) {
         adaptation = qlora::adapters::inject(*model, qlora::adapters::load_adapter_config(adapter), 1);
         qlora::adapters::load_adapter_weights(adapter, adaptation);
     } else if (request.contains("peft")) {
-        adaptation = qlora::adapters::inject(*model, read_section<qlora::adapters::LoraConfig>(request, "peft"),
-                                             request.value("seed", 1));
+        adaptation = qlora::adapters::inject(
+            *model, read_section<qlora::adapters::LoraConfig>(request, "peft"), request.value("seed", 1));
     }
 
     std::vector<qlora::data::Example> examples;
@@ -77,13 +81,15 @@ int run(const std::string& request_file, const std::string& output_file) {
     if (gradients) {
         loss.backward();
         for (const auto& parameter : adaptation.parameters) {
-            if (parameter.tensor.grad().defined()) out.push_back({"grad." + parameter.key, parameter.tensor.grad()});
+            if (parameter.tensor.grad().defined())
+                out.push_back({"grad." + parameter.key, parameter.tensor.grad()});
         }
     }
     const at::AutoGradMode no_gradients(false);
     out.push_back({"logits", model->logits(hidden)});
     out.push_back({"loss", loss});
-    for (const auto& parameter : adaptation.parameters) out.push_back({"param." + parameter.key, parameter.tensor});
+    for (const auto& parameter : adaptation.parameters)
+        out.push_back({"param." + parameter.key, parameter.tensor});
     if (request.value("states", false)) {
         for (qlora::nn::Linear* linear : model->linears()) {
             const std::string name = linear->path() + ".weight";
@@ -99,7 +105,8 @@ int run(const std::string& request_file, const std::string& output_file) {
     }
     qlora::adapters::save_tensors(output_file, out, {});
     if (request.contains("save_adapter")) {
-        qlora::adapters::save_adapter(request.at("save_adapter").get<std::string>(), adaptation, folder.string(), {});
+        qlora::adapters::save_adapter(request.at("save_adapter").get<std::string>(), adaptation,
+                                      folder.string(), {});
     }
     return 0;
 }

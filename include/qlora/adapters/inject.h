@@ -33,7 +33,8 @@ struct Adaptation {
 /// Every module of the architecture that PEFT would see, for matching.
 std::vector<ModuleInfo> module_infos(const models::ModelConfig& config);
 
-/// Sets the adapters that `config` asks for and marks what trains; everything else stays frozen. Throws ConfigError.
+/// Sets the adapters that `config` asks for and marks what trains; everything else stays frozen. Throws
+/// ConfigError.
 Adaptation inject(models::CausalLM& model, const LoraConfig& config, std::uint64_t seed);
 
 }  // namespace qlora::adapters

@@ -10,16 +10,18 @@
 
 namespace qlora::adapters {
 
-/// Low-rank adapter of one linear (Hu et al. 2021): y += scaling * (dropout(x) A^T) B^T. A [r, in], B [out, r], fp32.
+/// Low-rank adapter of one linear (Hu et al. 2021): y += scaling * (dropout(x) A^T) B^T. A [r, in], B [out,
+/// r], fp32.
 class LoraLayer final : public nn::LinearAdapter {
   public:
     // Names of the two matrices, as in PEFT's files.
     static constexpr const char* kA = "lora_A.weight";
     static constexpr const char* kB = "lora_B.weight";
 
-    /// `site` numbers the adapters of a model: it names the dropout mask and the initial values' random stream.
-    LoraLayer(std::int64_t in_features, std::int64_t out_features, std::int64_t r, double scaling, double dropout,
-              std::uint32_t site);
+    /// `site` numbers the adapters of a model: it names the dropout mask and the initial values' random
+    /// stream.
+    LoraLayer(std::int64_t in_features, std::int64_t out_features, std::int64_t r, double scaling,
+              double dropout, std::uint32_t site);
 
     /// Initial values as peft's reset_lora_parameters defines their distribution, drawn from (seed, site).
     void initialize(InitLoraWeights kind, std::uint64_t seed);

@@ -16,9 +16,9 @@ inline constexpr const char* kAdapterConfigFile = "adapter_config.json";
 inline constexpr const char* kAdapterWeightsFile = "adapter_model.safetensors";
 
 // Metadata keys of adapter_model.safetensors: what the adapter was trained on.
-inline constexpr const char* kBaseKey = "qlora.base";                   ///< fingerprint of the base's tensors
-inline constexpr const char* kQuantizationKey = "qlora.quantization";   ///< JSON of the QuantConfig
-inline constexpr const char* kTokenizerKey = "qlora.tokenizer";         ///< fingerprint of the tokenizer
+inline constexpr const char* kBaseKey = "qlora.base";                  ///< fingerprint of the base's tensors
+inline constexpr const char* kQuantizationKey = "qlora.quantization";  ///< JSON of the QuantConfig
+inline constexpr const char* kTokenizerKey = "qlora.tokenizer";        ///< fingerprint of the tokenizer
 
 /// PEFT's key of a tensor: "base_model.model." + module path + "." + suffix.
 std::string peft_key(const std::string& module_path, const std::string& suffix);
@@ -27,20 +27,20 @@ std::string peft_key(const std::string& module_path, const std::string& suffix);
 void save_tensors(const std::filesystem::path& file, const std::vector<TrainableParameter>& tensors,
                   const std::map<std::string, std::string>& metadata);
 
-/// Writes adapter_config.json and adapter_model.safetensors as PEFT's save_pretrained does (metadata format "pt" plus
-/// `metadata`). `base_model` goes to base_model_name_or_path.
-void save_adapter(const std::filesystem::path& folder, const Adaptation& adaptation, const std::string& base_model,
-                  const std::map<std::string, std::string>& metadata);
+/// Writes adapter_config.json and adapter_model.safetensors as PEFT's save_pretrained does (metadata format
+/// "pt" plus `metadata`). `base_model` goes to base_model_name_or_path.
+void save_adapter(const std::filesystem::path& folder, const Adaptation& adaptation,
+                  const std::string& base_model, const std::map<std::string, std::string>& metadata);
 
 /// The LoraConfig of an adapter folder; CheckpointError with advice when the folder is not a LoRA adapter.
 LoraConfig load_adapter_config(const std::filesystem::path& folder);
 
-/// Throws CheckpointError with all faults unless `file` holds exactly the `expected` tensors with their shapes (their
-/// dtypes are not compared, but must be floating).
+/// Throws CheckpointError with all faults unless `file` holds exactly the `expected` tensors with their
+/// shapes (their dtypes are not compared, but must be floating).
 void check_adapter_tensors(const io::SafetensorsFile& file, const std::vector<io::TensorSpec>& expected);
 
-/// Copies an adapter's tensors into the parameters of `adaptation`. Strict both ways: missing, unexpected and misshapen
-/// keys are reported together. bf16 and fp16 tensors are widened.
+/// Copies an adapter's tensors into the parameters of `adaptation`. Strict both ways: missing, unexpected and
+/// misshapen keys are reported together. bf16 and fp16 tensors are widened.
 void load_adapter_weights(const std::filesystem::path& folder, Adaptation& adaptation);
 
 /// Metadata of an adapter's weights file.
@@ -49,7 +49,8 @@ std::map<std::string, std::string> adapter_metadata(const std::filesystem::path&
 /// What the base was quantized with when the adapter was trained; nothing when the adapter does not say.
 std::optional<quant::QuantConfig> trained_quantization(const std::filesystem::path& folder);
 
-/// CheckpointError when the adapter was trained on another base, by its fingerprint; one without passes, with a log line.
+/// CheckpointError when the adapter was trained on another base, by its fingerprint; one without passes, with
+/// a log line.
 void check_adapter_base(const std::filesystem::path& folder, const io::Checkpoint& base);
 
 }  // namespace qlora::adapters

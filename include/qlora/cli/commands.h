@@ -1,6 +1,7 @@
 #pragma once
 
-/// The programs. Each parses its command line, runs, and returns the exit code (core/error.h; 130 and 143 after a signal).
+/// The programs. Each parses its command line, runs, and returns the exit code (core/error.h; 130 and 143
+/// after a signal).
 namespace qlora::cli {
 
 int train_main(int argc, char** argv);

@@ -17,9 +17,13 @@ struct EvalSums {
     std::int64_t correct_tokens = 0;
     std::int64_t rows = 0;
 
-    double mean_loss() const { return supervised_tokens > 0 ? loss / static_cast<double>(supervised_tokens) : 0.0; }
+    double mean_loss() const {
+        return supervised_tokens > 0 ? loss / static_cast<double>(supervised_tokens) : 0.0;
+    }
     double token_accuracy() const {
-        return supervised_tokens > 0 ? static_cast<double>(correct_tokens) / static_cast<double>(supervised_tokens) : 0.0;
+        return supervised_tokens > 0
+                   ? static_cast<double>(correct_tokens) / static_cast<double>(supervised_tokens)
+                   : 0.0;
     }
 };
 
@@ -30,11 +34,13 @@ struct EvalOptions {
     std::function<bool()> should_stop;
     /// After each batch: rows done so far.
     std::function<void(std::int64_t rows)> progress;
-    /// If set, gets log p(token | tokens before it) for every token of a row but its first: values[i] is of token i + 1.
+    /// If set, gets log p(token | tokens before it) for every token of a row but its first: values[i] is of
+    /// token i + 1.
     std::function<void(const data::Example&, std::span<const float> logprobs)> per_row;
 };
 
 /// Held-out loss and token accuracy; logits are never kept, so memory does not grow with the data.
-EvalSums evaluate(const models::CausalLM& model, std::span<const data::Example> examples, const EvalOptions& options);
+EvalSums evaluate(const models::CausalLM& model, std::span<const data::Example> examples,
+                  const EvalOptions& options);
 
 }  // namespace qlora::eval

@@ -19,8 +19,8 @@ struct GenerateOptions {
 };
 
 /// Greedy continuation of each prompt with a KV cache. Prompts run in groups, laid end to end.
-std::vector<std::vector<tokenizer::TokenId>> generate(const models::CausalLM& model,
-                                                      std::span<const std::vector<tokenizer::TokenId>> prompts,
-                                                      const GenerateOptions& options);
+std::vector<std::vector<tokenizer::TokenId>> generate(
+    const models::CausalLM& model, std::span<const std::vector<tokenizer::TokenId>> prompts,
+    const GenerateOptions& options);
 
 }  // namespace qlora::eval

@@ -20,13 +20,14 @@ struct LoadOptions {
 /// Old llama checkpoints carry the rotary frequencies, which are recomputed.
 bool is_recomputed_buffer(const std::string& name);
 
-/// Throws CheckpointError with all faults unless the checkpoint holds exactly what `config` asks for: every tensor of
-/// the architecture with its shape, and no other.
+/// Throws CheckpointError with all faults unless the checkpoint holds exactly what `config` asks for: every
+/// tensor of the architecture with its shape, and no other.
 void check_base(const io::Checkpoint& checkpoint, const ModelConfig& config);
 
-/// Fills a model from a checkpoint, one tensor at a time: mapped, quantized if it is a linear (never the embedding or
-/// the head), placed, its pages given back. Every parameter of the architecture is loaded exactly once with the right
-/// shape, or nothing is: all missing, extra and misshapen tensors are reported together (CheckpointError).
+/// Fills a model from a checkpoint, one tensor at a time: mapped, quantized if it is a linear (never the
+/// embedding or the head), placed, its pages given back. Every parameter of the architecture is loaded
+/// exactly once with the right shape, or nothing is: all missing, extra and misshapen tensors are reported
+/// together (CheckpointError).
 std::unique_ptr<CausalLM> load_base(const io::Checkpoint& checkpoint, const ModelConfig& config,
                                     const LoadOptions& options);
 

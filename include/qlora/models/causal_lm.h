@@ -35,8 +35,9 @@ struct DecoderLayer {
     std::int64_t sliding_window;
 };
 
-/// A llama-like causal language model: embedding, decoder layers, final norm, output head. Made empty; filled by
-/// `load_base`. The forward pass stops at the final hidden states, because the head is fused with the loss.
+/// A llama-like causal language model: embedding, decoder layers, final norm, output head. Made empty; filled
+/// by `load_base`. The forward pass stops at the final hidden states, because the head is fused with the
+/// loss.
 class CausalLM {
   public:
     CausalLM(ModelConfig config, at::ScalarType compute_dtype);
@@ -44,7 +45,8 @@ class CausalLM {
     const ModelConfig& config() const { return config_; }
     at::ScalarType compute_dtype() const { return compute_dtype_; }
 
-    /// Final normed hidden states [T, hidden]. With `caches` (one a sequence) new tokens follow the cached ones.
+    /// Final normed hidden states [T, hidden]. With `caches` (one a sequence) new tokens follow the cached
+    /// ones.
     at::Tensor forward(const TokenBatch& batch, const nn::ForwardContext& context,
                        std::span<KvCache* const> caches = {}) const;
     /// Sum of the cross-entropies of `targets` [R] given hidden rows [R, hidden]; fp32 scalar.
@@ -81,9 +83,9 @@ class CausalLM {
     std::int64_t parameter_count() const;
 
   private:
-    at::Tensor layer_forward(std::size_t index, const at::Tensor& hidden, const at::Tensor& cos, const at::Tensor& sin,
-                             const std::vector<std::int64_t>& offsets, const nn::ForwardContext& context,
-                             std::span<KvCache* const> caches) const;
+    at::Tensor layer_forward(std::size_t index, const at::Tensor& hidden, const at::Tensor& cos,
+                             const at::Tensor& sin, const std::vector<std::int64_t>& offsets,
+                             const nn::ForwardContext& context, std::span<KvCache* const> caches) const;
     const ops::FrozenWeight& frozen_head() const { return config_.tie_word_embeddings ? embedding_ : head_; }
 
     ModelConfig config_;

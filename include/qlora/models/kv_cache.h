@@ -7,7 +7,8 @@
 
 namespace qlora::models {
 
-/// Keys and values of one sequence, for generation. One growing buffer a layer, [capacity, kv_heads, head_dim].
+/// Keys and values of one sequence, for generation. One growing buffer a layer, [capacity, kv_heads,
+/// head_dim].
 class KvCache {
   public:
     explicit KvCache(std::int64_t layers) : keys_(static_cast<std::size_t>(layers)), values_(keys_.size()) {}
@@ -19,7 +20,8 @@ class KvCache {
     struct KeysValues {
         at::Tensor keys, values;
     };
-    /// Stores the new rows k, v [n, kv_heads, head_dim] of a layer behind the `length()` old ones; returns all of them.
+    /// Stores the new rows k, v [n, kv_heads, head_dim] of a layer behind the `length()` old ones; returns
+    /// all of them.
     KeysValues append(std::int64_t layer, const at::Tensor& k, const at::Tensor& v);
 
   private:

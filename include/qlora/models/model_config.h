@@ -22,7 +22,8 @@ struct RopeConfig {
     std::int64_t original_max_position_embeddings = 8192;
 };
 
-/// What a checkpoint's `config.json` says of a llama-like decoder; defaults are transformers' per `model_type`.
+/// What a checkpoint's `config.json` says of a llama-like decoder; defaults are transformers' per
+/// `model_type`.
 struct ModelConfig {
     std::string model_type;
     std::int64_t vocab_size = 0;
@@ -43,12 +44,13 @@ struct ModelConfig {
     std::vector<std::int64_t> sliding_window;  ///< per layer; 0 = full attention
     std::string dtype;                         ///< as on disk, "bfloat16" say; may be empty
     std::vector<std::int64_t> eos_token_ids;
-    /// transformers' nn.Embedding has it as padding_idx: its row gets no gradient when the embedding is trained.
+    /// transformers' nn.Embedding has it as padding_idx: its row gets no gradient when the embedding is
+    /// trained.
     std::optional<std::int64_t> pad_token_id;
 };
 
-/// Throws CheckpointError with all faults: unknown `model_type`, missing or impossible sizes, any setting that would
-/// change numbers and is not built (never guessed).
+/// Throws CheckpointError with all faults: unknown `model_type`, missing or impossible sizes, any setting
+/// that would change numbers and is not built (never guessed).
 ModelConfig parse_model_config(const Json& json, const std::string& name);
 ModelConfig load_model_config(const std::filesystem::path& folder);
 

@@ -10,8 +10,8 @@
 
 namespace qlora::nn {
 
-/// A projection of the model: a slot with a weight (dense or packed), an optional bias and an optional adapter.
-/// Quantizing replaces the first, injecting sets the last. `path` is the checkpoint's module name.
+/// A projection of the model: a slot with a weight (dense or packed), an optional bias and an optional
+/// adapter. Quantizing replaces the first, injecting sets the last. `path` is the checkpoint's module name.
 class Linear {
   public:
     Linear(std::string path, std::int64_t in_features, std::int64_t out_features, bool has_bias);
@@ -30,7 +30,8 @@ class Linear {
     LinearAdapter* adapter() const { return adapter_.get(); }
     void set_adapter(std::unique_ptr<LinearAdapter> adapter) { adapter_ = std::move(adapter); }
 
-    /// Trains the whole module (modules_to_save): an fp32 copy of the weight, and of the bias if there is one.
+    /// Trains the whole module (modules_to_save): an fp32 copy of the weight, and of the bias if there is
+    /// one.
     void train_whole_module();
     bool trains_whole_module() const { return trained_weight_.defined(); }
     const at::Tensor& trained_weight() const { return trained_weight_; }

@@ -11,7 +11,8 @@ namespace qlora::nn {
 /// Root-mean-square norm of the last dimension with a learned scale.
 class RmsNorm {
   public:
-    RmsNorm(std::string path, std::int64_t size, double eps) : path_(std::move(path)), size_(size), eps_(eps) {}
+    RmsNorm(std::string path, std::int64_t size, double eps)
+        : path_(std::move(path)), size_(size), eps_(eps) {}
 
     const std::string& path() const { return path_; }
     std::int64_t size() const { return size_; }

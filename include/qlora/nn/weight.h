@@ -9,8 +9,9 @@
 
 namespace qlora::nn {
 
-/// A frozen matrix in one of its storages: dense as on disk, or packed. Values seen by products are rounded to the
-/// compute dtype. With `keep_dense(true)` the fp32 form is made once and kept: faster, same bits, more memory.
+/// A frozen matrix in one of its storages: dense as on disk, or packed. Values seen by products are rounded
+/// to the compute dtype. With `keep_dense(true)` the fp32 form is made once and kept: faster, same bits, more
+/// memory.
 class Weight final : public ops::FrozenWeight {
   public:
     Weight() = default;

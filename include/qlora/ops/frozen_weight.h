@@ -10,8 +10,8 @@ class FrozenWeight {
     virtual ~FrozenWeight() = default;
     virtual std::int64_t out_features() const = 0;
     virtual std::int64_t in_features() const = 0;
-    /// fp32 [out, in]; a temporary of the call unless the implementation keeps a cache. In a bf16 run the values are
-    /// those rounded to bf16, as bitsandbytes dequantizes to the compute dtype.
+    /// fp32 [out, in]; a temporary of the call unless the implementation keeps a cache. In a bf16 run the
+    /// values are those rounded to bf16, as bitsandbytes dequantizes to the compute dtype.
     virtual at::Tensor dense() const = 0;
 };
 

@@ -13,8 +13,8 @@ struct TensorView;
 
 namespace qlora::quant {
 
-/// A matrix in blockwise NF4 (Dettmers et al. 2023; bitsandbytes' layout): blocks of `blocksize` values run row-major
-/// across row ends, two codes a byte, the first in the high nibble.
+/// A matrix in blockwise NF4 (Dettmers et al. 2023; bitsandbytes' layout): blocks of `blocksize` values run
+/// row-major across row ends, two codes a byte, the first in the high nibble.
 struct QuantizedTensor {
     std::int64_t rows = 0;
     std::int64_t columns = 0;
