@@ -143,7 +143,7 @@ def test_too_little_memory_for_large_batches(experiment, tally):
     """Activations of some 100 MB: refused by the plan far below, and where the plan is content, it is enough."""
     experiment.config(**RUN | {"max_steps": 1, "eval_steps": 9, "save_steps": 9})
     rows = experiment.folder / "wide.jsonl"
-    row = '{"text": "' + "one two three " * 60 + '"}\n'
+    row = '{"text": "' + "one two three " * 20 + '"}\n'
     rows.write_text(row * 48, encoding="utf-8")
     settings = {"data__train": str(rows), "data__eval": None, "data__template": "none", "data__max_length": 512,
                 "training__eval_steps": None, "training__per_device_train_batch_size": 48}

@@ -7,7 +7,6 @@ the run (`rows` in metrics.jsonl), because the data order is ours.
 
 import dataclasses
 import json
-import shutil
 import subprocess
 
 import torch
@@ -164,8 +163,3 @@ def trained_tensors(model):
     return tensors
 
 
-def keep_only(folder, *names):
-    """Frees the disk space of a test's other files."""
-    for entry in folder.iterdir():
-        if entry.name not in names:
-            shutil.rmtree(entry) if entry.is_dir() else entry.unlink()

@@ -1,0 +1,113 @@
+#include "qlora/train/memory_plan.h"
+
+#include <gtest/gtest.h>
+
+#include "qlora/core/error.h"
+
+namespace qlora {
+namespace {
+
+using train::MemoryPlan;
+using train::MemoryRequest;
+
+/// One layer has 8 x (8 + 8) + 8 x (4 + 4) + 3 x 8 x 16 = 576 weights; two layers 1152.
+MemoryRequest small_request() {
+    models::ModelConfig config;
+    config.model_type = "llama";
+    config.vocab_size = 10;
+    config.hidden_size = 8;
+    config.intermediate_size = 16;
+    config.num_hidden_layers = 2;
+    config.num_attention_heads = 2;
+    config.num_key_value_heads = 1;
+    config.head_dim = 4;
+    MemoryRequest request{.config = config};
+    request.tokens = 100;
+    request.supervised_tokens = 30;
+    return request;
+}
+
+TEST(MemoryPlan, weights_are_counted_as_they_are_stored) {
+    MemoryRequest request = small_request();
+    // Embedding and head: 2 x 10 x 8 values of two bytes; linears: 4 bits and one byte a block of 64.
+    EXPECT_EQ(train::plan_memory(request).weights, 320 + 1152 / 2 + 1152 / 64);
+    request.quantization.bnb_4bit_use_double_quant = false;
+    EXPECT_EQ(train::plan_memory(request).weights, 320 + 1152 / 2 + 4 * 1152 / 64);
+    request.quantization.bnb_4bit_blocksize = 128;
+    EXPECT_EQ(train::plan_memory(request).weights, 320 + 1152 / 2 + 4 * 1152 / 128);
+    request.config.tie_word_embeddings = true;
+    EXPECT_EQ(train::plan_memory(request).weights, 160 + 1152 / 2 + 4 * 1152 / 128);
+    request.quantization.load_in_4bit = false;
+    EXPECT_EQ(train::plan_memory(request).weights, 160 + 1152 * 2);
+    request.stored_bytes_per_weight = 4;
+    EXPECT_EQ(train::plan_memory(request).weights, 320 + 1152 * 4);
+}
+
+TEST(MemoryPlan, a_trained_value_costs_sixteen_bytes) {
+    MemoryRequest request = small_request();
+    EXPECT_EQ(train::plan_memory(request).adapters, 0);
+    request.targets = {{.path = "model.layers.0.self_attn.q_proj", .r = 2},
+                       {.path = "model.layers.1.self_attn.k_proj", .r = 3},
+                       {.path = "model.layers.1.mlp.down_proj", .r = 4}};
+    EXPECT_EQ(train::plan_memory(request).adapters, 16 * (2 * (8 + 8) + 3 * (8 + 4) + 4 * (8 + 16)));
+    request.whole_module_elements = 80;
+    EXPECT_EQ(train::plan_memory(request).adapters, 16 * (2 * (8 + 8) + 3 * (8 + 4) + 4 * (8 + 16) + 80));
+}
+
+TEST(MemoryPlan, fp32_forms_are_all_matrices_or_the_largest) {
+    MemoryRequest request = small_request();
+    EXPECT_EQ(train::plan_memory(request).dense_copies, 4 * 8 * 16);
+    request.keep_dense = true;
+    EXPECT_EQ(train::plan_memory(request).dense_copies, 4 * (1152 + 80));
+}
+
+TEST(MemoryPlan, logits_are_of_one_chunk_of_supervised_tokens) {
+    MemoryRequest request = small_request();
+    EXPECT_EQ(train::plan_memory(request).logits, 30 * 10 * 4 * 2);
+    request.supervised_tokens = 1'000'000;
+    EXPECT_LT(train::plan_memory(request).logits, 1'000'000 * 10 * 4 * 2 / 10) << "never all at once";
+}
+
+TEST(MemoryPlan, activations_grow_with_tokens_and_recomputation_saves_layers) {
+    MemoryRequest request = small_request();
+    const std::int64_t once = train::plan_memory(request).activations;
+    request.tokens = 200;
+    EXPECT_EQ(train::plan_memory(request).activations, 2 * once);
+    request.config.num_hidden_layers = 20;
+    const std::int64_t all = train::plan_memory(request).activations;
+    request.gradient_checkpointing = true;
+    EXPECT_LT(train::plan_memory(request).activations, all / 3);
+}
+
+TEST(MemoryPlan, the_total_is_the_sum_and_is_in_the_text) {
+    const MemoryPlan plan{.weights = 1'000'000'000,
+                          .dense_copies = 200'000'000,
+                          .adapters = 30'000'000,
+                          .activations = 4'000'000'000,
+                          .logits = 500'000'000,
+                          .baseline = 20'000'000};
+    EXPECT_EQ(plan.total(), 5'750'000'000);
+    for (const char* part : {"5.75 GB", "1.00 GB", "0.20 GB", "0.03 GB", "4.00 GB", "0.50 GB"}) {
+        EXPECT_NE(plan.text().find(part), std::string::npos) << plan.text();
+    }
+}
+
+TEST(RequireMemory, a_plan_beyond_the_machine_is_refused_with_what_to_change) {
+    const std::int64_t available = train::available_memory_bytes();
+    ASSERT_GT(available, 0);
+    EXPECT_NO_THROW(train::require_memory({.weights = available / 2}));
+    EXPECT_NO_THROW(train::require_memory({.baseline = 3 * available})) << "LibTorch is loaded already";
+    try {
+        train::require_memory({.activations = 2 * available});
+        FAIL();
+    } catch (const ResourceError& error) {
+        const std::string message = error.what();
+        for (const char* part : {"training.per_device_train_batch_size", "data.max_length",
+                                 "training.gradient_checkpointing", "are available"}) {
+            EXPECT_NE(message.find(part), std::string::npos) << message;
+        }
+    }
+}
+
+}  // namespace
+}  // namespace qlora
