@@ -1,4 +1,4 @@
-"""The fixtures of tests/peers, and what the fault tests share: a small run in memory-backed storage, and the tally."""
+"""The fixtures of tests/peers, and what the fault tests share: a small run in memory, and the tally."""
 
 import importlib.util
 import json
@@ -17,6 +17,7 @@ spec.loader.exec_module(peers)
 root, threads, bin_dir, tiny_model = peers.root, peers.threads, peers.bin_dir, peers.tiny_model
 
 TRAIN_ROWS, EVAL_ROWS = 34, 6
+TALLIES = pytest.StashKey()
 
 
 @pytest.fixture(scope="session")
@@ -39,9 +40,11 @@ def write_rows(file, first, count):
 
 @pytest.fixture(scope="module")
 def experiment(bin_dir, small_model):
-    """A folder with data and run.json; in /dev/shm where there is one, because every save syncs dozens of times."""
+    """A folder with data and run.json; in /dev/shm where there is one: a save syncs dozens of times."""
     shared_memory = Path("/dev/shm")
-    folder = Path(tempfile.mkdtemp(prefix="qlora-faults-", dir=shared_memory if shared_memory.is_dir() else None))
+    folder = Path(
+        tempfile.mkdtemp(prefix="qlora-faults-", dir=shared_memory if shared_memory.is_dir() else None)
+    )
     write_rows(folder / "train.jsonl", 0, TRAIN_ROWS)
     write_rows(folder / "eval.jsonl", TRAIN_ROWS, EVAL_ROWS)
     yield Experiment(bin_dir / "qlora-train", folder, small_model)
@@ -50,11 +53,31 @@ def experiment(bin_dir, small_model):
 
 @pytest.fixture(scope="module")
 def tally(request):
-    """Counts of injected faults per class; one line each at the end of the file."""
-    counts = Tally()
-    yield counts
-    capture = request.config.pluginmanager.getplugin("capturemanager")
-    with capture.global_and_fixture_disabled():
-        print()
-        for line in counts.lines():
-            print(line)
+    """Counts of injected faults per class; shown for each file at the end."""
+    return request.config.stash[TALLIES].setdefault(request.path.name, Tally())
+
+
+# The tallies of all processes (pytest-xdist) come together in the one that reports.
+
+
+def pytest_configure(config):
+    config.stash[TALLIES] = {}
+
+
+def pytest_sessionfinish(session):
+    if hasattr(session.config, "workeroutput"):
+        tallies = session.config.stash[TALLIES].items()
+        session.config.workeroutput["tallies"] = {name: tally.to_json() for name, tally in tallies}
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node):
+    for name, values in getattr(node, "workeroutput", {}).get("tallies", {}).items():
+        node.config.stash[TALLIES].setdefault(name, Tally()).merge(values)
+
+
+def pytest_terminal_summary(terminalreporter, config):
+    for name, tally in sorted(config.stash[TALLIES].items()):
+        terminalreporter.section(f"faults injected by {name}")
+        for line in tally.lines():
+            terminalreporter.write_line(line)

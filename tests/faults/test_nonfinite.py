@@ -1,4 +1,4 @@
-"""Numbers that are not finite, or dead: found at once, named with their rows, never saved, never a silent result.
+"""Numbers that are not finite, or dead: found at once, named with their rows, never saved or passed on.
 
 Faults in gradients and moments, which no file can carry, are in tests/train/nonfinite_test.cpp.
 """
@@ -110,7 +110,7 @@ def test_an_adapter_with_one_bad_value_is_refused(experiment, tally):
 
 
 def stops_with_rows_named(experiment, ended, tally, name):
-    """Exit 3 after three bad steps in a row, each with its rows; checkpoints are of good steps, whole and finite."""
+    """Exit 3 after three bad steps in a row, each with its rows; checkpoints are of good steps, finite."""
     bad = [int(step) for step in re.findall(r"error: step (\d+): .*no update is made", ended.text)]
     tally.add(name, "survived" if ended.code == 3 else "silent")
     assert ended.code == 3 and len(bad) == 3 and bad == list(range(bad[0], bad[0] + 3)), ended.text
@@ -138,7 +138,7 @@ def test_a_loss_that_is_not_finite_stops_the_run(experiment, other_model, tally)
 
 @pytest.mark.parametrize("rate", [1e3, 1e6, 1e30])
 def test_a_huge_learning_rate_stops_the_run(experiment, tally, rate):
-    """1e3 kills every activation (the gradient is exactly zero at the loss of a blind guess), 1e30 makes NaN."""
+    """1e3 kills all activations (the gradient is zero at the loss of a blind guess), 1e30 makes NaN."""
     experiment.config(**RUN | {"learning_rate": rate})
     experiment.clear()
     first = stops_with_rows_named(experiment, experiment.train(), tally, "learning rate")
@@ -176,7 +176,7 @@ def test_an_adapter_without_a_gradient_stops_the_run(experiment, other_model, ta
 
 
 def test_rows_without_supervised_tokens_make_no_number_of_nothing(experiment, tally):
-    """Empty answers still have their end token; with max_length cutting it off the rows are dropped and counted."""
+    """Empty answers still have their end token; rows that max_length cuts it off from are dropped."""
     experiment.config(**RUN)
     experiment.clear()
     ended = experiment.train(data__max_length=16, data__overlong="truncate")

@@ -172,12 +172,14 @@ def test_a_second_signal_ends_at_once(experiment, few_saves, tally, number):
         resume_and_compare(experiment, few_saves, tally, "second signal")
 
 
-def test_signals_at_random_moments(experiment, few_saves, tally, capsys):
-    experiment.config(save_steps=7)
+def test_signals_at_random_moments(experiment, tally):
+    """A run that is long against the loading of its libraries, so that most signals meet it running."""
+    experiment.config(max_steps=150, save_steps=7, save_total_limit=3)
     started = time.monotonic()
     experiment.clear()
     assert experiment.train().code == 0
     length = time.monotonic() - started
+    reference = experiment.set_aside("long")
     chance = random.Random(7)
     delays, codes = [], []
     for _ in range(200 if FULL else 20):
@@ -190,17 +192,18 @@ def test_signals_at_random_moments(experiment, few_saves, tally, capsys):
         text = process.communicate(timeout=60)[1]
         delays.append(time.monotonic() - sent)
         codes.append(process.returncode)
-        # Killed by the signal itself: the program was still being loaded, before its first instruction.
+        # Killed by the signal itself: still being loaded.
         before_main = process.returncode == -number and text == "" and not experiment.out.exists()
         assert process.returncode in (0, STOPPED[number]) or before_main, (process.returncode, text)
         if process.returncode == 0:
-            assert run_difference(experiment.out, few_saves) == ""
-        resume_and_compare(experiment, few_saves, tally, "signal at a random moment")
+            assert run_difference(experiment.out, reference) == ""
+        resume_and_compare(experiment, reference, tally, "signal at a random moment")
     assert sum(code > 0 for code in codes) > len(codes) / 4, "hardly any signal met a running program"
     delays.sort()
-    with capsys.disabled():
-        print(f"\n{len(delays)} signals: until the end p50 {delays[len(delays) // 2] * 1e3:.0f} ms, "
-              f"p99 {delays[int(len(delays) * 0.99)] * 1e3:.0f} ms")
+    tally.note(
+        f"{len(delays)} signals at random moments: to the end p50 {delays[len(delays) // 2] * 1e3:.0f} ms, "
+        f"p99 {delays[int(len(delays) * 0.99)] * 1e3:.0f} ms"
+    )
 
 
 def test_hang_up_and_a_closed_pipe_do_not_end_a_run(experiment, few_saves, tally):
@@ -228,7 +231,9 @@ def test_hang_up_and_a_closed_pipe_do_not_end_a_run(experiment, few_saves, tally
 
 def changed_data(experiment):
     rows = (experiment.folder / "train.jsonl").read_text(encoding="utf-8")
-    (experiment.folder / "train.jsonl").write_text(rows.replace("answer 7 of 1", "answer 8 of 1", 1), encoding="utf-8")
+    (experiment.folder / "train.jsonl").write_text(
+        rows.replace("answer 7 of 1", "answer 8 of 1", 1), encoding="utf-8"
+    )
 
 
 def changed_base(experiment):
@@ -241,7 +246,11 @@ def changed_base(experiment):
 REFUSED = {
     "seed": ({"training__seed": 43}, None, "training.seed"),
     "learning rate": ({"training__learning_rate": 2e-3}, None, "training.learning_rate"),
-    "accumulation": ({"training__gradient_accumulation_steps": 4}, None, "training.gradient_accumulation_steps"),
+    "accumulation": (
+        {"training__gradient_accumulation_steps": 4},
+        None,
+        "training.gradient_accumulation_steps",
+    ),
     "rank": ({"peft__r": 4}, None, "peft.r"),
     "dropout": ({"peft__lora_dropout": 0.2}, None, "peft.lora_dropout"),
     "block size": ({"quantization__bnb_4bit_blocksize": 32}, None, "quantization.bnb_4bit_blocksize"),
@@ -253,7 +262,9 @@ REFUSED = {
 
 
 @pytest.mark.parametrize("what", REFUSED)
-def test_a_change_that_moves_numbers_is_refused_by_name(experiment, every_step, tally, small_model, tmp_path, what):
+def test_a_change_that_moves_numbers_is_refused_by_name(
+    experiment, every_step, tally, small_model, tmp_path, what
+):
     settings, change, named = REFUSED[what]
     experiment.config()
     go_back(experiment, every_step, 18)
@@ -278,7 +289,13 @@ def test_a_change_that_moves_numbers_is_refused_by_name(experiment, every_step, 
 def test_what_changes_no_number_may_change(experiment, every_step):
     experiment.config()
     go_back(experiment, every_step, 12)
-    changes = {"save_steps": 4, "save_total_limit": 3, "logging_steps": 2, "log_rows": False, "sample_rows": 0}
+    changes = {
+        "save_steps": 4,
+        "save_total_limit": 3,
+        "logging_steps": 2,
+        "log_rows": False,
+        "sample_rows": 0,
+    }
     ended = experiment.train("--resume", **{f"training__{key}": value for key, value in changes.items()})
     assert ended.code == 0, ended.text
     assert folder_difference(experiment.out / "adapter", every_step / "adapter") == ""
@@ -302,7 +319,7 @@ def test_changed_held_out_rows_are_named(experiment, every_step, tally):
 
 
 def test_one_flipped_bit_is_found(experiment, every_step, tally):
-    """Anywhere in the newest checkpoint: it is named and passed over, the one before is used, the result is the same."""
+    """Anywhere in the newest checkpoint: it is named and passed over, and the result is the same."""
     experiment.config()
     chance = random.Random(11)
     for _ in range(500 if FULL else 50):
@@ -314,11 +331,22 @@ def test_one_flipped_bit_is_found(experiment, every_step, tally):
         content[chance.randrange(len(content))] ^= 1 << chance.randrange(8)
         file.write_bytes(content)
         ended = resume_and_compare(experiment, every_step, tally, "flipped bit")
-        assert "step-19 is broken" in ended.text and "resuming after step 18" in ended.text, (file, ended.text)
+        assert "step-19 is broken" in ended.text and "resuming after step 18" in ended.text, (
+            file,
+            ended.text,
+        )
 
 
-@pytest.mark.parametrize("name", ["adapter_model.safetensors", "adapter_config.json", "optimizer.safetensors",
-                                  "run_state.json", "manifest.json"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "adapter_model.safetensors",
+        "adapter_config.json",
+        "optimizer.safetensors",
+        "run_state.json",
+        "manifest.json",
+    ],
+)
 def test_a_missing_or_short_file_is_found(experiment, every_step, tally, name):
     experiment.config()
     for cut in ("missing", 0, 1, -1):
@@ -352,8 +380,16 @@ def test_a_broken_newest_checkpoint_never_pushes_out_a_whole_one(experiment, eve
         if step not in (16, 19):
             shutil.rmtree(experiment.out / f"checkpoints/step-{step}")
     (experiment.out / "checkpoints/step-19/optimizer.safetensors").unlink()
-    code, text, _ = stop_when(experiment, "^step 17/20", signal.SIGTERM, "--resume", "--set",
-                              "training.save_total_limit=1", "--set", "training.save_steps=100")
+    code, text, _ = stop_when(
+        experiment,
+        "^step 17/20",
+        signal.SIGTERM,
+        "--resume",
+        "--set",
+        "training.save_total_limit=1",
+        "--set",
+        "training.save_steps=100",
+    )
     assert code == 143 and "step-19 is broken" in text, text
     newest = max(steps_of(experiment.out))
     assert steps_of(experiment.out) == [newest] and newest in (17, 18), "the broken one is gone too"
@@ -364,8 +400,14 @@ def test_a_broken_newest_checkpoint_never_pushes_out_a_whole_one(experiment, eve
 
 
 def test_the_best_checkpoint_is_kept_and_is_the_result(experiment, tally):
-    experiment.config(save_total_limit=1, load_best_model_at_end=True, eval_steps=2, learning_rate=0.1,
-                      lr_scheduler_type="constant", warmup_steps=0)
+    experiment.config(
+        save_total_limit=1,
+        load_best_model_at_end=True,
+        eval_steps=2,
+        learning_rate=0.1,
+        lr_scheduler_type="constant",
+        warmup_steps=0,
+    )
     experiment.clear()
     ended = experiment.train()
     assert ended.code == 0, ended.text
@@ -383,5 +425,7 @@ def test_the_best_checkpoint_is_kept_and_is_the_result(experiment, tally):
     assert ended.code == 0 and f"step-{best}, cannot be used" in ended.text, ended.text
     assert (experiment.out / "adapter" / name).read_bytes() != result
     tally.add("broken best checkpoint")
-    state = json.loads((experiment.out / f"checkpoints/step-{STEPS}/run_state.json").read_text(encoding="utf-8"))
+    state = json.loads(
+        (experiment.out / f"checkpoints/step-{STEPS}/run_state.json").read_text(encoding="utf-8")
+    )
     assert state["state"]["best_step"] == best

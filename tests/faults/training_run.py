@@ -23,19 +23,35 @@ def sample(items, count):
 
 
 class Tally:
-    """Per class of faults: injected, survived (the promise held), lost (work or files), silent (wrong, unreported)."""
+    """Faults per class: injected, survived (the promise held), lost (files), silent (wrong, unreported)."""
 
     def __init__(self):
         self.classes = collections.defaultdict(collections.Counter)
+        self.notes = []
 
     def add(self, name, outcome="survived", count=1):
         self.classes[name]["injected"] += count
         self.classes[name][outcome] += count
 
+    def note(self, text):
+        self.notes.append(text)
+
+    def to_json(self):
+        return {"classes": {name: dict(counts) for name, counts in self.classes.items()}, "notes": self.notes}
+
+    def merge(self, values):
+        for name, counts in values["classes"].items():
+            self.classes[name].update(counts)
+        self.notes += values["notes"]
+
     def lines(self):
+        keys = ("injected", "survived", "lost", "silent")
+        total = collections.Counter()
         for name, counts in self.classes.items():
-            figures = " / ".join(f"{counts[key]} {key}" for key in ("injected", "survived", "lost", "silent"))
-            yield f"faults: {name}: {figures}"
+            total.update(counts)
+            yield f"{name}: " + " / ".join(f"{counts[key]} {key}" for key in keys)
+        yield "all classes: " + " / ".join(f"{total[key]} {key}" for key in keys)
+        yield from self.notes
 
 
 @dataclasses.dataclass
@@ -45,8 +61,8 @@ class Ended:
 
 
 class Experiment:
-    """Runs `qlora-train` in one folder. Runs that are compared use one output folder in turn, since checkpoints hold its
-    path; `set_aside` keeps a finished one."""
+    """Runs `qlora-train` in one folder. Runs that are compared use one output folder in turn, because
+    checkpoints hold its path; `set_aside` keeps a finished one."""
 
     def __init__(self, program, folder, model):
         self.program, self.folder, self.model = Path(program), Path(folder), Path(model)
@@ -135,7 +151,9 @@ def steps_of(run):
     folder = Path(run) / "checkpoints"
     if not folder.is_dir():
         return []
-    return sorted(int(path.name[len("step-") :]) for path in folder.iterdir() if path.name.startswith("step-"))
+    return sorted(
+        int(path.name[len("step-") :]) for path in folder.iterdir() if path.name.startswith("step-")
+    )
 
 
 def folder_difference(ours, theirs):
@@ -144,7 +162,9 @@ def folder_difference(ours, theirs):
     expected = sorted(path.name for path in Path(theirs).iterdir())
     if names != expected:
         return f"{ours} holds {names}, {theirs} holds {expected}"
-    different = [name for name in names if not filecmp.cmp(Path(ours) / name, Path(theirs) / name, shallow=False)]
+    different = [
+        name for name in names if not filecmp.cmp(Path(ours) / name, Path(theirs) / name, shallow=False)
+    ]
     return f"{ours}: {', '.join(different)} differ from {theirs}" if different else ""
 
 
@@ -165,7 +185,7 @@ def leftovers(run):
 
 
 def run_difference(run, reference):
-    """Why a finished run is not the undisturbed one: result, checkpoints that both have, metrics, leftovers."""
+    """Why a finished run is not the undisturbed one: result, common checkpoints, metrics, leftovers."""
     faults = []
     if difference := folder_difference(Path(run) / "adapter", Path(reference) / "adapter"):
         faults.append(difference)
@@ -178,7 +198,12 @@ def run_difference(run, reference):
             faults.append(difference)
     ours, expected = metrics(run), metrics(reference)
     if ours != expected:
-        place = next((i for i, (a, b) in enumerate(zip(ours, expected)) if a != b), min(len(ours), len(expected)))
-        faults.append(f"metrics.jsonl differs from line {place + 1} of {len(ours)} ({len(expected)} expected)")
+        place = next(
+            (i for i, (a, b) in enumerate(zip(ours, expected, strict=False)) if a != b),
+            min(len(ours), len(expected)),
+        )
+        faults.append(
+            f"metrics.jsonl differs from line {place + 1} of {len(ours)} ({len(expected)} expected)"
+        )
     faults += [f"left behind: {path}" for path in leftovers(run)]
     return "; ".join(faults)

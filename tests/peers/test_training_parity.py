@@ -173,7 +173,7 @@ def test_twenty_nf4_steps_of_smollm2_in_fp32(root, smollm2, smollm2_base, smollm
 
 
 def test_twenty_nf4_steps_of_smollm2_in_bf16(root, smollm2, smollm2_base, smollm2_adapter, bin_dir, tmp_path, capsys):
-    """Every token is supervised: bf16 logits of 16 are 0.125 apart, and the mean over many tokens evens that out."""
+    """Every token is supervised: bf16 logits of 16 are 0.125 apart, and a mean over many tokens evens that out."""
     # Loaded as bf16, so that the peer keeps its rotary frequencies in fp32; then our weights, rounded once.
     base = AutoModelForCausalLM.from_pretrained(smollm2, dtype=torch.bfloat16)
     base.load_state_dict(smollm2_base.state_dict())
@@ -183,23 +183,13 @@ def test_twenty_nf4_steps_of_smollm2_in_bf16(root, smollm2, smollm2_base, smollm
         product = linear(x)
         widen_products(base)
         assert (linear(x) == product).float().mean() > 0.99  # fp32 sums in another order may round to a neighbour
-    training = {**TRAINING, "per_device_train_batch_size": 1}
-    data = short_rows(root, tmp_path, 40)
+    # The shipped configuration's batch and the default rate: a loss is the mean over some 500 tokens. Gradients of the two
+    # sides are rounded at other places (ours once a sum, the peer's at each term), so norms are only guarded.
+    training = {**TRAINING, "per_device_train_batch_size": 8, "learning_rate": 2e-4}
+    data = root / "data" / "wordnet_train.jsonl"
     result = compare_run(bin_dir, tmp_path, smollm2, base, smollm2_adapter, data, training,
                          {"bnb_4bit_compute_dtype": "bfloat16"}, capsys, train_on="all")
-    sections = run_sections(smollm2, smollm2_adapter, data, {**training, "output_dir": "exact"}, {}, "auto", "all")
-    exact = [line["loss"] for line in training_lines(qlora_train(bin_dir, tmp_path, sections, "--quiet"))]
-    noise = [sum(map(relative, losses, exact)) / STEPS for losses in (result.ours, result.theirs)]
-    with capsys.disabled():
-        print(f"mean distance from the fp32 losses: ours {noise[0]:.2e}, peer {noise[1]:.2e}")
-    assert result.learned >= 0.1
-    assert max(result.loss_gaps[:2]) <= BF16["first"]  # the first two passes: a warm-up begins with rate 0
-    assert max(result.norm_gaps[:2]) <= BF16["first_norm"]
-    assert noise[0] <= 2 * noise[1]
-    assert sum(result.loss_gaps) / STEPS <= BF16["loss"]
-    # The median: when the loss of a few tokens falls fast, bf16 gradients of either side spike for a step.
-    assert sorted(result.norm_gaps)[STEPS // 2] <= BF16["norm"]
-    assert result.adapters <= BF16["adapters"]
+    hold(result, {**BF16, "norm": 0.2})
 
 
 def test_bf16_logits_are_nearer_to_transformers_than_its_two_attentions_are_to_each_other(tiny_model, bin_dir, tmp_path):

@@ -9,8 +9,9 @@ namespace qlora::ops {
 
 /// Causal attention of each sequence alone. q [T, heads, head_dim]; k, v [T, kv_heads, head_dim] (GQA
 /// unexpanded); offsets [S + 1] cumulative lengths; window 0 = full, else each token sees itself and the
-/// window - 1 before it. Scale 1 / sqrt(head_dim), softmax in fp32. Result [T, heads * head_dim]. One node
-/// for all sequences.
+/// window - 1 before it. Scale 1 / sqrt(head_dim), softmax in fp32; in bf16 the probabilities are rounded
+/// before they meet v, as in transformers' sdpa attention. Result [T, heads * head_dim]. One node for all
+/// sequences.
 at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                             const std::vector<std::int64_t>& offsets, std::int64_t window);
 
