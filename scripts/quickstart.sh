@@ -16,7 +16,7 @@ title() { printf '\n== %s\n' "$*"; }
 title "1/7 install"
 scripts/setup.sh
 title "2/7 build (about 10 minutes the first time)"
-cmake --preset release -DQLORA_TESTS=OFF >build/configure.log || { cat build/configure.log; exit 1; }
+cmake --preset release >build/configure.log || { cat build/configure.log; exit 1; }
 cmake --build --preset release --target qlora-train qlora-eval qlora-merge
 title "3/7 the model"
 .venv/bin/python -B scripts/fetch_smollm2.py --output "$model"
