@@ -41,7 +41,8 @@ AtomicFile::AtomicFile(std::filesystem::path path, std::optional<std::uint64_t> 
     // A killed process with the same id may have left a file: such names are passed over.
     static std::atomic<unsigned> counter{0};
     do {
-        temporary_ = folder / (kTemporaryPrefix + std::to_string(::getpid()) + "-" + std::to_string(counter++));
+        temporary_ =
+            folder / (kTemporaryPrefix + std::to_string(::getpid()) + "-" + std::to_string(counter++));
         fd_ = ::open(temporary_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     } while (fd_ < 0 && (errno == EEXIST || errno == EINTR));
     if (fd_ < 0) {

@@ -18,10 +18,10 @@ struct StepReport {
     double learning_rate = 0.0;
     double grad_norm = 0.0;
     double tokens_per_second = 0.0;
-    double step_time = 0.0;        ///< seconds
-    double seconds_left = 0.0;     ///< estimate for the training steps to come
+    double step_time = 0.0;         ///< seconds
+    double seconds_left = 0.0;      ///< estimate for the training steps to come
     std::int64_t memory_bytes = 0;  ///< peak resident set of the process
-    bool logged = false;           ///< a line went to metrics.jsonl; then loss is the mean since the last one
+    bool logged = false;  ///< a line went to metrics.jsonl; then loss is the mean since the last one
 };
 
 struct Sample {

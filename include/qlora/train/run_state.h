@@ -9,8 +9,8 @@
 
 namespace qlora::train {
 
-/// Everything a resumed run needs beside the adapter and the optimizer's moments. The data order and the dropout masks
-/// are functions of seed, epoch and micro_step, so nothing else has to be stored.
+/// Everything a resumed run needs beside the adapter and the optimizer's moments. The data order and the
+/// dropout masks are functions of seed, epoch and micro_step, so nothing else has to be stored.
 struct RunState {
     std::int64_t step = 0;             ///< optimizer steps done
     std::int64_t epoch = 0;            ///< epochs begun before the next step

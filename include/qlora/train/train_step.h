@@ -19,8 +19,9 @@ struct StepGradients {
     bool stopped = false;  ///< `should_stop` ended it between micro-batches: the gradients are incomplete
 };
 
-/// Adds the gradients of a whole optimizer step to the parameters: forward and backward of each micro-batch, every loss
-/// divided by the supervised tokens of the *step*, so 1 x 8 equals 8 x 1. `context.micro_step` is that of the first.
+/// Adds the gradients of a whole optimizer step to the parameters: forward and backward of each micro-batch,
+/// every loss divided by the supervised tokens of the *step*, so 1 x 8 equals 8 x 1. `context.micro_step` is
+/// that of the first.
 StepGradients accumulate_gradients(const models::CausalLM& model, std::span<const data::Example> examples,
                                    const data::StepPlan& plan, nn::ForwardContext context,
                                    const std::function<bool()>& should_stop);
