@@ -14,8 +14,8 @@ namespace qlora {
 /// Writes a file so that its final name holds either the old content or the whole new one, whatever happens:
 /// the bytes go to `.tmp-<pid>-<n>` in the same folder, and `commit` syncs, renames and syncs the folder. One
 /// that is destroyed before `commit` removes its temporary file; only a killed process leaves one behind. A
-/// full disk or quota is a ResourceError with the bytes needed and free, as is an input/output error of the disk;
-/// anything else a CheckpointError.
+/// full disk or quota is a ResourceError with the bytes needed and free, as is an input/output error of the
+/// disk; anything else a CheckpointError.
 class AtomicFile {
   public:
     /// `expected_bytes`, where known, is checked against the free space before anything is written.
