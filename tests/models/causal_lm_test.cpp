@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "qlora/data/batch.h"
 #include "qlora/eval/generate.h"
 #include "qlora/eval/token_batch.h"
@@ -60,6 +62,21 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"qwen3", {.model_type = "qwen3", .kv_heads = 1, .bias = true}}),
     [](const auto& chosen) { return chosen.param.name; });
 
+/// How far below the largest logit of a whole pass each generated token lies, as a share of the largest in
+/// size; 0 where it is the argmax.
+double largest_shortfall(const CausalLM& model, Ids ids, const Ids& generated) {
+    double worst = 0.0;
+    for (const tokenizer::TokenId token : generated) {
+        const at::Tensor hidden = model.forward(batch_of({ids}), {});
+        const at::Tensor logits =
+            model.logits(hidden.narrow(0, static_cast<std::int64_t>(ids.size()) - 1, 1))[0];
+        const double gap = logits.max().item<double>() - logits[token].item<double>();
+        worst = std::max(worst, gap / logits.abs().max().item<double>());
+        ids.push_back(token);
+    }
+    return worst;
+}
+
 /// Greedy continuation by whole forward passes without any cache.
 Ids slow_continuation(const CausalLM& model, Ids ids, std::size_t count) {
     const std::size_t prompt = ids.size();
@@ -82,7 +99,13 @@ TEST_P(Generation, with_a_cache_equals_the_argmax_of_whole_forward_passes) {
     ASSERT_EQ(out.size(), prompts.size());
     for (std::size_t i = 0; i < prompts.size(); ++i) {
         const Ids slow = slow_continuation(*model, prompts[i], 50);
-        EXPECT_EQ(out[i], slow) << "prompt " << i;
+        if (GetParam().compute == at::kFloat) {
+            EXPECT_EQ(out[i], slow) << "prompt " << i;
+        } else {
+            // bf16 logits tie within a few roundings (2^-8 each), and a tie may fall either way.
+            ASSERT_EQ(out[i].size(), slow.size());
+            EXPECT_LE(largest_shortfall(*model, prompts[i], out[i]), 3.0 / 256) << "prompt " << i;
+        }
         EXPECT_GT(std::set<tokenizer::TokenId>(slow.begin(), slow.end()).size(), 1U)
             << "a constant proves little";
     }

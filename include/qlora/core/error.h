@@ -10,7 +10,8 @@ namespace qlora {
 /// Exit codes of the programs; 130 and 143 (stopped by a signal after saving) are set by the commands.
 enum class ExitCode : int { kDone = 0, kInternal = 1, kInput = 2, kNonFinite = 3, kResources = 4 };
 
-/// Every error the library throws on purpose. `what()` is one clear sentence (or one line a fault) for the user.
+/// Every error the library throws on purpose. `what()` is one clear sentence (or one line a fault) for the
+/// user.
 class Error : public std::runtime_error {
   public:
     Error(ExitCode code, const std::string& message) : std::runtime_error(message), code_(code) {}

@@ -20,10 +20,10 @@ struct StepPlan {
     std::vector<std::vector<std::int64_t>> micro_batches;
 };
 
-/// The steps of one epoch: a pure function of its arguments (permutation by the counter-based generator keyed by seed
-/// and epoch), so a resumed run rebuilds it. `lengths[i]` = tokens of example i. Accumulation never crosses the epoch:
-/// the last step may hold fewer micro-batches, the last micro-batch fewer rows. Steps = ceil(ceil(rows / batch) /
-/// accumulation), as in transformers' Trainer.
+/// The steps of one epoch: a pure function of its arguments (permutation by the counter-based generator keyed
+/// by seed and epoch), so a resumed run rebuilds it. `lengths[i]` = tokens of example i. Accumulation never
+/// crosses the epoch: the last step may hold fewer micro-batches, the last micro-batch fewer rows. Steps =
+/// ceil(ceil(rows / batch) / accumulation), as in transformers' Trainer.
 std::vector<StepPlan> plan_epoch(std::span<const std::int64_t> lengths, const BatchPlanOptions& options,
                                  std::int64_t epoch);
 
