@@ -2,7 +2,8 @@
 # Installs what building and running needs; does nothing when everything is there.
 #
 #   scripts/setup.sh           Debian packages (root or sudo, only for missing ones) and LibTorch in .venv
-#   scripts/setup.sh --tests   also the Python packages and programs that the tests compare with
+#   scripts/setup.sh --tests   also the Python packages and programs that the tests compare with; with QLORA_FULL=1
+#                              clang for the fuzzers too
 #
 # QLORA_TORCH=/path  use this LibTorch folder, or this Python environment, instead of installing LibTorch
 # PYTHON=/path       make .venv with this interpreter (CPython 3.10 to 3.14)
@@ -16,7 +17,7 @@ log=$root/build/setup.log
 build_packages=(g++ cmake ninja-build ccache mold pkg-config ca-certificates libcli11-dev nlohmann-json3-dev
                 libspdlog-dev libsentencepiece-dev libpcre2-dev libutf8proc-dev libxxhash-dev libgtest-dev
                 libbenchmark-dev)
-test_packages=(strace wordnet-base)
+test_packages=(strace wordnet-base ${QLORA_FULL:+clang libclang-rt-14-dev})
 
 say() { echo "setup: $*"; }
 die() { echo "setup: $*" >&2; exit 1; }
@@ -222,7 +223,7 @@ main() {
     case ${1:-} in
         "") ;;
         --tests) tests=1 ;;
-        -h | --help) sed -n '2,8s/^# \?//p' "${BASH_SOURCE[0]}"; return ;;
+        -h | --help) sed -n '2,9s/^# \?//p' "${BASH_SOURCE[0]}"; return ;;
         *) die "unknown option $1 (see scripts/setup.sh --help)" ;;
     esac
     mkdir -p build || die "the folder build cannot be made in $root"

@@ -47,7 +47,7 @@ std::vector<std::string> near_names(std::string_view name, const std::vector<std
         const std::string& shorter = wanted.size() < other.size() ? wanted : other;
         const std::string& longer = wanted.size() < other.size() ? other : wanted;
         const std::size_t edits = edit_distance(wanted, other);
-        if (edits <= std::max<std::size_t>(1, longer.size() / 3) && edits < longer.size()) {
+        if (edits <= std::max<std::size_t>(1, (longer.size() + 1) / 3) && edits < longer.size()) {
             scored.emplace_back(edits, candidate);
         } else if (shorter.size() >= kShortestPart && longer.find(shorter) != std::string::npos) {
             scored.emplace_back(kLongestName + longer.size(), candidate);

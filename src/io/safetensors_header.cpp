@@ -231,8 +231,34 @@ std::string_view header_text(std::span<const std::byte> bytes, const std::string
     return text;
 }
 
-/// Checks all that can be said of one tensor alone; appends it, or returns the first fault.
-std::string take(const Entry& entry, std::span<const std::byte> data, std::vector<TensorView>& tensors) {
+/// The tensors whose bytes a file no longer has: one fault of the file, however many they are.
+struct CutTensors {
+    std::size_t count = 0;
+    std::string first;  ///< the one that ends first
+    std::uint64_t first_end = 0, last_end = 0;
+
+    void add(const std::string& name, std::uint64_t end) {
+        if (count++ == 0 || end < first_end) {
+            first = name;
+            first_end = end;
+        }
+        last_end = std::max(last_end, end);
+    }
+    std::string text(std::size_t bytes) const {
+        std::string out = "data_offsets end at " + std::to_string(first_end) + ", the file has only " +
+                          std::to_string(bytes) + " bytes of data; was a download cut?";
+        if (count > 1) {
+            out += " (" + std::to_string(count) + " tensors are cut off or missing, up to byte " +
+                   std::to_string(last_end) + ")";
+        }
+        return out;
+    }
+};
+
+/// Checks all that can be said of one tensor alone; appends it, or returns the first fault. One whose bytes
+/// are beyond the file goes to `cut`.
+std::string take(const Entry& entry, std::span<const std::byte> data, std::vector<TensorView>& tensors,
+                 CutTensors& cut) {
     if (!entry.dtype) return "dtype is missing";
     if (!entry.shape) return "shape is missing";
     if (!entry.offsets) return "data_offsets is missing";
@@ -251,8 +277,8 @@ std::string take(const Entry& entry, std::span<const std::byte> data, std::vecto
         return "data_offsets run backwards: " + std::to_string(begin) + " to " + std::to_string(end);
     }
     if (end > data.size()) {
-        return "data_offsets end at " + std::to_string(end) + ", the file has only " +
-               std::to_string(data.size()) + " bytes of data; was a download cut?";
+        cut.add(entry.name, end);
+        return {};
     }
     if (end - begin != *size) {
         return "dtype and shape need " + std::to_string(*size) + " bytes, data_offsets give " +
@@ -315,10 +341,12 @@ SafetensorsHeader parse_safetensors(std::span<const std::byte> bytes, const std:
 
     SafetensorsHeader header;
     ListedFaults faults;
+    CutTensors cut;
     for (const Entry& entry : reader.entries) {
-        const std::string fault = take(entry, data, header.tensors);
+        const std::string fault = take(entry, data, header.tensors, cut);
         if (!fault.empty()) faults.add(place_of(entry.name), fault);
     }
+    if (cut.count > 0) faults.add(place_of(cut.first), cut.text(data.size()));
     faults.throw_if_any(file);
     header.metadata = std::move(reader.metadata);
     sort_by_offset(header.tensors);
