@@ -67,4 +67,14 @@ std::vector<TrainedTensor> trained_tensors(const MatchResult& match, models::Cau
     return out;
 }
 
+std::int64_t trained_elements(const std::vector<TrainedTensor>& tensors) {
+    std::int64_t total = 0;
+    for (const TrainedTensor& tensor : tensors) {
+        std::int64_t elements = 1;
+        for (const std::int64_t size : tensor.shape) elements *= size;
+        total += elements;
+    }
+    return total;
+}
+
 }  // namespace qlora::adapters

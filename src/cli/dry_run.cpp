@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <map>
 
+#include "qlora/adapters/trained_tensors.h"
 #include "qlora/core/log.h"
 #include "qlora/data/batch_plan.h"
 #include "qlora/data/preview.h"
@@ -27,32 +28,6 @@ std::string adapters_text(const adapters::MatchResult& match) {
     return out;
 }
 
-std::int64_t trainable_elements(const ModelFolder& folder, const adapters::MatchResult& match,
-                                const RunConfig& config) {
-    std::int64_t total = 0;
-    std::map<std::string, const adapters::ModuleInfo*> modules;
-    const std::vector<adapters::ModuleInfo> infos = adapters::module_infos(folder.config);
-    for (const adapters::ModuleInfo& info : infos) modules[info.path] = &info;
-    for (const adapters::Target& target : match.targets) {
-        total += target.r * (modules.at(target.path)->in_features + modules.at(target.path)->out_features);
-    }
-    for (const std::string& path : match.modules_to_save) {
-        const adapters::ModuleInfo& info = *modules.at(path);
-        total += info.is_norm ? info.out_features : info.in_features * info.out_features;
-    }
-    if (config.peft.bias == adapters::BiasTraining::kNone) return total;
-    models::CausalLM empty(folder.config, at::kFloat);
-    for (const nn::Linear* linear : empty.linears()) {
-        const bool adapted =
-            std::any_of(match.targets.begin(), match.targets.end(),
-                        [&](const adapters::Target& target) { return target.path == linear->path(); });
-        if (linear->has_bias() && (adapted || config.peft.bias == adapters::BiasTraining::kAll)) {
-            total += linear->out_features();
-        }
-    }
-    return total;
-}
-
 }  // namespace
 
 train::MemoryRequest memory_request(const RunConfig& config, const ModelFolder& folder,
@@ -64,13 +39,8 @@ train::MemoryRequest memory_request(const RunConfig& config, const ModelFolder& 
         .bytes_per_element = compute_dtype(config.quantization) == at::kFloat ? 4 : 2,
         .stored_bytes_per_weight = folder.config.dtype == "float32" ? 4 : 2,
         .keep_dense = train::keeps_dense(folder.config)};
-    for (const adapters::ModuleInfo& info : adapters::module_infos(folder.config)) {
-        if (std::find(match.modules_to_save.begin(), match.modules_to_save.end(), info.path) !=
-            match.modules_to_save.end()) {
-            request.whole_module_elements +=
-                info.is_norm ? info.out_features : info.in_features * info.out_features;
-        }
-    }
+    models::CausalLM empty(folder.config, at::kFloat);
+    request.trained_elements = adapters::trained_elements(adapters::trained_tensors(match, empty));
     std::vector<std::int64_t> lengths;
     for (const data::Example& example : train.examples) lengths.push_back(example.tokens());
     for (const data::StepPlan& step : data::plan_epoch(lengths, batch_plan_options(config), 0)) {
@@ -103,7 +73,7 @@ std::string dry_run_report(const RunConfig& config, const ModelFolder& folder,
     train::MemoryRequest request = memory_request(config, folder, match, train);
     request.gradient_checkpointing = uses_gradient_checkpointing(config, request);
     const models::CausalLM empty(folder.config, at::kFloat);
-    const std::int64_t trainable = trainable_elements(folder, match, config);
+    const std::int64_t trainable = request.trained_elements;
     const std::int64_t total = empty.parameter_count();
     std::string out = fmt::format(
         "template: {}\n\nfirst rows:\n{}\ntraining data:\n{}\n", prompt_template.name(),

@@ -69,7 +69,7 @@ std::string did_you_mean(std::string_view name, const std::vector<std::string>& 
     std::string out = "; did you mean ";
     for (std::size_t i = 0; i < names.size(); ++i) {
         if (i > 0) out += i + 1 == names.size() ? " or " : ", ";
-        out += '"' + names[i] + '"';
+        out.append("\"").append(names[i]).append("\"");
     }
     return out + "?";
 }

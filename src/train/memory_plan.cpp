@@ -73,16 +73,7 @@ MemoryPlan plan_memory(const MemoryRequest& request) {
     }
     plan.dense_copies =
         request.keep_dense ? (sizes.total + c.vocab_size * c.hidden_size) * 4 : sizes.largest * 4;
-    std::int64_t trained = request.whole_module_elements;
-    const std::int64_t q = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
-    for (const adapters::Target& target : request.targets) {
-        const std::string name = target.path.substr(target.path.rfind('.') + 1);
-        std::int64_t in_out = c.hidden_size + c.intermediate_size;
-        if (name == "q_proj" || name == "o_proj") in_out = c.hidden_size + q;
-        if (name == "k_proj" || name == "v_proj") in_out = c.hidden_size + kv;
-        trained += target.r * in_out;
-    }
-    plan.adapters = trained * 16;
+    plan.adapters = request.trained_elements * 16;  // value, gradient, two moments
     const std::int64_t width = request.bytes_per_element;
     const std::int64_t layer_bytes = saved_elements_per_token(request) * width * request.tokens;
     // While one layer runs, its temporaries (fp32) come on top: gate, up, their product and two gradients.

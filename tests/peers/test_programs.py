@@ -3,11 +3,13 @@
 import json
 import os
 import pty
+import re
 import shutil
 import subprocess
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file
 
 
 @pytest.fixture(scope="module")
@@ -115,6 +117,29 @@ def test_dry_run_prints_the_plan_and_leaves_nothing(bin_dir, project, tmp_path):
     for word in ("TRAIN |", "q_proj", "trainable parameters", "planned peak memory", "lengths in tokens", "template"):
         assert word in result.stdout
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize("peft", [
+    {},
+    {"target_modules": "all-linear", "rank_pattern": {"q_proj": 3}},
+    {"modules_to_save": ["lm_head", "embed_tokens", "norm"], "target_modules": ["v_proj"]},
+    {"bias": "all", "target_modules": ["k_proj"]},
+    {"bias": "lora_only", "target_modules": ["k_proj"]},
+])
+def test_the_dry_run_counts_what_training_trains(bin_dir, project, tiny_model, tmp_path, peft):
+    config = json.loads(config_of(project).read_text())
+    config["model"]["path"] = str(tiny_model(model_type="qwen2"))
+    config["peft"] = peft
+    for name in ("train", "eval"):
+        config["data"][name] = str((project / "configs" / config["data"][name]).resolve())
+    config["training"].update(output_dir=str(tmp_path / "run"), max_steps=1, eval_on_start=False)
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps(config))
+    planned = re.search(r"trainable parameters: (\d+) of (\d+)", run(bin_dir, "qlora-train", "--config", file, "--dry-run").stdout)
+    trained = re.search(r"(\d+) trainable of (\d+) parameters", run(bin_dir, "qlora-train", "--config", file).stderr)
+    assert planned.groups() == trained.groups()
+    shapes = load_file(tmp_path / "run" / "adapter" / "adapter_model.safetensors")
+    assert int(planned[1]) == sum(tensor.size for tensor in shapes.values())
 
 
 def test_all_faults_of_a_configuration_come_together(bin_dir, project, tmp_path):

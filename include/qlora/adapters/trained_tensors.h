@@ -22,5 +22,6 @@ struct TrainedTensor {
 
 /// Everything that a matched configuration trains. The model may be empty: its weights are not looked at.
 std::vector<TrainedTensor> trained_tensors(const MatchResult& match, models::CausalLM& model);
+std::int64_t trained_elements(const std::vector<TrainedTensor>& tensors);
 
 }  // namespace qlora::adapters
