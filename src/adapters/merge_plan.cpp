@@ -9,8 +9,8 @@
 namespace qlora::adapters {
 namespace {
 
-const std::string kHeadWeight = std::string(models::CausalLM::kHeadPath) + ".weight";
-const std::string kEmbeddingWeight = std::string(models::CausalLM::kEmbeddingPath) + ".weight";
+const std::string kHeadWeight = models::CausalLM::kHeadWeight;
+const std::string kEmbeddingWeight = models::CausalLM::kEmbeddingWeight;
 
 io::DType output_dtype(MergeDtype wanted, io::DType base) {
     switch (wanted) {

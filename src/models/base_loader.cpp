@@ -39,7 +39,7 @@ std::vector<Slot> slots_of(CausalLM& model, const LoadOptions& options) {
     const ModelConfig& config = model.config();
     const at::ScalarType compute = options.compute_dtype;
     std::vector<Slot> slots;
-    slots.push_back({std::string(CausalLM::kEmbeddingPath) + ".weight",
+    slots.push_back({CausalLM::kEmbeddingWeight,
                      {config.vocab_size, config.hidden_size},
                      [&model, compute](const io::TensorView& view) {
                          const at::Tensor table = load_dense(view);
@@ -67,7 +67,7 @@ std::vector<Slot> slots_of(CausalLM& model, const LoadOptions& options) {
                          }});
     }
     if (!config.tie_word_embeddings) {
-        slots.push_back({std::string(CausalLM::kHeadPath) + ".weight",
+        slots.push_back({CausalLM::kHeadWeight,
                          {config.vocab_size, config.hidden_size},
                          [&model, compute](const io::TensorView& view) {
                              model.head() = nn::Weight(load_dense(view), compute);
@@ -78,8 +78,8 @@ std::vector<Slot> slots_of(CausalLM& model, const LoadOptions& options) {
 
 /// A tied checkpoint may store the head too, but only as the same bytes.
 void check_tied_head(const io::Checkpoint& checkpoint, FaultList& faults) {
-    const io::TensorView& head = checkpoint.at(std::string(CausalLM::kHeadPath) + ".weight");
-    const io::TensorView& table = checkpoint.at(std::string(CausalLM::kEmbeddingPath) + ".weight");
+    const io::TensorView& head = checkpoint.at(CausalLM::kHeadWeight);
+    const io::TensorView& table = checkpoint.at(CausalLM::kEmbeddingWeight);
     if (head.dtype != table.dtype || !std::ranges::equal(head.bytes, table.bytes)) {
         faults.add(head.name, "differs from " + table.name +
                                   " although config.json says tie_word_embeddings: true; set it to false");
@@ -110,8 +110,8 @@ void check(const io::Checkpoint& checkpoint, const ModelConfig& config, const st
     }
     for (const std::string& name : checkpoint.names()) {
         if (known.contains(name) || is_recomputed_buffer(name)) continue;
-        if (config.tie_word_embeddings && name == std::string(CausalLM::kHeadPath) + ".weight" &&
-            checkpoint.contains(std::string(CausalLM::kEmbeddingPath) + ".weight")) {
+        if (config.tie_word_embeddings && name == CausalLM::kHeadWeight &&
+            checkpoint.contains(CausalLM::kEmbeddingWeight)) {
             check_tied_head(checkpoint, faults);
             continue;
         }

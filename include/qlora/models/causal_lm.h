@@ -61,6 +61,8 @@ class CausalLM {
     std::vector<nn::RmsNorm*> norms();
     static constexpr const char* kEmbeddingPath = "model.embed_tokens";
     static constexpr const char* kHeadPath = "lm_head";
+    static constexpr const char* kEmbeddingWeight = "model.embed_tokens.weight";
+    static constexpr const char* kHeadWeight = "lm_head.weight";
     nn::Weight& embedding() { return embedding_; }
     const nn::Weight& embedding() const { return embedding_; }
     void set_embedding(nn::Weight weight, at::Tensor stored);
