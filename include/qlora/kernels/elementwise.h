@@ -1,0 +1,61 @@
+#pragma once
+
+#include <cstdint>
+
+/// Fused fp32 operations of the training step on rows of memory. None starts a thread: rows are independent,
+/// so a caller splits the work by rows and a split gives the same bits as the whole. The AVX2 and the
+/// portable path give the same bits. Buffers need not be aligned; unless said otherwise rows are contiguous
+/// and buffers do not overlap. NaN and infinity pass through to the results that depend on them.
+namespace qlora::kernels::cpu {
+
+/// inverse[row] = 1 / sqrt(mean(x^2) + eps); y = weight * (x * inverse). x, y [rows, size], weight [size].
+void rms_norm(const float* x, const float* weight, double eps, int64_t rows, int64_t size, float* y,
+              float* inverse);
+/// y of the same bits again, from the saved inverse.
+void rms_norm_again(const float* x, const float* weight, const float* inverse, int64_t rows, int64_t size,
+                    float* y);
+/// With n = x * inverse and g = dy * weight: dx = inverse * (g - n * mean(g * n)), plus `residual` [rows,
+/// size] (the gradient that reached x directly) unless null. dx may be `residual` itself.
+void rms_norm_backward(const float* dy, const float* x, const float* weight, const float* inverse,
+                       const float* residual, int64_t rows, int64_t size, float* dx);
+
+/// Rotates in place (halves convention of transformers' rotate_half): x is [tokens, row_stride], of whose
+/// rows the first heads * head_dim values are heads; cos, sin [tokens, head_dim / 2]. `direction` +1:
+/// forward, -1: the transposed rotation, for gradients.
+void rope(float* x, const float* cos, const float* sin, int64_t tokens, int64_t heads, int64_t head_dim,
+          int64_t row_stride, int direction);
+
+/// out [rows, size] = silu(gate) * up; gate_up [rows, 2 * size], of whose rows the first half is gate.
+/// silu(+-inf) and large arguments give what x / (1 + exp(-x)) gives in exact arithmetic (no NaN from
+/// inf / inf).
+void swiglu(const float* gate_up, int64_t rows, int64_t size, float* out);
+/// d_gate_up [rows, 2 * size] from d_out [rows, size]; also writes `out` again (same bits) unless null.
+void swiglu_backward(const float* d_out, const float* gate_up, int64_t rows, int64_t size, float* d_gate_up,
+                     float* out);
+
+/// logits [rows, columns] become softmax - onehot(target); losses[row] = logsumexp - logit of the target, the
+/// sum of exponentials accumulated so that its relative error stays below 1e-6 for 200,000 columns.
+void softmax_cross_entropy(float* logits, const int64_t* targets, int64_t rows, int64_t columns,
+                           double* losses);
+/// Log probability of each target, and whether it is the most likely column (the first of equal ones wins).
+/// Leaves logits as they are.
+void score_rows(const float* logits, const int64_t* targets, int64_t rows, int64_t columns, float* logprobs,
+                bool* correct);
+
+/// Columns of attention scores that a query row sees: [first, last) of row r is [max(0, last - window), last)
+/// with last = limit + r; window 0 = no lower end.
+struct VisibleColumns {
+    int64_t limit;   ///< last column + 1 that row 0 sees; at least 1
+    int64_t window;  ///< 0 = all
+};
+/// scores [rows, columns] (row stride `stride`) become softmax(scale * scores) over the visible columns and 0
+/// elsewhere; logsumexp[row * logsumexp_stride] of the scaled visible scores.
+void attention_softmax(float* scores, int64_t rows, int64_t columns, int64_t stride, float scale,
+                       VisibleColumns visible, float* logsumexp, int64_t logsumexp_stride);
+/// From raw scores and dp (the gradient of the probabilities, same layout): scores become the probabilities p
+/// and dp becomes the gradient of the raw scores, scale * p * (dp - delta[row]); both 0 where not visible.
+void attention_softmax_backward(float* scores, float* dp, int64_t rows, int64_t columns, int64_t stride,
+                                float scale, VisibleColumns visible, const float* logsumexp,
+                                int64_t logsumexp_stride, const float* delta, int64_t delta_stride);
+
+}  // namespace qlora::kernels::cpu

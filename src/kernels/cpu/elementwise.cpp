@@ -1,0 +1,117 @@
+#include "qlora/kernels/elementwise.h"
+
+#include <cmath>
+#include <stdexcept>
+#include <string>
+
+#include "elementwise_path.h"
+#include "paths.h"
+
+namespace qlora::kernels::cpu {
+
+namespace {
+
+const ElementwisePath& path() {
+    if constexpr (kHasAvx2Code) {
+        if (runs_avx2()) return avx2::kElementwise;
+    }
+    return portable::kElementwise;
+}
+
+void require(bool holds, const char* fault) {
+    if (!holds) throw std::invalid_argument(fault);
+}
+
+void check_targets(const char* function, const int64_t* targets, int64_t rows, int64_t columns) {
+    if (rows < 0 || columns < 1) {
+        throw std::invalid_argument(std::string(function) + ": rows count from 0, columns from 1");
+    }
+    for (int64_t row = 0; row < rows; ++row) {
+        if (targets[row] >= 0 && targets[row] < columns) continue;
+        throw std::invalid_argument(std::string(function) + ": target " + std::to_string(targets[row]) +
+                                    " of row " + std::to_string(row) + " is outside [0, " +
+                                    std::to_string(columns) + ")");
+    }
+}
+
+void check_attention(const char* function, int64_t rows, int64_t columns, int64_t stride,
+                     VisibleColumns visible, bool strides_are_positive) {
+    const auto check = [&](bool holds, const char* fault) {
+        if (!holds) throw std::invalid_argument(std::string(function) + ": " + fault);
+    };
+    check(rows >= 0 && columns >= 0, "a size is negative");
+    check(stride >= columns, "a row is longer than the row stride");
+    check(strides_are_positive, "a stride of logsumexp or delta is below 1");
+    check(visible.limit >= 1 && visible.window >= 0, "the limit counts from 1, the window from 0");
+    check(rows == 0 || visible.limit <= columns - (rows - 1), "the last row sees more than all columns");
+}
+
+}  // namespace
+
+void rms_norm(const float* x, const float* weight, double eps, int64_t rows, int64_t size, float* y,
+              float* inverse) {
+    require(rows >= 0 && size >= 1, "rms_norm: rows count from 0, sizes from 1");
+    require(eps >= 0.0 && std::isfinite(eps), "rms_norm: eps is negative or not finite");
+    path().rms_norm(x, weight, eps, rows, size, y, inverse);
+}
+
+void rms_norm_again(const float* x, const float* weight, const float* inverse, int64_t rows, int64_t size,
+                    float* y) {
+    require(rows >= 0 && size >= 1, "rms_norm_again: rows count from 0, sizes from 1");
+    path().rms_norm_again(x, weight, inverse, rows, size, y);
+}
+
+void rms_norm_backward(const float* dy, const float* x, const float* weight, const float* inverse,
+                       const float* residual, int64_t rows, int64_t size, float* dx) {
+    require(rows >= 0 && size >= 1, "rms_norm_backward: rows count from 0, sizes from 1");
+    path().rms_norm_backward(dy, x, weight, inverse, residual, rows, size, dx);
+}
+
+void rope(float* x, const float* cos, const float* sin, int64_t tokens, int64_t heads, int64_t head_dim,
+          int64_t row_stride, int direction) {
+    require(tokens >= 0 && heads >= 0, "rope: a size is negative");
+    require(head_dim >= 2 && head_dim % 2 == 0, "rope: head_dim must be even and at least 2");
+    require(row_stride >= 0 && heads <= row_stride / head_dim, "rope: the heads are longer than a row");
+    require(direction == 1 || direction == -1, "rope: direction is neither 1 nor -1");
+    path().rope(x, cos, sin, tokens, heads, head_dim, row_stride, direction);
+}
+
+void swiglu(const float* gate_up, int64_t rows, int64_t size, float* out) {
+    require(rows >= 0 && size >= 0, "swiglu: a size is negative");
+    path().swiglu(gate_up, rows, size, out);
+}
+
+void swiglu_backward(const float* d_out, const float* gate_up, int64_t rows, int64_t size, float* d_gate_up,
+                     float* out) {
+    require(rows >= 0 && size >= 0, "swiglu_backward: a size is negative");
+    path().swiglu_backward(d_out, gate_up, rows, size, d_gate_up, out);
+}
+
+void softmax_cross_entropy(float* logits, const int64_t* targets, int64_t rows, int64_t columns,
+                           double* losses) {
+    check_targets("softmax_cross_entropy", targets, rows, columns);
+    path().softmax_cross_entropy(logits, targets, rows, columns, losses);
+}
+
+void score_rows(const float* logits, const int64_t* targets, int64_t rows, int64_t columns, float* logprobs,
+                bool* correct) {
+    check_targets("score_rows", targets, rows, columns);
+    path().score_rows(logits, targets, rows, columns, logprobs, correct);
+}
+
+void attention_softmax(float* scores, int64_t rows, int64_t columns, int64_t stride, float scale,
+                       VisibleColumns visible, float* logsumexp, int64_t logsumexp_stride) {
+    check_attention("attention_softmax", rows, columns, stride, visible, logsumexp_stride >= 1);
+    path().attention_softmax(scores, rows, columns, stride, scale, visible, logsumexp, logsumexp_stride);
+}
+
+void attention_softmax_backward(float* scores, float* dp, int64_t rows, int64_t columns, int64_t stride,
+                                float scale, VisibleColumns visible, const float* logsumexp,
+                                int64_t logsumexp_stride, const float* delta, int64_t delta_stride) {
+    check_attention("attention_softmax_backward", rows, columns, stride, visible,
+                    logsumexp_stride >= 1 && delta_stride >= 1);
+    path().attention_softmax_backward(scores, dp, rows, columns, stride, scale, visible, logsumexp,
+                                      logsumexp_stride, delta, delta_stride);
+}
+
+}  // namespace qlora::kernels::cpu

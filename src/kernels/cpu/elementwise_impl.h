@@ -1,0 +1,22 @@
+#pragma once
+
+#include "elementwise_path.h"
+#include "norm_rope_swiglu_impl.h"
+#include "softmax_impl.h"
+
+namespace qlora::kernels::cpu::QLORA_PATH {
+
+const ElementwisePath kElementwise = {
+    rms_norm,
+    rms_norm_again,
+    rms_norm_backward,
+    rope,
+    swiglu,
+    swiglu_backward,
+    softmax_cross_entropy,
+    score_rows,
+    attention_softmax,
+    attention_softmax_backward,
+};
+
+}  // namespace qlora::kernels::cpu::QLORA_PATH

@@ -1,0 +1,29 @@
+#pragma once
+
+#include "qlora/kernels/elementwise.h"
+
+namespace qlora::kernels::cpu {
+
+/// One compilation of the operations in elementwise.h; each has the contract of its namesake there, with
+/// arguments already checked.
+struct ElementwisePath {
+    decltype(&cpu::rms_norm) rms_norm;
+    decltype(&cpu::rms_norm_again) rms_norm_again;
+    decltype(&cpu::rms_norm_backward) rms_norm_backward;
+    decltype(&cpu::rope) rope;
+    decltype(&cpu::swiglu) swiglu;
+    decltype(&cpu::swiglu_backward) swiglu_backward;
+    decltype(&cpu::softmax_cross_entropy) softmax_cross_entropy;
+    decltype(&cpu::score_rows) score_rows;
+    decltype(&cpu::attention_softmax) attention_softmax;
+    decltype(&cpu::attention_softmax_backward) attention_softmax_backward;
+};
+
+namespace portable {
+extern const ElementwisePath kElementwise;
+}
+namespace avx2 {
+extern const ElementwisePath kElementwise;
+}
+
+}  // namespace qlora::kernels::cpu

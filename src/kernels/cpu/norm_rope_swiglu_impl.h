@@ -1,0 +1,134 @@
+#pragma once
+
+#include "vector_exp.h"
+
+namespace qlora::kernels::cpu::QLORA_PATH {
+
+static void rms_norm_again(const float* x, const float* weight, const float* inverse, int64_t rows,
+                           int64_t size, float* y) {
+    for (int64_t row = 0; row < rows; ++row, x += size, y += size) {
+        const Floats scale = all<Floats>(inverse[row]);
+        walk(
+            size, [&](auto place) __attribute__((always_inline)) {
+                store(y, place, load(weight, place) * (load(x, place) * scale));
+            });
+    }
+}
+
+static void rms_norm(const float* x, const float* weight, double eps, int64_t rows, int64_t size, float* y,
+                     float* inverse) {
+    for (int64_t row = 0; row < rows; ++row, x += size, y += size) {
+        const double squares = sum_row(
+            size, [&](auto place) __attribute__((always_inline)) {
+                const Doubles value = widen(load(x, place));
+                return value * value;
+            });
+        inverse[row] = static_cast<float>(1.0 / __builtin_sqrt(squares / static_cast<double>(size) + eps));
+        rms_norm_again(x, weight, inverse + row, 1, size, y);
+    }
+}
+
+static void rms_norm_backward(const float* dy, const float* x, const float* weight, const float* inverse,
+                              const float* residual, int64_t rows, int64_t size, float* dx) {
+    for (int64_t row = 0; row < rows; ++row, dy += size, x += size, dx += size) {
+        const Floats scale = all<Floats>(inverse[row]);
+        const double products = sum_row(
+            size, [&](auto place) __attribute__((always_inline)) {
+                const Floats gradient = load(dy, place) * load(weight, place);
+                return widen(gradient) * widen(load(x, place) * scale);
+            });
+        const Floats mean = all<Floats>(static_cast<float>(products / static_cast<double>(size)));
+        const auto gradient = [&](auto place) __attribute__((always_inline)) {
+            const Floats normed = load(x, place) * scale;
+            return scale * (load(dy, place) * load(weight, place) - normed * mean);
+        };
+        if (residual == nullptr) {
+            walk(
+                size, [&](auto place) __attribute__((always_inline)) { store(dx, place, gradient(place)); });
+        } else {
+            const float* direct = residual + row * size;
+            walk(
+                size, [&](auto place) __attribute__((always_inline)) {
+                    store(dx, place, gradient(place) + load(direct, place));
+                });
+        }
+    }
+}
+
+static void rope(float* x, const float* cos, const float* sin, int64_t tokens, int64_t heads,
+                 int64_t head_dim, int64_t row_stride, int direction) {
+    const int64_t half = head_dim / 2;
+    const Floats sign = all<Floats>(static_cast<float>(direction));
+    for (int64_t token = 0; token < tokens; ++token, x += row_stride, cos += half, sin += half) {
+        for (int64_t head = 0; head < heads; ++head) {
+            float* first = x + head * head_dim;
+            float* second = first + half;
+            walk(
+                half, [&](auto place) __attribute__((always_inline)) {
+                    const Floats a = load(first, place), b = load(second, place);
+                    const Floats c = load(cos, place), s = load(sin, place) * sign;
+                    store(first, place, a * c - b * s);
+                    store(second, place, b * c + a * s);
+                });
+        }
+    }
+}
+
+/// Logistic function and 1 minus it, neither by subtraction: e^-|x| never overflows.
+struct Sigmoid {
+    Floats value, complement;
+};
+
+QLORA_LANES_INLINE Sigmoid sigmoid(Floats x) {
+    constexpr uint32_t kSignBit = 0x80000000;
+    const Floats minus_magnitude = as_floats(as_ints(x) | all<Ints>(kSignBit));
+    const Floats e = exp_nonpositive(minus_magnitude);
+    const Floats larger_part = all<Floats>(1.0f) / (all<Floats>(1.0f) + e);
+    const Floats smaller_part = e * larger_part;
+    const auto negative = x < all<Floats>(0.0f);
+    return {select(negative, smaller_part, larger_part), select(negative, larger_part, smaller_part)};
+}
+
+// Beyond it the smaller part of the sigmoid is 0, which an infinite x would turn into NaN.
+inline constexpr float kSigmoidEnds = 105.0f;
+
+QLORA_LANES_INLINE Floats silu(Floats x, const Sigmoid& s) {
+    return larger(all<Floats>(-kSigmoidEnds), x) * s.value;
+}
+
+/// s (1 + x (1 - s)).
+QLORA_LANES_INLINE Floats silu_slope(Floats x, const Sigmoid& s) {
+    const Floats bounded = larger(all<Floats>(-kSigmoidEnds), smaller(all<Floats>(kSigmoidEnds), x));
+    return s.value * (all<Floats>(1.0f) + bounded * s.complement);
+}
+
+static void swiglu(const float* gate_up, int64_t rows, int64_t size, float* out) {
+    for (int64_t row = 0; row < rows; ++row, gate_up += 2 * size, out += size) {
+        const float* up = gate_up + size;
+        walk(
+            size, [&](auto place) __attribute__((always_inline)) {
+                const Floats gate = load(gate_up, place);
+                store(out, place, silu(gate, sigmoid(gate)) * load(up, place));
+            });
+    }
+}
+
+static void swiglu_backward(const float* d_out, const float* gate_up, int64_t rows, int64_t size,
+                            float* d_gate_up, float* out) {
+    for (int64_t row = 0; row < rows; ++row, d_out += size, gate_up += 2 * size, d_gate_up += 2 * size) {
+        const float* up_row = gate_up + size;
+        float* d_up = d_gate_up + size;
+        float* out_row = out == nullptr ? nullptr : out + row * size;
+        walk(
+            size, [&](auto place) __attribute__((always_inline)) {
+                const Floats gate = load(gate_up, place), up = load(up_row, place), d = load(d_out, place);
+                const Sigmoid s = sigmoid(gate);
+                const Floats activated = silu(gate, s);
+                store(d_gate_up, place, d * up * silu_slope(gate, s));
+                store(d_up, place, d * activated);
+                if (out_row != nullptr) store(out_row, place, activated * up);
+            });
+    }
+}
+
+}  // namespace qlora::kernels::cpu::QLORA_PATH
