@@ -1,0 +1,99 @@
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <cstddef>
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+#include <tuple>
+#include <utility>
+
+#include "qlora/kernels/cuda_kernels.h"
+
+/// How kernels start and reach vectors of memory, for nvcc and for the tests' CPU compiler. The dialect of
+/// this folder, so that every kernel can be proven without a GPU: plain __shared__ arrays, or
+/// dynamic_shared() for sizes known at launch; __syncthreads, __syncwarp, shuffles, votes, __reduce_*_sync,
+/// atomics, __ldg. No thread returns before a barrier that others reach. No cooperative groups, __activemask,
+/// textures, inline PTX, approximate math
+/// (__expf and its like), nor waiting for another block. A sum has a fixed order; fmaf where fusion is
+/// wanted.
+namespace qlora::kernels::QLORA_KERNEL_BACKEND {
+
+struct LaunchConfig {
+    dim3 grid, block;
+    std::size_t shared_bytes = 0;
+};
+
+/// Blocks of `per_block` items that `items` need; throws std::invalid_argument where a grid cannot have as
+/// many.
+inline unsigned grid_size(int64_t items, int64_t per_block) {
+    const int64_t blocks = items / per_block + (items % per_block != 0 ? 1 : 0);
+    if (blocks > 0x7fffffff) throw std::invalid_argument("a tensor too large for one launch");
+    return static_cast<unsigned>(blocks);
+}
+
+inline bool is_aligned(const void* address, std::size_t alignment) {
+    return reinterpret_cast<uintptr_t>(address) % alignment == 0;
+}
+
+#if defined(__CUDACC__)
+
+/// launch<kernel>(config, stream, arguments...)
+template <auto kKernel, class... Arguments>
+void launch(const LaunchConfig& config, Stream stream, Arguments... arguments) {
+    kKernel<<<config.grid, config.block, config.shared_bytes, static_cast<cudaStream_t>(stream)>>>(
+        arguments...);
+    if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess) {
+        throw std::runtime_error(std::string("CUDA refused a kernel launch: ") + cudaGetErrorString(error));
+    }
+}
+
+template <class T>
+__device__ T* dynamic_shared() {
+    extern __shared__ __align__(16) unsigned char dynamic_shared_bytes[];
+    return reinterpret_cast<T*>(dynamic_shared_bytes);
+}
+
+/// The address is a multiple of the vector's size.
+template <class Vector>
+__device__ Vector load_vector(const void* address) {
+    return *static_cast<const Vector*>(address);
+}
+template <class Vector>
+__device__ void store_vector(void* address, Vector value) {
+    *static_cast<Vector*>(address) = value;
+}
+
+#else
+
+template <auto kKernel, class... Arguments>
+void launch(const LaunchConfig& config, Stream, Arguments... arguments) {
+    std::tuple<Arguments...> packed(arguments...);
+    const auto run = [](void* place) { std::apply(kKernel, *static_cast<std::tuple<Arguments...>*>(place)); };
+    const emulation::LaunchShape shape{{config.grid.x, config.grid.y, config.grid.z},
+                                       {config.block.x, config.block.y, config.block.z},
+                                       config.shared_bytes};
+    emulation::run_grid(__PRETTY_FUNCTION__, shape, run, &packed, sizeof packed);
+}
+
+template <class T>
+T* dynamic_shared() {
+    return static_cast<T*>(emulation::dynamic_shared_memory());
+}
+
+template <class Vector>
+Vector load_vector(const void* address, const char* file = __builtin_FILE(), int line = __builtin_LINE()) {
+    emulation::vector_access(address, sizeof(Vector), {file, line});
+    return *static_cast<const Vector*>(address);
+}
+template <class Vector>
+void store_vector(void* address, Vector value, const char* file = __builtin_FILE(),
+                  int line = __builtin_LINE()) {
+    emulation::vector_access(address, sizeof(Vector), {file, line});
+    *static_cast<Vector*>(address) = value;
+}
+
+#endif
+
+}  // namespace qlora::kernels::QLORA_KERNEL_BACKEND
