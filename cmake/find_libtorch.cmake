@@ -27,3 +27,12 @@ target_compile_options(qlora_libtorch INTERFACE "SHELL:-idirafter ${QLORA_TORCH_
 target_link_options(qlora_libtorch INTERFACE
   -Wl,--disable-new-dtags -Wl,-rpath,${QLORA_TORCH_ROOT}/lib -Wl,--allow-shlib-undefined)
 target_link_libraries(qlora_libtorch INTERFACE qlora_torch_cpu qlora_c10)
+
+# BLAS's sgemm is not part of LibTorch's API, but the wheels export it; without it small products go through at::mm.
+include(CheckCXXSourceCompiles)
+set(CMAKE_REQUIRED_LIBRARIES qlora_libtorch)
+check_cxx_source_compiles("extern \"C\" void sgemm_(); int main() { sgemm_(); }" QLORA_SGEMM_EXPORTED)
+unset(CMAKE_REQUIRED_LIBRARIES)
+if(QLORA_SGEMM_EXPORTED)
+  target_compile_definitions(qlora_libtorch INTERFACE QLORA_HAS_SGEMM)
+endif()

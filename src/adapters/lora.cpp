@@ -3,7 +3,6 @@
 #include <cmath>
 
 #include "qlora/kernels/philox.h"
-#include "qlora/ops/linear.h"
 
 namespace qlora::adapters {
 namespace {
@@ -12,6 +11,7 @@ template <class Draw>
 void fill(at::Tensor& tensor, Draw&& draw) {
     float* data = tensor.mutable_data_ptr<float>();
     for (std::int64_t i = 0; i < tensor.numel(); ++i) data[i] = draw();
+    tensor.unsafeGetTensorImpl()->bump_version();
 }
 
 }  // namespace
@@ -46,13 +46,18 @@ void LoraLayer::initialize(InitLoraWeights kind, std::uint64_t seed) {
     }
 }
 
-at::Tensor LoraLayer::forward(const at::Tensor& x, const ops::FrozenWeight& base, const at::Tensor& bias,
-                              const nn::ForwardContext& context) const {
-    const ops::DropoutSite dropout{.p = context.training ? dropout_ : 0.0,
-                                   .seed = context.seed,
-                                   .step = context.micro_step,
-                                   .site = site_};
-    return ops::lora_linear(x, base, bias, a_, b_, scaling_, dropout);
+ops::LowRank LoraLayer::low_rank(const nn::ForwardContext& context) const {
+    return {.a = a_,
+            .b = b_,
+            .scaling = scaling_,
+            .dropout = {.p = context.training ? dropout_ : 0.0,
+                        .seed = context.seed,
+                        .step = context.micro_step,
+                        .site = site_}};
+}
+
+void LoraLayer::add_delta(at::Tensor& weight) const {
+    weight.addmm_(b_.detach(), a_.detach(), 1.0, scaling_);
 }
 
 at::Tensor LoraLayer::delta_weight() const {

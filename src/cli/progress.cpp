@@ -21,9 +21,8 @@ int terminal_width() {
 }
 
 std::string bar(double share) {
-    const int filled = static_cast<int>(std::lround(std::clamp(share, 0.0, 1.0) * kBarWidth));
-    return "[" + std::string(static_cast<std::size_t>(filled), '#') +
-           std::string(static_cast<std::size_t>(kBarWidth - filled), '.') + "]";
+    const auto filled = static_cast<std::size_t>(std::lround(std::clamp(share, 0.0, 1.0) * kBarWidth));
+    return fmt::format("[{}{}]", std::string(filled, '#'), std::string(kBarWidth - filled, '.'));
 }
 
 std::string numbers(const train::StepReport& r) {

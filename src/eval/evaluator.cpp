@@ -43,7 +43,6 @@ EvalSums evaluate(const models::CausalLM& model, std::span<const data::Example> 
                   const EvalOptions& options) {
     const at::AutoGradMode no_gradients(false);
     const nn::ForwardContext context;
-    const at::Tensor head = model.head_matrix();
     EvalSums sums;
     std::size_t next = 0;
     while (next < examples.size() && !(options.should_stop && options.should_stop())) {
@@ -55,11 +54,10 @@ EvalSums evaluate(const models::CausalLM& model, std::span<const data::Example> 
             group.push_back(&examples[next++]);
         }
         const data::Batch batch = data::collate(group);
-        const at::Tensor hidden = model.forward(token_batch(batch), context);
         ScoredRows scored{.rows = batch.loss_rows, .targets = batch.targets};
         if (options.per_row) scored = all_rows(batch);
-        const ops::TokenScores scores = ops::score_tokens(hidden.index_select(0, index_tensor(scored.rows)),
-                                                          head, index_tensor(scored.targets));
+        const at::Tensor hidden = model.forward(token_batch(batch), context, index_tensor(scored.rows));
+        const ops::TokenScores scores = model.score(hidden, index_tensor(scored.targets));
         add_supervised(batch, scored, scores, sums);
         if (options.per_row) {
             std::span<const float> rest(scores.logprobs.const_data_ptr<float>(), scored.rows.size());

@@ -38,10 +38,10 @@ std::vector<TokenId> step(const models::CausalLM& model, const std::vector<Seque
     std::vector<models::KvCache*> caches;
     for (Sequence* sequence : sequences) caches.push_back(&sequence->cache);
     const models::TokenBatch batch = pending_batch(sequences);
-    const at::Tensor hidden = model.forward(batch, nn::ForwardContext{}, caches);
     std::vector<std::int64_t> last;
     for (std::size_t s = 1; s < batch.offsets.size(); ++s) last.push_back(batch.offsets[s] - 1);
-    const at::Tensor best = model.logits(hidden.index_select(0, index_tensor(last))).argmax(1);
+    const at::Tensor hidden = model.forward(batch, nn::ForwardContext{}, index_tensor(last), caches);
+    const at::Tensor best = model.logits(hidden).argmax(1);
     std::vector<TokenId> out;
     for (std::size_t s = 0; s < sequences.size(); ++s) {
         sequences[s]->cache.advance(static_cast<std::int64_t>(sequences[s]->pending.size()));

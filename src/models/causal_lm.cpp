@@ -3,13 +3,9 @@
 #include <cmath>
 #include <numbers>
 
-#include "qlora/ops/attention.h"
 #include "qlora/ops/checkpoint.h"
-#include "qlora/ops/cross_entropy.h"
+#include "qlora/ops/decoder_nodes.h"
 #include "qlora/ops/embedding.h"
-#include "qlora/ops/linear.h"
-#include "qlora/ops/rope.h"
-#include "qlora/ops/swiglu.h"
 
 namespace qlora::models {
 namespace {
@@ -61,7 +57,11 @@ DecoderLayer::DecoderLayer(const ModelConfig& c, std::int64_t i)
       gate_proj(layer_path(i, "mlp.gate_proj"), c.hidden_size, c.intermediate_size, c.mlp_bias),
       up_proj(layer_path(i, "mlp.up_proj"), c.hidden_size, c.intermediate_size, c.mlp_bias),
       down_proj(layer_path(i, "mlp.down_proj"), c.intermediate_size, c.hidden_size, c.mlp_bias),
-      sliding_window(c.sliding_window.at(static_cast<std::size_t>(i))) {}
+      sliding_window(c.sliding_window.at(static_cast<std::size_t>(i))),
+      qkv({&q_proj, &k_proj, &v_proj}),
+      output({&o_proj}),
+      gate_up({&gate_proj, &up_proj}),
+      down({&down_proj}) {}
 
 CausalLM::CausalLM(ModelConfig config, at::ScalarType compute_dtype)
     : config_(std::move(config)),
@@ -74,7 +74,7 @@ CausalLM::CausalLM(ModelConfig config, at::ScalarType compute_dtype)
 }
 
 at::Tensor CausalLM::forward(const TokenBatch& batch, const nn::ForwardContext& context,
-                             std::span<KvCache* const> caches) const {
+                             const at::Tensor& rows, std::span<KvCache* const> caches) const {
     const at::Tensor& table = trained_embedding_.defined() ? trained_embedding_ : embedding_table_;
     at::Tensor hidden = ops::embedding(table, batch.ids, compute_dtype_, config_.pad_token_id.value_or(-1));
     const bool checkpointed = context.gradient_checkpointing && at::GradMode::is_enabled();
@@ -82,8 +82,9 @@ at::Tensor CausalLM::forward(const TokenBatch& batch, const nn::ForwardContext& 
     if (checkpointed && !hidden.requires_grad()) hidden.requires_grad_();
     const auto [cos, sin] = ops::rope_table(batch.positions, inverse_frequency_, compute_dtype_);
     for (std::size_t i = 0; i < layers_.size(); ++i) {
+        const at::Tensor kept_rows = i + 1 == layers_.size() ? rows : at::Tensor();
         const auto segment = [=, this, cos = cos, sin = sin, offsets = batch.offsets](const at::Tensor& x) {
-            return layer_forward(i, x, cos, sin, offsets, context, caches);
+            return layer_forward(i, x, cos, sin, offsets, context, kept_rows, caches);
         };
         hidden = checkpointed ? ops::checkpoint(segment, hidden) : segment(hidden);
     }
@@ -92,53 +93,68 @@ at::Tensor CausalLM::forward(const TokenBatch& batch, const nn::ForwardContext& 
 
 at::Tensor CausalLM::layer_forward(std::size_t index, const at::Tensor& hidden, const at::Tensor& cos,
                                    const at::Tensor& sin, const std::vector<std::int64_t>& offsets,
-                                   const nn::ForwardContext& context,
+                                   const nn::ForwardContext& context, const at::Tensor& rows,
                                    std::span<KvCache* const> caches) const {
     const DecoderLayer& layer = *layers_[index];
-    const ops::RopeTable table{.cos = cos, .sin = sin};
-    const std::int64_t tokens = hidden.size(0), dim = config_.head_dim;
+    const ops::AttentionShape shape{.heads = config_.num_attention_heads,
+                                    .kv_heads = config_.num_key_value_heads,
+                                    .head_dim = config_.head_dim,
+                                    .window = layer.sliding_window};
+    std::optional<ops::HeadNorms> head_norms;
+    if (layer.q_norm) head_norms = {layer.q_norm->weight(), layer.k_norm->weight(), layer.q_norm->eps()};
+    const ops::HeadNorms* norms = head_norms ? &*head_norms : nullptr;
 
-    const at::Tensor x = layer.input_layernorm.forward(hidden);
-    at::Tensor q = layer.q_proj.forward(x, context).view({tokens, config_.num_attention_heads, dim});
-    at::Tensor k = layer.k_proj.forward(x, context).view({tokens, config_.num_key_value_heads, dim});
-    const at::Tensor v = layer.v_proj.forward(x, context).view({tokens, config_.num_key_value_heads, dim});
-    if (layer.q_norm) q = layer.q_norm->forward(q);
-    if (layer.k_norm) k = layer.k_norm->forward(k);
-    q = ops::rope(q, table);
-    k = ops::rope(k, table);
-
-    at::Tensor attended;
-    if (caches.empty()) {
-        attended = ops::causal_attention(q, k, v, offsets, layer.sliding_window);
-    } else {
-        attended = at::empty({tokens, config_.num_attention_heads * dim}, q.options());
-        for (std::size_t s = 0; s < caches.size(); ++s) {
-            const std::int64_t begin = offsets[s], n = offsets[s + 1] - begin;
-            const auto [keys, values] = caches[s]->append(static_cast<std::int64_t>(index),
-                                                          k.narrow(0, begin, n), v.narrow(0, begin, n));
-            attended.narrow(0, begin, n)
-                .copy_(ops::cached_attention(q.narrow(0, begin, n), keys, values, layer.sliding_window));
-        }
+    auto [qkv, residual] = ops::norm_project(hidden, layer.input_layernorm.weight(),
+                                             layer.input_layernorm.eps(), layer.qkv.projections(context));
+    at::Tensor attended =
+        caches.empty() ? ops::rotary_attention(qkv, {.cos = cos, .sin = sin}, offsets, shape, norms)
+                       : attend_to_caches(index, ops::rotated(qkv, {.cos = cos, .sin = sin}, shape, norms),
+                                          offsets, shape, caches);
+    if (rows.defined()) {
+        attended = attended.index_select(0, rows);
+        residual = residual.index_select(0, rows);
     }
-    const at::Tensor middle = hidden + layer.o_proj.forward(attended, context);
-    const at::Tensor y = layer.post_attention_layernorm.forward(middle);
-    const at::Tensor product =
-        ops::swiglu(layer.gate_proj.forward(y, context), layer.up_proj.forward(y, context));
-    return middle + layer.down_proj.forward(product, context);
+    const at::Tensor middle = ops::project_residual(attended, residual, layer.output.projections(context));
+    const auto [gate_up, middle_residual] =
+        ops::norm_project(middle, layer.post_attention_layernorm.weight(),
+                          layer.post_attention_layernorm.eps(), layer.gate_up.projections(context));
+    return ops::swiglu_project_residual(gate_up, middle_residual, layer.down.projections(context));
+}
+
+at::Tensor CausalLM::attend_to_caches(std::size_t index, const at::Tensor& qkv,
+                                      const std::vector<std::int64_t>& offsets,
+                                      const ops::AttentionShape& shape,
+                                      std::span<KvCache* const> caches) const {
+    at::Tensor attended = at::empty({qkv.size(0), shape.q_size()}, qkv.options());
+    for (std::size_t s = 0; s < caches.size(); ++s) {
+        const std::int64_t begin = offsets[s], n = offsets[s + 1] - begin;
+        const at::Tensor new_rows = qkv.narrow(0, begin, n);
+        const auto heads = [&](std::int64_t column) {
+            return new_rows.narrow(1, column, shape.kv_size()).view({n, shape.kv_heads, shape.head_dim});
+        };
+        const auto [keys, values] = caches[s]->append(static_cast<std::int64_t>(index), heads(shape.q_size()),
+                                                      heads(shape.q_size() + shape.kv_size()));
+        attended.narrow(0, begin, n)
+            .copy_(ops::cached_attention(new_rows.narrow(1, 0, shape.q_size()), keys, values, shape));
+    }
+    return attended;
 }
 
 at::Tensor CausalLM::loss_sum(const at::Tensor& hidden_rows, const at::Tensor& targets) const {
     if (trained_head_.defined())
         return ops::trainable_linear_cross_entropy(hidden_rows, trained_head_, targets);
-    return ops::linear_cross_entropy(hidden_rows, frozen_head(), targets);
+    return ops::linear_cross_entropy(hidden_rows, output_matrix(), targets);
 }
 
-at::Tensor CausalLM::head_matrix() const {
-    return trained_head_.defined() ? trained_head_.detach() : frozen_head().dense();
+ops::TokenScores CausalLM::score(const at::Tensor& hidden_rows, const at::Tensor& targets) const {
+    if (trained_head_.defined())
+        return ops::score_tokens(hidden_rows, ops::TrainedHead(trained_head_), targets);
+    return ops::score_tokens(hidden_rows, output_matrix(), targets);
 }
 
 at::Tensor CausalLM::logits(const at::Tensor& hidden_rows) const {
-    return ops::matmul_fp32(hidden_rows, head_matrix().t(), hidden_rows.scalar_type()).to(at::kFloat);
+    if (trained_head_.defined()) return ops::head_logits(hidden_rows, ops::TrainedHead(trained_head_));
+    return ops::head_logits(hidden_rows, output_matrix());
 }
 
 std::vector<nn::Linear*> CausalLM::linears() {
@@ -174,12 +190,14 @@ void CausalLM::train_embedding() {
 }
 
 void CausalLM::train_head() {
-    trained_head_ = frozen_head().dense().clone().requires_grad_();
+    trained_head_ = output_matrix().dense().clone().requires_grad_();
 }
 
 void CausalLM::keep_dense(bool keep) {
-    for (nn::Linear* linear : linears()) {
-        if (!linear->trains_whole_module()) linear->weight().keep_dense(keep);
+    for (const auto& layer : layers_) {
+        for (nn::LinearGroup* group : {&layer->qkv, &layer->output, &layer->gate_up, &layer->down}) {
+            group->keep_dense(keep);
+        }
     }
     if (!trained_head_.defined()) (config_.tie_word_embeddings ? embedding_ : head_).keep_dense(keep);
 }

@@ -1,7 +1,5 @@
 #include "qlora/nn/linear.h"
 
-#include "qlora/ops/linear.h"
-
 namespace qlora::nn {
 
 Linear::Linear(std::string path, std::int64_t in_features, std::int64_t out_features, bool has_bias)
@@ -14,12 +12,6 @@ void Linear::train_whole_module() {
 
 void Linear::train_bias() {
     if (bias_.defined()) bias_ = bias_.to(at::kFloat).clone().requires_grad_();
-}
-
-at::Tensor Linear::forward(const at::Tensor& x, const ForwardContext& context) const {
-    if (trained_weight_.defined()) return ops::trainable_linear(x, trained_weight_, bias_);
-    if (adapter_) return adapter_->forward(x, weight_, bias_, context);
-    return ops::frozen_linear(x, weight_, bias_);
 }
 
 }  // namespace qlora::nn

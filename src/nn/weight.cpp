@@ -25,19 +25,29 @@ std::int64_t Weight::bytes() const {
                           : static_cast<std::int64_t>(std::get<at::Tensor>(storage_).nbytes());
 }
 
-at::Tensor Weight::make_dense() const {
-    if (is_quantized()) return quant::dequantize(quantized(), compute_dtype_).to(at::kFloat);
-    const at::Tensor& stored = std::get<at::Tensor>(storage_);
+at::Tensor Weight::make_rows(std::int64_t first, std::int64_t count) const {
+    if (is_quantized()) {
+        return quant::dequantize_rows(quantized(), first, count, compute_dtype_).to(at::kFloat);
+    }
+    const at::Tensor stored = std::get<at::Tensor>(storage_).narrow(0, first, count);
     if (stored.scalar_type() == compute_dtype_ || compute_dtype_ == at::kFloat) return stored.to(at::kFloat);
     return stored.to(compute_dtype_).to(at::kFloat);
 }
 
-at::Tensor Weight::dense() const {
-    return kept_.defined() ? kept_ : make_dense();
+at::Tensor Weight::dense_rows(std::int64_t first, std::int64_t count) const {
+    return kept_.defined() ? kept_.narrow(0, first, count) : make_rows(first, count);
+}
+
+void Weight::dense_into(at::Tensor& out) const {
+    if (is_quantized() && compute_dtype_ == at::kFloat) {
+        quant::dequantize_rows_into(quantized(), 0, out);
+    } else {
+        out.copy_(dense());
+    }
 }
 
 void Weight::keep_dense(bool keep) {
-    kept_ = keep ? make_dense() : at::Tensor();
+    kept_ = keep ? make_rows(0, out_features()) : at::Tensor();
 }
 
 }  // namespace qlora::nn

@@ -2,6 +2,9 @@
 
 #include <torch/csrc/autograd/custom_function.h>
 
+#include "blocked_attention.h"
+#include "qlora/ops/rms_norm.h"
+
 namespace qlora::ops {
 namespace {
 
@@ -9,10 +12,32 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
 
-/// [n, heads, head_dim] -> [1, heads, n, head_dim], no copy. bf16 goes in as it is: the kernel then rounds
-/// the probabilities as transformers' sdpa attention does.
-at::Tensor heads_first(const at::Tensor& x) {
-    return x.transpose(0, 1).unsqueeze(0);
+bool is_fp32(const at::Tensor& x) {
+    return x.scalar_type() == at::kFloat;
+}
+
+Rows rows_of(const at::Tensor& x, std::int64_t first_row, std::int64_t column) {
+    return {.data = const_cast<float*>(x.const_data_ptr<float>()) + first_row * x.stride(0) + column,
+            .stride = x.stride(0)};
+}
+
+/// The sequences of a batch whose q, k and v lie side by side.
+std::vector<AttentionSequence> sequences_of(const at::Tensor& qkv, const at::Tensor& out,
+                                            const at::Tensor& logsumexp,
+                                            const std::vector<std::int64_t>& offsets,
+                                            const AttentionShape& shape) {
+    std::vector<AttentionSequence> sequences;
+    for (std::size_t s = 0; s + 1 < offsets.size(); ++s) {
+        const std::int64_t first = offsets[s], n = offsets[s + 1] - first;
+        sequences.push_back({.n = n,
+                             .m = n,
+                             .q = rows_of(qkv, first, 0),
+                             .k = rows_of(qkv, first, shape.q_size()),
+                             .v = rows_of(qkv, first, shape.q_size() + shape.kv_size()),
+                             .out = rows_of(out, first, 0),
+                             .logsumexp = rows_of(logsumexp, first, 0).data});
+    }
+    return sequences;
 }
 
 /// Additive mask [n, m] for the last n of m positions, or undefined when the kernel's own causal flag (n ==
@@ -30,64 +55,213 @@ c10::optional<at::Tensor> optional_mask(const at::Tensor& mask) {
     return mask.defined() ? c10::optional<at::Tensor>(mask) : c10::nullopt;
 }
 
-struct CausalAttention : Function<CausalAttention> {
-    static at::Tensor forward(AutogradContext* ctx, const at::Tensor& q, const at::Tensor& k,
-                              const at::Tensor& v, std::vector<std::int64_t> offsets, std::int64_t window) {
-        at::Tensor out = at::empty({q.size(0), q.size(1) * q.size(2)}, q.options());
-        variable_list saved = {q, k, v, out};
+/// Rows of the columns of some heads as ATen's kernel wants them: [1, heads, n, head_dim], no copy.
+at::Tensor heads_first(const at::Tensor& x, std::int64_t first_row, std::int64_t n, std::int64_t column,
+                       std::int64_t heads, std::int64_t head_dim) {
+    const at::Tensor columns = x.narrow(0, first_row, n).narrow(1, column, heads * head_dim);
+    return columns.view({n, heads, head_dim}).transpose(0, 1).unsqueeze(0);
+}
+
+/// q, k and v of one sequence for ATen's kernel, which in bf16 rounds as transformers' sdpa attention does.
+struct HeadsFirst {
+    HeadsFirst(const at::Tensor& qkv, std::int64_t first, std::int64_t n, const AttentionShape& shape)
+        : q(heads_first(qkv, first, n, 0, shape.heads, shape.head_dim)),
+          k(heads_first(qkv, first, n, shape.q_size(), shape.kv_heads, shape.head_dim)),
+          v(heads_first(qkv, first, n, shape.q_size() + shape.kv_size(), shape.kv_heads, shape.head_dim)) {}
+
+    at::Tensor q, k, v;
+};
+
+/// fp32 logsumexp [T, heads] and the result [T, q_size].
+struct Attended {
+    at::Tensor out, logsumexp;
+};
+
+Attended attend(const at::Tensor& qkv, const std::vector<std::int64_t>& offsets,
+                const AttentionShape& shape) {
+    const std::int64_t tokens = qkv.size(0);
+    Attended result{.out = at::empty({tokens, shape.q_size()}, qkv.options()),
+                    .logsumexp = at::empty({tokens, shape.heads}, at::kFloat)};
+    if (is_fp32(qkv)) {
+        attention_forward(sequences_of(qkv, result.out, result.logsumexp, offsets, shape), shape);
+        return result;
+    }
+    for (std::size_t s = 0; s + 1 < offsets.size(); ++s) {
+        const std::int64_t begin = offsets[s], n = offsets[s + 1] - begin;
+        const at::Tensor mask = window_mask(n, n, shape.window, qkv.scalar_type());
+        const HeadsFirst in(qkv, begin, n, shape);
+        const auto [y, logsumexp] = at::_scaled_dot_product_flash_attention_for_cpu(
+            in.q, in.k, in.v, 0.0, !mask.defined(), optional_mask(mask));
+        result.out.narrow(0, begin, n).copy_(y.squeeze(0).transpose(0, 1).reshape({n, -1}));
+        result.logsumexp.narrow(0, begin, n).copy_(logsumexp.squeeze(0).t());
+    }
+    return result;
+}
+
+/// Gradient of the rotated qkv.
+at::Tensor attend_backward(const at::Tensor& g, const at::Tensor& qkv, const Attended& saved,
+                           const std::vector<std::int64_t>& offsets, const AttentionShape& shape) {
+    at::Tensor d_qkv = at::empty_like(qkv);
+    const at::Tensor d_out = g.contiguous();
+    if (is_fp32(qkv)) {
+        std::vector<AttentionGradients> gradients;
         for (std::size_t s = 0; s + 1 < offsets.size(); ++s) {
-            const std::int64_t begin = offsets[s], n = offsets[s + 1] - begin;
-            const at::Tensor mask = window_mask(n, n, window, q.scalar_type());
-            auto [y, logsumexp] = at::_scaled_dot_product_flash_attention_for_cpu(
-                heads_first(q.narrow(0, begin, n)), heads_first(k.narrow(0, begin, n)),
-                heads_first(v.narrow(0, begin, n)), 0.0, !mask.defined(), optional_mask(mask));
-            out.narrow(0, begin, n).copy_(y.squeeze(0).transpose(0, 1).reshape({n, -1}));
-            saved.push_back(logsumexp);
+            gradients.push_back({.d_out = rows_of(d_out, offsets[s], 0),
+                                 .dq = rows_of(d_qkv, offsets[s], 0),
+                                 .dk = rows_of(d_qkv, offsets[s], shape.q_size()),
+                                 .dv = rows_of(d_qkv, offsets[s], shape.q_size() + shape.kv_size())});
         }
+        attention_backward(sequences_of(qkv, saved.out, saved.logsumexp, offsets, shape), gradients, shape);
+        return d_qkv;
+    }
+    for (std::size_t s = 0; s + 1 < offsets.size(); ++s) {
+        const std::int64_t begin = offsets[s], n = offsets[s + 1] - begin;
+        const at::Tensor mask = window_mask(n, n, shape.window, qkv.scalar_type());
+        const HeadsFirst in(qkv, begin, n, shape);
+        const auto of_queries = [&](const at::Tensor& x) {
+            return heads_first(x, begin, n, 0, shape.heads, shape.head_dim);
+        };
+        // The kernel wants logsumexp token-major, as its forward pass returns it: here that is [1, heads, n].
+        const at::Tensor logsumexp = saved.logsumexp.narrow(0, begin, n).contiguous().t().unsqueeze(0);
+        const auto [dq, dk, dv] = at::_scaled_dot_product_flash_attention_for_cpu_backward(
+            of_queries(d_out), in.q, in.k, in.v, of_queries(saved.out), logsumexp, 0.0, !mask.defined(),
+            optional_mask(mask));
+        HeadsFirst to(d_qkv, begin, n, shape);
+        to.q.copy_(dq);
+        to.k.copy_(dk);
+        to.v.copy_(dv);
+    }
+    return d_qkv;
+}
+
+/// The rows of all heads from `column` on, as a copy [T * heads, head_dim].
+at::Tensor head_rows(const at::Tensor& qkv, std::int64_t column, std::int64_t heads, std::int64_t head_dim) {
+    return qkv.narrow(1, column, heads * head_dim).reshape({qkv.size(0) * heads, head_dim});
+}
+
+void set_head_rows(at::Tensor& qkv, std::int64_t column, const at::Tensor& rows) {
+    const std::int64_t columns = rows.numel() / qkv.size(0);
+    qkv.narrow(1, column, columns).copy_(rows.view({qkv.size(0), columns}));
+}
+
+/// What the head norms keep for backward.
+struct NormedHeads {
+    at::Tensor qkv;  ///< a copy with normed q and k
+    at::Tensor q_inverse, k_inverse;
+};
+
+NormedHeads norm_heads(const at::Tensor& qkv, const AttentionShape& shape, const HeadNorms& norms) {
+    NormedHeads out{.qkv = qkv.clone()};
+    const NormResult q =
+        rms_norm_forward(head_rows(qkv, 0, shape.heads, shape.head_dim), norms.q_weight, norms.eps);
+    const NormResult k = rms_norm_forward(head_rows(qkv, shape.q_size(), shape.kv_heads, shape.head_dim),
+                                          norms.k_weight, norms.eps);
+    set_head_rows(out.qkv, 0, q.y);
+    set_head_rows(out.qkv, shape.q_size(), k.y);
+    out.q_inverse = q.inverse;
+    out.k_inverse = k.inverse;
+    return out;
+}
+
+/// Turns the gradient of normed heads into that of raw ones; returns the weight's if wanted.
+at::Tensor norm_heads_backward(at::Tensor& d_qkv, const at::Tensor& raw, std::int64_t column,
+                               std::int64_t heads, std::int64_t head_dim, const at::Tensor& weight,
+                               const at::Tensor& inverse, bool wants_weight) {
+    const at::Tensor dy = head_rows(d_qkv, column, heads, head_dim);
+    const at::Tensor x = head_rows(raw, column, heads, head_dim);
+    at::Tensor d_weight;
+    if (wants_weight) d_weight = rms_norm_weight_gradient(dy, x, weight, inverse);
+    set_head_rows(d_qkv, column, rms_norm_backward(dy, x, weight, inverse));
+    return d_weight;
+}
+
+void rotate_heads(at::Tensor& qkv, const RopeTable& table, const AttentionShape& shape,
+                  RopeDirection direction) {
+    rope_(qkv, shape.heads + shape.kv_heads, shape.head_dim, table, direction);
+}
+
+struct RotaryAttention : Function<RotaryAttention> {
+    static at::Tensor forward(AutogradContext* ctx, const at::Tensor& qkv, const at::Tensor& cos,
+                              const at::Tensor& sin, at::TensorList norm_weights,
+                              std::vector<std::int64_t> offsets, const AttentionShape& shape, double eps) {
+        at::Tensor turned = qkv;
+        variable_list saved;
+        if (!norm_weights.empty()) {
+            NormedHeads normed = norm_heads(
+                qkv, shape, {.q_weight = norm_weights[0], .k_weight = norm_weights[1], .eps = eps});
+            turned = normed.qkv;
+            saved = {qkv, norm_weights[0], norm_weights[1], normed.q_inverse, normed.k_inverse};
+        }
+        rotate_heads(turned, {.cos = cos, .sin = sin}, shape, RopeDirection::kForward);
+        const Attended attended = attend(turned, offsets, shape);
+        saved.insert(saved.begin(), {turned, attended.out, attended.logsumexp, cos, sin});
         ctx->save_for_backward(saved);
         ctx->saved_data["offsets"] = std::move(offsets);
-        ctx->saved_data["window"] = window;
-        return out;
+        ctx->saved_data["shape"] =
+            std::vector<std::int64_t>{shape.heads, shape.kv_heads, shape.head_dim, shape.window};
+        return attended.out;
     }
     static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
         const variable_list saved = ctx->get_saved_variables();
-        const at::Tensor &q = saved[0], &k = saved[1], &v = saved[2], &out = saved[3];
         const std::vector<std::int64_t> offsets = ctx->saved_data["offsets"].toIntVector();
-        const std::int64_t window = ctx->saved_data["window"].toInt();
-        at::Tensor gq = at::empty_like(q), gk = at::empty_like(k), gv = at::empty_like(v);
-        for (std::size_t s = 0; s + 1 < offsets.size(); ++s) {
-            const std::int64_t begin = offsets[s], n = offsets[s + 1] - begin;
-            const at::Tensor mask = window_mask(n, n, window, q.scalar_type());
-            const auto piece = [&](const at::Tensor& x) { return heads_first(x.narrow(0, begin, n)); };
-            const auto by_head = [&](const at::Tensor& x) {
-                return heads_first(x.narrow(0, begin, n).view({n, q.size(1), q.size(2)}));
-            };
-            const auto [dq, dk, dv] = at::_scaled_dot_product_flash_attention_for_cpu_backward(
-                by_head(grads[0].contiguous()), piece(q), piece(k), piece(v), by_head(out), saved[4 + s], 0.0,
-                !mask.defined(), optional_mask(mask));
-            gq.narrow(0, begin, n).copy_(dq.squeeze(0).transpose(0, 1));
-            gk.narrow(0, begin, n).copy_(dk.squeeze(0).transpose(0, 1));
-            gv.narrow(0, begin, n).copy_(dv.squeeze(0).transpose(0, 1));
-        }
-        return {gq, gk, gv, at::Tensor(), at::Tensor()};
+        const std::vector<std::int64_t> sizes = ctx->saved_data["shape"].toIntVector();
+        const AttentionShape shape{
+            .heads = sizes[0], .kv_heads = sizes[1], .head_dim = sizes[2], .window = sizes[3]};
+        const Attended attended{.out = saved[1], .logsumexp = saved[2]};
+        at::Tensor d_qkv = attend_backward(grads[0], saved[0], attended, offsets, shape);
+        rotate_heads(d_qkv, {.cos = saved[3], .sin = saved[4]}, shape, RopeDirection::kBackward);
+        if (saved.size() == 5) return {d_qkv, {}, {}, {}, {}, {}};  // no norm weights among the arguments
+        const at::Tensor d_q_weight = norm_heads_backward(d_qkv, saved[5], 0, shape.heads, shape.head_dim,
+                                                          saved[6], saved[8], ctx->needs_input_grad(3));
+        const at::Tensor d_k_weight =
+            norm_heads_backward(d_qkv, saved[5], shape.q_size(), shape.kv_heads, shape.head_dim, saved[7],
+                                saved[9], ctx->needs_input_grad(4));
+        return {d_qkv, {}, {}, d_q_weight, d_k_weight, {}, {}, {}};
     }
 };
 
 }  // namespace
 
-at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                            const std::vector<std::int64_t>& offsets, std::int64_t window) {
-    return CausalAttention::apply(q, k, v, offsets, window);
+at::Tensor rotary_attention(const at::Tensor& qkv, const RopeTable& table,
+                            const std::vector<std::int64_t>& offsets, const AttentionShape& shape,
+                            const HeadNorms* norms) {
+    std::vector<at::Tensor> weights;
+    if (norms != nullptr) weights = {norms->q_weight, norms->k_weight};
+    return RotaryAttention::apply(qkv, table.cos, table.sin, at::TensorList(weights), offsets, shape,
+                                  norms == nullptr ? 0.0 : norms->eps);
+}
+
+at::Tensor rotated(const at::Tensor& qkv, const RopeTable& table, const AttentionShape& shape,
+                   const HeadNorms* norms) {
+    const at::AutoGradMode no_gradients(false);
+    at::Tensor turned = norms == nullptr ? qkv.detach() : norm_heads(qkv, shape, *norms).qkv;
+    rotate_heads(turned, table, shape, RopeDirection::kForward);
+    return turned;
 }
 
 at::Tensor cached_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                            std::int64_t window) {
+                            const AttentionShape& shape) {
     const std::int64_t n = q.size(0), m = k.size(0);
-    const at::Tensor mask = window_mask(n, m, window, q.scalar_type());
+    if (is_fp32(q)) {
+        at::Tensor out = at::empty({n, shape.q_size()}, q.options());
+        const at::Tensor logsumexp = at::empty({n, shape.heads}, q.options());
+        const at::Tensor keys = k.view({m, shape.kv_size()}), values = v.view({m, shape.kv_size()});
+        attention_forward({{.n = n,
+                            .m = m,
+                            .q = rows_of(q, 0, 0),
+                            .k = rows_of(keys, 0, 0),
+                            .v = rows_of(values, 0, 0),
+                            .out = rows_of(out, 0, 0),
+                            .logsumexp = rows_of(logsumexp, 0, 0).data}},
+                          shape);
+        return out;
+    }
+    const at::Tensor mask = window_mask(n, m, shape.window, q.scalar_type());
     const bool causal = n == m && !mask.defined();
     const auto [y, logsumexp] = at::_scaled_dot_product_flash_attention_for_cpu(
-        heads_first(q), heads_first(k), heads_first(v), 0.0, causal, optional_mask(mask));
-    return y.squeeze(0).transpose(0, 1).reshape({n, -1}).to(q.scalar_type());
+        heads_first(q, 0, n, 0, shape.heads, shape.head_dim), k.transpose(0, 1).unsqueeze(0),
+        v.transpose(0, 1).unsqueeze(0), 0.0, causal, optional_mask(mask));
+    return y.squeeze(0).transpose(0, 1).reshape({n, -1});
 }
 
 }  // namespace qlora::ops

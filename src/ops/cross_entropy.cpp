@@ -1,11 +1,14 @@
 #include "qlora/ops/cross_entropy.h"
 
+#include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
-#include <cmath>
+#include <numeric>
+#include <vector>
 
-#include "qlora/ops/linear.h"
+#include "qlora/kernels/elementwise.h"
+#include "qlora/ops/gemm.h"
 
 namespace qlora::ops {
 namespace {
@@ -13,10 +16,41 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
+namespace cpu = kernels::cpu;
 
-/// fp32 logits of rows [begin, begin + n), rounded to the compute dtype first.
-at::Tensor logits_of(const at::Tensor& hidden, const at::Tensor& head, std::int64_t begin, std::int64_t n) {
-    return matmul_fp32(hidden.narrow(0, begin, n), head.t(), hidden.scalar_type()).to(at::kFloat);
+/// Calls f(rows of the head in fp32, first row, rows) for each panel.
+template <class F>
+void for_each_panel(const FrozenWeight& head, F&& f) {
+    const std::int64_t total = head.out_features();
+    const std::int64_t rows = std::max<std::int64_t>(256, kHeadPanelBytes / (4 * head.in_features()));
+    for (std::int64_t first = 0; first < total; first += rows) {
+        const std::int64_t count = std::min(rows, total - first);
+        f(head.dense_rows(first, count), first, count);
+    }
+}
+
+/// Logits of hidden [n, d] into the first rows of `buffer` [.., V], rounded to hidden's dtype.
+at::Tensor logits_into(const at::Tensor& hidden, const FrozenWeight& head, const at::Tensor& buffer) {
+    const at::Tensor wide = fp32(hidden);
+    at::Tensor logits = buffer.narrow(0, 0, hidden.size(0));
+    for_each_panel(head, [&](const at::Tensor& panel, std::int64_t first, std::int64_t count) {
+        at::Tensor columns = logits.narrow(1, first, count);
+        at::mm_out(columns, wide, panel.t());
+    });
+    if (hidden.scalar_type() != at::kFloat) logits.copy_(logits.to(hidden.scalar_type()));
+    return logits;
+}
+
+at::Tensor chunk_buffer(std::int64_t rows, const FrozenWeight& head) {
+    return at::empty({std::min(rows, kLogitsChunkRows), head.out_features()}, at::kFloat);
+}
+
+/// Calls f(first row, rows) for each chunk of rows.
+template <class F>
+void for_each_chunk(std::int64_t rows, F&& f) {
+    for (std::int64_t first = 0; first < rows; first += kLogitsChunkRows) {
+        f(first, std::min(kLogitsChunkRows, rows - first));
+    }
 }
 
 /// Turns a chunk's logits [n, V] into softmax - onehot in place and returns the sum of its losses.
@@ -24,12 +58,12 @@ double softmax_minus_onehot_(at::Tensor& logits, const at::Tensor& targets) {
     const std::int64_t n = logits.size(0), vocabulary = logits.size(1);
     float* data = logits.mutable_data_ptr<float>();
     const std::int64_t* target = targets.const_data_ptr<std::int64_t>();
-    const at::Tensor log_sum = at::logsumexp(logits, {1}, true);
-    const at::Tensor picked = logits.gather(1, targets.unsqueeze(1));
-    const at::Tensor row_loss = (log_sum - picked).to(at::kDouble);
-    logits.sub_(log_sum).exp_();
-    for (std::int64_t row = 0; row < n; ++row) data[row * vocabulary + target[row]] -= 1.0F;
-    return row_loss.sum().item<double>();
+    std::vector<double> losses(static_cast<std::size_t>(n));
+    at::parallel_for(0, n, 1, [&](std::int64_t begin, std::int64_t end) {
+        cpu::softmax_cross_entropy(data + begin * vocabulary, target + begin, end - begin, vocabulary,
+                                   losses.data() + begin);
+    });
+    return std::accumulate(losses.begin(), losses.end(), 0.0);
 }
 
 struct Result {
@@ -37,22 +71,28 @@ struct Result {
     at::Tensor gradient_hidden, gradient_head;
 };
 
-Result run(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets, bool want_hidden,
+Result run(const at::Tensor& hidden, const FrozenWeight& head, const at::Tensor& targets, bool want_hidden,
            bool want_head) {
     Result result;
     const std::int64_t rows = hidden.size(0);
     if (want_hidden) result.gradient_hidden = at::empty_like(hidden);
-    if (want_head) result.gradient_head = at::zeros_like(head);
-    for (std::int64_t begin = 0; begin < rows; begin += kLogitsChunkRows) {
-        const std::int64_t n = std::min(kLogitsChunkRows, rows - begin);
-        at::Tensor logits = logits_of(hidden, head, begin, n);
+    if (want_head) result.gradient_head = at::zeros({head.out_features(), head.in_features()}, at::kFloat);
+    const at::Tensor buffer = chunk_buffer(rows, head);
+    for_each_chunk(rows, [&](std::int64_t begin, std::int64_t n) {
+        at::Tensor logits = logits_into(hidden.narrow(0, begin, n), head, buffer);
         result.loss += softmax_minus_onehot_(logits, targets.narrow(0, begin, n));
-        if (!want_hidden && !want_head) continue;
+        if (!want_hidden && !want_head) return;
         // The gradient of bf16 logits is bf16, as autograd's would be.
-        if (hidden.scalar_type() != at::kFloat) logits = logits.to(hidden.scalar_type()).to(at::kFloat);
-        if (want_hidden) result.gradient_hidden.narrow(0, begin, n).copy_(at::mm(logits, head));
-        if (want_head) result.gradient_head.addmm_(logits.t(), hidden.narrow(0, begin, n).to(at::kFloat));
-    }
+        if (hidden.scalar_type() != at::kFloat) logits.copy_(logits.to(hidden.scalar_type()));
+        if (want_hidden) {
+            at::Tensor gradient = at::empty({n, hidden.size(1)}, at::kFloat);
+            for_each_panel(head, [&](const at::Tensor& panel, std::int64_t first, std::int64_t count) {
+                gradient.addmm_(logits.narrow(1, first, count), panel, first == 0 ? 0.0 : 1.0);
+            });
+            result.gradient_hidden.narrow(0, begin, n).copy_(gradient);
+        }
+        if (want_head) result.gradient_head.addmm_(logits.t(), fp32(hidden.narrow(0, begin, n)));
+    });
     return result;
 }
 
@@ -63,7 +103,7 @@ at::Tensor scalar_of(double value) {
 struct LinearCrossEntropy : Function<LinearCrossEntropy> {
     static at::Tensor forward(AutogradContext* ctx, const at::Tensor& hidden, const at::Tensor& targets,
                               const FrozenWeight* head, bool want_gradient) {
-        Result result = run(hidden, head->dense(), targets, want_gradient, false);
+        Result result = run(hidden, *head, targets, want_gradient, false);
         ctx->save_for_backward({result.gradient_hidden});
         return scalar_of(result.loss);
     }
@@ -76,7 +116,7 @@ struct LinearCrossEntropy : Function<LinearCrossEntropy> {
 struct TrainableCrossEntropy : Function<TrainableCrossEntropy> {
     static at::Tensor forward(AutogradContext* ctx, const at::Tensor& hidden, const at::Tensor& head,
                               const at::Tensor& targets, bool want_hidden, bool want_head) {
-        Result result = run(hidden, head, targets, want_hidden, want_head);
+        Result result = run(hidden, TrainedHead(head), targets, want_hidden, want_head);
         ctx->save_for_backward({result.gradient_hidden, result.gradient_head});
         return scalar_of(result.loss);
     }
@@ -104,17 +144,27 @@ at::Tensor trainable_linear_cross_entropy(const at::Tensor& hidden, const at::Te
                                         on && head.requires_grad());
 }
 
-TokenScores score_tokens(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets) {
-    const std::int64_t rows = hidden.size(0);
+at::Tensor head_logits(const at::Tensor& hidden, const FrozenWeight& head) {
+    const at::AutoGradMode no_gradients(false);
+    return logits_into(hidden, head, at::empty({hidden.size(0), head.out_features()}, at::kFloat));
+}
+
+TokenScores score_tokens(const at::Tensor& hidden, const FrozenWeight& head, const at::Tensor& targets) {
+    const at::AutoGradMode no_gradients(false);
+    const std::int64_t rows = hidden.size(0), vocabulary = head.out_features();
     TokenScores scores{.logprobs = at::empty({rows}, at::kFloat), .correct = at::empty({rows}, at::kBool)};
-    for (std::int64_t begin = 0; begin < rows; begin += kLogitsChunkRows) {
-        const std::int64_t n = std::min(kLogitsChunkRows, rows - begin);
-        const at::Tensor logits = logits_of(hidden, head, begin, n);
-        const at::Tensor target = targets.narrow(0, begin, n);
-        const at::Tensor picked = logits.gather(1, target.unsqueeze(1)).squeeze(1);
-        scores.logprobs.narrow(0, begin, n).copy_(picked - at::logsumexp(logits, {1}));
-        scores.correct.narrow(0, begin, n).copy_(logits.argmax(1).eq(target));
-    }
+    float* logprobs = scores.logprobs.mutable_data_ptr<float>();
+    bool* correct = scores.correct.mutable_data_ptr<bool>();
+    const std::int64_t* target = targets.const_data_ptr<std::int64_t>();
+    const at::Tensor buffer = chunk_buffer(rows, head);
+    for_each_chunk(rows, [&](std::int64_t first, std::int64_t n) {
+        const at::Tensor logits = logits_into(hidden.narrow(0, first, n), head, buffer);
+        const float* data = logits.const_data_ptr<float>();
+        at::parallel_for(0, n, 1, [&](std::int64_t begin, std::int64_t end) {
+            cpu::score_rows(data + begin * vocabulary, target + first + begin, end - begin, vocabulary,
+                            logprobs + first + begin, correct + first + begin);
+        });
+    });
     return scores;
 }
 

@@ -1,6 +1,10 @@
 #include "qlora/ops/rms_norm.h"
 
+#include <ATen/Parallel.h>
 #include <torch/csrc/autograd/custom_function.h>
+
+#include "qlora/kernels/elementwise.h"
+#include "qlora/ops/gemm.h"
 
 namespace qlora::ops {
 namespace {
@@ -8,33 +12,112 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
+namespace cpu = kernels::cpu;
+
+bool is_fp32(const at::Tensor& x) {
+    return x.scalar_type() == at::kFloat;
+}
+
+/// Rows that a thread takes at least.
+std::int64_t grain(std::int64_t size) {
+    return std::max<std::int64_t>(1, (1 << 14) / std::max<std::int64_t>(1, size));
+}
+
+}  // namespace
+
+NormResult rms_norm_forward(const at::Tensor& x, const at::Tensor& weight, double eps) {
+    if (!is_fp32(x)) {
+        const at::Tensor wide = x.to(at::kFloat);
+        const at::Tensor inverse = at::rsqrt(wide.pow(2).mean(-1).add_(eps));
+        return {.y = rms_norm_again(x, weight, inverse), .inverse = inverse};
+    }
+    const std::int64_t rows = x.size(0), size = x.size(1);
+    const at::Tensor source = x.contiguous(), scale = fp32(weight);
+    NormResult out{.y = at::empty_like(source), .inverse = at::empty({rows}, source.options())};
+    const float* from = source.const_data_ptr<float>();
+    const float* factors = scale.const_data_ptr<float>();
+    float* y = out.y.mutable_data_ptr<float>();
+    float* inverse = out.inverse.mutable_data_ptr<float>();
+    at::parallel_for(0, rows, grain(size), [&](std::int64_t begin, std::int64_t end) {
+        cpu::rms_norm(from + begin * size, factors, eps, end - begin, size, y + begin * size,
+                      inverse + begin);
+    });
+    return out;
+}
+
+at::Tensor rms_norm_again(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& inverse) {
+    if (!is_fp32(x)) {
+        const at::Tensor normed = (x.to(at::kFloat) * inverse.unsqueeze(1)).to(x.scalar_type());
+        return normed.mul(weight.to(x.scalar_type()));
+    }
+    const std::int64_t rows = x.size(0), size = x.size(1);
+    const at::Tensor source = x.contiguous(), scale = fp32(weight);
+    at::Tensor y = at::empty_like(source);
+    const float* from = source.const_data_ptr<float>();
+    const float* factors = scale.const_data_ptr<float>();
+    const float* saved = inverse.const_data_ptr<float>();
+    float* to = y.mutable_data_ptr<float>();
+    at::parallel_for(0, rows, grain(size), [&](std::int64_t begin, std::int64_t end) {
+        cpu::rms_norm_again(from + begin * size, factors, saved + begin, end - begin, size,
+                            to + begin * size);
+    });
+    return y;
+}
+
+at::Tensor rms_norm_backward(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& weight,
+                             const at::Tensor& inverse, const at::Tensor& residual) {
+    if (!is_fp32(x)) {
+        // With n = x * inverse and g = dy * weight: dx = inverse * (g - n * mean(g * n)).
+        const at::Tensor normed = x.to(at::kFloat) * inverse.unsqueeze(1);
+        at::Tensor g = dy.to(at::kFloat) * weight.to(at::kFloat);
+        const at::Tensor projection = (g * normed).mean(-1, true);
+        const at::Tensor dx =
+            g.addcmul_(normed, projection, -1).mul_(inverse.unsqueeze(1)).to(x.scalar_type());
+        return residual.defined() ? residual + dx : dx;
+    }
+    const std::int64_t rows = x.size(0), size = x.size(1);
+    const at::Tensor g = dy.contiguous(), source = x.contiguous(), scale = fp32(weight);
+    const at::Tensor direct = residual.defined() ? residual.contiguous() : residual;
+    at::Tensor dx = at::empty_like(source);
+    const float* from = source.const_data_ptr<float>();
+    const float* gradient = g.const_data_ptr<float>();
+    const float* factors = scale.const_data_ptr<float>();
+    const float* saved = inverse.const_data_ptr<float>();
+    const float* added = direct.defined() ? direct.const_data_ptr<float>() : nullptr;
+    float* to = dx.mutable_data_ptr<float>();
+    at::parallel_for(0, rows, grain(size), [&](std::int64_t begin, std::int64_t end) {
+        const std::int64_t at = begin * size;
+        cpu::rms_norm_backward(gradient + at, from + at, factors, saved + begin,
+                               added == nullptr ? nullptr : added + at, end - begin, size, to + at);
+    });
+    return dx;
+}
+
+at::Tensor rms_norm_weight_gradient(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& weight,
+                                    const at::Tensor& inverse) {
+    const at::Tensor normed = (x.to(at::kFloat) * inverse.unsqueeze(1)).to(x.scalar_type());
+    return (dy.to(at::kFloat) * normed).sum(0).to(weight.scalar_type());
+}
+
+namespace {
 
 struct RmsNorm : Function<RmsNorm> {
     static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight,
                               double eps) {
-        const at::Tensor wide = x.to(at::kFloat);
-        const at::Tensor inverse = at::rsqrt(wide.pow(2).mean(-1, true).add_(eps));  // [.., 1]
-        ctx->save_for_backward({x, weight, inverse});
-        return (wide * inverse).to(x.scalar_type()).mul(weight.to(x.scalar_type()));
+        const NormResult result = rms_norm_forward(x.reshape({-1, x.size(-1)}), weight, eps);
+        ctx->save_for_backward({x, weight, result.inverse});
+        return result.y.view(x.sizes());
     }
-    /// With n = x * inverse and g = dy * weight: dx = inverse * (g - n * mean(g * n)).
     static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
         const variable_list saved = ctx->get_saved_variables();
-        const at::Tensor &x = saved[0], &weight = saved[1], &inverse = saved[2];
-        const at::Tensor dy = grads[0].to(at::kFloat);
-        const at::Tensor normed = x.to(at::kFloat) * inverse;
+        const at::Tensor x = saved[0].reshape({-1, saved[0].size(-1)}), &weight = saved[1],
+                         &inverse = saved[2];
+        const at::Tensor dy = grads[0].reshape(x.sizes());
         at::Tensor gx, gw;
         if (ctx->needs_input_grad(0)) {
-            at::Tensor g = dy * weight.to(at::kFloat);
-            const at::Tensor projection = (g * normed).mean(-1, true);
-            gx = g.addcmul_(normed, projection, -1).mul_(inverse).to(x.scalar_type());
+            gx = rms_norm_backward(dy, x, weight, inverse).view(saved[0].sizes());
         }
-        if (ctx->needs_input_grad(1)) {
-            gw = (dy * normed.to(x.scalar_type()))
-                     .reshape({-1, weight.size(0)})
-                     .sum(0)
-                     .to(weight.scalar_type());
-        }
+        if (ctx->needs_input_grad(1)) gw = rms_norm_weight_gradient(dy, x, weight, inverse);
         return {gx, gw, at::Tensor()};
     }
 };

@@ -1,55 +1,38 @@
 #include "qlora/ops/rope.h"
 
-#include <torch/csrc/autograd/custom_function.h>
+#include <ATen/Parallel.h>
+
+#include "qlora/kernels/elementwise.h"
 
 namespace qlora::ops {
-namespace {
-
-using torch::autograd::AutogradContext;
-using torch::autograd::Function;
-using torch::autograd::variable_list;
-
-/// direction +1: forward; -1: the transposed rotation. Each product is rounded to the dtype, as transformers
-/// does.
-at::Tensor rotate(const at::Tensor& x, const at::Tensor& cos, const at::Tensor& sin, int direction) {
-    const std::int64_t half = x.size(-1) / 2;
-    const at::Tensor first = x.narrow(-1, 0, half), second = x.narrow(-1, half, half);
-    const at::Tensor c = cos.unsqueeze(1), s = sin.unsqueeze(1);
-    at::Tensor y = at::empty(x.sizes(), x.options());
-    at::Tensor y_first = y.narrow(-1, 0, half), y_second = y.narrow(-1, half, half);
-    at::mul_out(y_first, first, c);
-    at::mul_out(y_second, second, c);
-    if (direction > 0) {
-        y_first.sub_(second * s);
-        y_second.add_(first * s);
-    } else {
-        y_first.add_(second * s);
-        y_second.sub_(first * s);
-    }
-    return y;
-}
-
-struct Rope : Function<Rope> {
-    static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& cos,
-                              const at::Tensor& sin) {
-        ctx->save_for_backward({cos, sin});
-        return rotate(x, cos, sin, +1);
-    }
-    static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-        const variable_list saved = ctx->get_saved_variables();
-        return {rotate(grads[0], saved[0], saved[1], -1), at::Tensor(), at::Tensor()};
-    }
-};
-
-}  // namespace
 
 RopeTable rope_table(const at::Tensor& positions, const at::Tensor& inverse_frequency, at::ScalarType dtype) {
     const at::Tensor angles = positions.to(at::kFloat).unsqueeze(1) * inverse_frequency.unsqueeze(0);
     return {.cos = angles.cos().to(dtype), .sin = angles.sin().to(dtype)};
 }
 
-at::Tensor rope(const at::Tensor& x, const RopeTable& table) {
-    return Rope::apply(x, table.cos, table.sin);
+void rope_(at::Tensor& x, std::int64_t heads, std::int64_t head_dim, const RopeTable& table,
+           RopeDirection direction) {
+    const std::int64_t tokens = x.size(0), half = head_dim / 2;
+    TORCH_CHECK(x.dim() == 2 && x.stride(1) == 1 && x.size(1) >= heads * head_dim, "rope_: rows too short");
+    const int sign = direction == RopeDirection::kForward ? 1 : -1;
+    if (x.scalar_type() == at::kFloat) {
+        const std::int64_t stride = x.stride(0);
+        float* data = x.mutable_data_ptr<float>();
+        const float* cos = table.cos.const_data_ptr<float>();
+        const float* sin = table.sin.const_data_ptr<float>();
+        at::parallel_for(0, tokens, 16, [&](std::int64_t begin, std::int64_t end) {
+            kernels::cpu::rope(data + begin * stride, cos + begin * half, sin + begin * half, end - begin,
+                               heads, head_dim, stride, sign);
+        });
+        return;
+    }
+    at::Tensor of_heads = x.narrow(1, 0, heads * head_dim).view({tokens, heads, head_dim});
+    at::Tensor first = of_heads.narrow(2, 0, half), second = of_heads.narrow(2, half, half);
+    const at::Tensor c = table.cos.unsqueeze(1), s = table.sin.unsqueeze(1);
+    const at::Tensor turned = sign > 0 ? first * c - second * s : first * c + second * s;
+    second.copy_(sign > 0 ? second * c + first * s : second * c - first * s);
+    first.copy_(turned);
 }
 
 }  // namespace qlora::ops

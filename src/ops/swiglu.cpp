@@ -1,30 +1,50 @@
 #include "qlora/ops/swiglu.h"
 
-#include <torch/csrc/autograd/custom_function.h>
+#include <ATen/Parallel.h>
+
+#include "qlora/kernels/elementwise.h"
 
 namespace qlora::ops {
 namespace {
 
-using torch::autograd::AutogradContext;
-using torch::autograd::Function;
-using torch::autograd::variable_list;
-
-struct SwiGlu : Function<SwiGlu> {
-    static at::Tensor forward(AutogradContext* ctx, const at::Tensor& gate, const at::Tensor& up) {
-        ctx->save_for_backward({gate, up});
-        return at::silu(gate).mul_(up);
-    }
-    static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-        const variable_list saved = ctx->get_saved_variables();
-        const at::Tensor &gate = saved[0], &up = saved[1], &g = grads[0];
-        return {at::silu_backward(g * up, gate), at::silu(gate).mul_(g)};
-    }
-};
+constexpr std::int64_t kGrainRows = 4;
 
 }  // namespace
 
-at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up) {
-    return SwiGlu::apply(gate, up);
+at::Tensor swiglu(const at::Tensor& gate_up) {
+    const std::int64_t rows = gate_up.size(0), size = gate_up.size(1) / 2;
+    if (gate_up.scalar_type() != at::kFloat) {
+        return at::silu(gate_up.narrow(1, 0, size)).mul_(gate_up.narrow(1, size, size));
+    }
+    const at::Tensor source = gate_up.contiguous();
+    at::Tensor y = at::empty({rows, size}, source.options());
+    const float* from = source.const_data_ptr<float>();
+    float* to = y.mutable_data_ptr<float>();
+    at::parallel_for(0, rows, kGrainRows, [&](std::int64_t begin, std::int64_t end) {
+        kernels::cpu::swiglu(from + begin * 2 * size, end - begin, size, to + begin * size);
+    });
+    return y;
+}
+
+SwigluGradient swiglu_backward(const at::Tensor& g, const at::Tensor& gate_up) {
+    const std::int64_t rows = gate_up.size(0), size = gate_up.size(1) / 2;
+    if (gate_up.scalar_type() != at::kFloat) {
+        const at::Tensor gate = gate_up.narrow(1, 0, size), up = gate_up.narrow(1, size, size);
+        const at::Tensor activation = at::silu(gate);
+        return {.gate_up = at::cat({at::silu_backward(g * up, gate), activation * g}, 1),
+                .y = activation * up};
+    }
+    const at::Tensor source = gate_up.contiguous(), gradient = g.contiguous();
+    SwigluGradient out{.gate_up = at::empty_like(source), .y = at::empty({rows, size}, source.options())};
+    const float* from = source.const_data_ptr<float>();
+    const float* d_out = gradient.const_data_ptr<float>();
+    float* d_gate_up = out.gate_up.mutable_data_ptr<float>();
+    float* y = out.y.mutable_data_ptr<float>();
+    at::parallel_for(0, rows, kGrainRows, [&](std::int64_t begin, std::int64_t end) {
+        kernels::cpu::swiglu_backward(d_out + begin * size, from + begin * 2 * size, end - begin, size,
+                                      d_gate_up + begin * 2 * size, y + begin * size);
+    });
+    return out;
 }
 
 }  // namespace qlora::ops

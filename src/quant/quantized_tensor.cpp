@@ -92,9 +92,15 @@ at::Tensor dequantize(const QuantizedTensor& tensor, at::ScalarType dtype) {
 
 at::Tensor dequantize_rows(const QuantizedTensor& tensor, std::int64_t first, std::int64_t count,
                            at::ScalarType dtype) {
-    TORCH_CHECK(first >= 0 && count >= 0 && first + count <= tensor.rows,
-                "dequantize_rows: rows outside the matrix");
     at::Tensor out = at::empty({count, tensor.columns}, dtype);
+    dequantize_rows_into(tensor, first, out);
+    return out;
+}
+
+void dequantize_rows_into(const QuantizedTensor& tensor, std::int64_t first, at::Tensor& out) {
+    TORCH_CHECK(first >= 0 && first + out.size(0) <= tensor.rows, "dequantize: rows outside the matrix");
+    TORCH_CHECK(out.is_contiguous() && out.size(1) == tensor.columns, "dequantize: rows of another shape");
+    const at::ScalarType dtype = out.scalar_type();
     kernels::AbsmaxView absmax;
     if (tensor.double_quantized()) {
         absmax.codes = tensor.absmax.const_data_ptr<std::uint8_t>();
@@ -121,7 +127,6 @@ at::Tensor dequantize_rows(const QuantizedTensor& tensor, std::int64_t first, st
                              view, from, to, data + static_cast<std::size_t>(from - begin_value) * width,
                              output_type(dtype));
                      });
-    return out;
 }
 
 }  // namespace qlora::quant

@@ -45,6 +45,8 @@ void AdamW::step(double learning_rate, float grad_scale) {
                                  slot.parameter.tensor.grad().const_data_ptr<float>(),
                                  slot.exp_avg.mutable_data_ptr<float>(),
                                  slot.exp_avg_sq.mutable_data_ptr<float>(), value.numel(), settings);
+        // Writes through a pointer are not counted by themselves; kept effective weights depend on the count.
+        slot.parameter.tensor.unsafeGetTensorImpl()->bump_version();
     }
 }
 

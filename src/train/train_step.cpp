@@ -19,10 +19,9 @@ StepGradients accumulate_gradients(const models::CausalLM& model, std::span<cons
     double loss_sum = 0.0;
     for (const data::Batch& batch : batches) {
         if (batch.supervised_tokens() > 0) {
-            const at::Tensor hidden = model.forward(eval::token_batch(batch), context);
-            const at::Tensor loss =
-                model.loss_sum(hidden.index_select(0, eval::index_tensor(batch.loss_rows)),
-                               eval::index_tensor(batch.targets));
+            const at::Tensor hidden =
+                model.forward(eval::token_batch(batch), context, eval::index_tensor(batch.loss_rows));
+            const at::Tensor loss = model.loss_sum(hidden, eval::index_tensor(batch.targets));
             loss_sum += loss.item<double>();
             loss.backward(at::full_like(loss, 1.0 / static_cast<double>(result.supervised_tokens)));
         }

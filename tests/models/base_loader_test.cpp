@@ -205,7 +205,7 @@ TEST(BaseLoader, dense_tensors_are_those_of_the_file_in_each_dtype) {
                 << norm->path();
         }
         EXPECT_TRUE(model->embedding().dense().equal(stored(kTable)));
-        EXPECT_TRUE(model->head_matrix().equal(stored(kHead)));
+        EXPECT_TRUE(model->output_matrix().dense().equal(stored(kHead)));
     }
 }
 
@@ -233,7 +233,8 @@ TEST(BaseLoader, quantizes_linears_while_loading_and_nothing_else) {
     }
     EXPECT_FALSE(model->embedding().is_quantized());
     EXPECT_FALSE(model->head().is_quantized());
-    EXPECT_TRUE(model->head_matrix().equal(as_tensor(tensors.at(kHead)).to(at::kBFloat16).to(at::kFloat)));
+    EXPECT_TRUE(
+        model->output_matrix().dense().equal(as_tensor(tensors.at(kHead)).to(at::kBFloat16).to(at::kFloat)));
 }
 
 TEST(BaseLoader, quantized_values_are_those_of_the_quantizer_alone) {

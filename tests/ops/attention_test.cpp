@@ -1,5 +1,7 @@
 #include "qlora/ops/attention.h"
 
+#include <ATen/Parallel.h>
+
 #include <cmath>
 
 #include "ops/reference.h"
@@ -21,6 +23,18 @@ struct Case {
 
 std::ostream& operator<<(std::ostream& out, const Case& value) {
     return out << value.name;
+}
+
+/// Attention alone: q, k and v side by side, turned by no angle.
+at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                            const std::vector<std::int64_t>& offsets, std::int64_t window) {
+    const std::int64_t tokens = q.size(0), half = q.size(2) / 2;
+    const RopeTable still = {.cos = at::ones({tokens, half}, q.scalar_type()),
+                             .sin = at::zeros({tokens, half}, q.scalar_type())};
+    const auto rows = [&](const at::Tensor& x) { return x.reshape({tokens, -1}); };
+    return rotary_attention(
+        at::cat({rows(q), rows(k), rows(v)}, 1), still, offsets,
+        {.heads = q.size(1), .kv_heads = k.size(1), .head_dim = q.size(2), .window = window}, nullptr);
 }
 
 /// The definition, sequence by sequence and head by head, with every score written out.
@@ -58,7 +72,9 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"window_5", 4, 2, 8, {0, 4, 9, 31, 32}, 5},
                     Case{"window_of_the_length", 4, 2, 8, {0, 12, 30}, 12},
                     Case{"window_beyond_the_length", 4, 2, 8, {0, 12}, 100},
-                    Case{"long", 2, 1, 16, {0, 300, 301}, 0}, Case{"long_window", 2, 1, 16, {0, 300}, 64}),
+                    Case{"long", 2, 1, 16, {0, 300, 301}, 0}, Case{"long_window", 2, 1, 16, {0, 300}, 64},
+                    Case{"around_the_blocks", 3, 1, 8, {0, 63, 127, 192, 320, 449}, 0},
+                    Case{"window_across_blocks", 3, 1, 8, {0, 63, 127, 192, 320, 449}, 65}),
     [](const auto& chosen) { return chosen.param.name; });
 
 TEST_P(Attention, equals_the_definition_in_fp64) {
@@ -124,10 +140,74 @@ TEST_P(Attention, the_cached_form_gives_the_last_rows) {
     const at::Tensor v = gaussian({m, c.kv_heads, c.head_dim}, 3);
     const at::Tensor whole = causal_attention(q, k, v, {0, m}, c.window);
     for (const std::int64_t n : {std::int64_t{1}, std::min<std::int64_t>(2, m), (m + 1) / 2, m}) {
-        const at::Tensor last = cached_attention(q.narrow(0, m - n, n), k, v, c.window);
+        const at::Tensor last = cached_attention(
+            q.narrow(0, m - n, n).reshape({n, -1}), k, v,
+            {.heads = c.heads, .kv_heads = c.kv_heads, .head_dim = c.head_dim, .window = c.window});
         // Blocks of keys are summed in another order, and masked instead of skipped: a few fp32 ulps.
         EXPECT_LE(difference(last, whole.narrow(0, m - n, n)), kBound) << n << " of " << m;
     }
+}
+
+TEST_P(Attention, the_thread_count_moves_no_result_and_gradients_by_the_order_of_a_sum) {
+    const Case& c = GetParam();
+    const std::int64_t tokens = c.offsets.back();
+    const int before = at::get_num_threads();
+    std::vector<at::Tensor> results[3], outputs;
+    for (int run = 0; run < 3; ++run) {
+        at::set_num_threads(run == 0 ? 1 : 2);
+        std::vector<at::Tensor> in = {gaussian({tokens, c.heads, c.head_dim}, 1),
+                                      gaussian({tokens, c.kv_heads, c.head_dim}, 2),
+                                      gaussian({tokens, c.kv_heads, c.head_dim}, 3)};
+        for (at::Tensor& x : in) x.requires_grad_();
+        outputs.push_back(causal_attention(in[0], in[1], in[2], c.offsets, c.window));
+        torch::autograd::backward({outputs.back()}, {gaussian(outputs.back().sizes(), 4)});
+        for (const at::Tensor& x : in) results[run].push_back(x.grad());
+    }
+    at::set_num_threads(before);
+    EXPECT_TRUE(outputs[0].equal(outputs[1]));
+    for (std::size_t i = 0; i < 3; ++i) {
+        EXPECT_TRUE(results[1][i].equal(results[2][i])) << "the same threads give the same bits, input " << i;
+        EXPECT_LE(difference(results[1][i], results[0][i]), 1e-6) << "input " << i;
+    }
+}
+
+TEST(RotaryAttention, head_norms_and_rotation_equal_autograd_in_fp64) {
+    constexpr std::int64_t kTokens = 21, kHeads = 4, kKvHeads = 2, kDim = 8;
+    const AttentionShape shape{.heads = kHeads, .kv_heads = kKvHeads, .head_dim = kDim};
+    const Case c{"", kHeads, kKvHeads, kDim, {0, 8, kTokens}, 0};
+    const at::Tensor positions = at::cat({at::arange(8, at::kLong), at::arange(13, at::kLong)});
+    const at::Tensor inverse = 1.0 / at::pow(at::Scalar(100.0), at::arange(0, kDim, 2, at::kLong) / 8.0);
+    const RopeTable table = rope_table(positions, inverse.to(at::kFloat), at::kFloat);
+    const auto norm = [](const at::Tensor& x, const at::Tensor& weight) {
+        return weight * x / at::sqrt(x.pow(2).mean(-1, true) + 1e-6);
+    };
+    const auto turn = [&](const at::Tensor& x) {
+        const at::Tensor first = x.narrow(-1, 0, kDim / 2), second = x.narrow(-1, kDim / 2, kDim / 2);
+        const at::Tensor cos = table.cos.to(at::kDouble).unsqueeze(1),
+                         sin = table.sin.to(at::kDouble).unsqueeze(1);
+        return at::cat({first * cos - second * sin, second * cos + first * sin}, -1);
+    };
+    const auto reference = [&](const std::vector<at::Tensor>& in, bool normed) {
+        const auto heads = [&](std::int64_t column, std::int64_t count) {
+            return in[0].narrow(1, column, count * kDim).reshape({kTokens, count, kDim});
+        };
+        at::Tensor q = heads(0, kHeads), k = heads(shape.q_size(), kKvHeads);
+        if (normed) q = norm(q, in[1]), k = norm(k, in[2]);
+        return exact_attention(turn(q), turn(k), heads(shape.q_size() + shape.kv_size(), kKvHeads), c);
+    };
+    const at::Tensor qkv = gaussian({kTokens, shape.q_size() + 2 * shape.kv_size()}, 1);
+    // The node consumes its input: it gets a copy.
+    expect_equal_with_gradients(
+        {qkv},
+        [&](const auto& in) { return rotary_attention(in[0].clone(), table, c.offsets, shape, nullptr); },
+        [&](const auto& in) { return reference(in, false); }, kBound);
+    expect_equal_with_gradients(
+        {qkv, gaussian({kDim}, 2), gaussian({kDim}, 3)},
+        [&](const auto& in) {
+            const HeadNorms norms{.q_weight = in[1], .k_weight = in[2], .eps = 1e-6};
+            return rotary_attention(in[0].clone(), table, c.offsets, shape, &norms);
+        },
+        [&](const auto& in) { return reference(in, true); }, kBound);
 }
 
 }  // namespace

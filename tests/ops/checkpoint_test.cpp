@@ -1,9 +1,8 @@
 #include "qlora/ops/checkpoint.h"
 
+#include "ops/linears.h"
 #include "ops/reference.h"
-#include "qlora/ops/linear.h"
 #include "qlora/ops/rms_norm.h"
-#include "qlora/ops/swiglu.h"
 
 namespace qlora::ops {
 namespace {
@@ -31,7 +30,7 @@ struct Stack {
         const DropoutSite site{.p = 0.25, .seed = 5, .step = 6, .site = static_cast<std::uint32_t>(i)};
         const at::Tensor y =
             lora_linear(rms_norm(x, norms[i], 1e-5), weights[i], at::Tensor(), a[i], b[i], 2.0, site);
-        return x + swiglu(y, x);
+        return x + at::silu(y) * x;
     }
     at::Tensor forward(at::Tensor x, bool checkpointed) {
         for (std::size_t i = 0; i < 2; ++i) {

@@ -46,13 +46,28 @@ TEST_P(RowsOfLogits, scores_are_log_probabilities_and_the_most_likely_token) {
     at::Tensor targets = random_ids(GetParam(), kVocabulary, 3);
     targets.slice(0, 0, GetParam(), 2)
         .copy_(logits.argmax(1).slice(0, 0, GetParam(), 2));  // half of them right
-    const TokenScores scores = score_tokens(hidden, head, targets);
+    const TokenScores scores = score_tokens(hidden, DenseWeight(head), targets);
     const at::Tensor exact = at::log_softmax(logits, 1).gather(1, targets.unsqueeze(1)).squeeze(1);
     EXPECT_LE(difference(scores.logprobs, exact), kBound);
     EXPECT_TRUE(scores.correct.equal(logits.argmax(1).eq(targets)));
     // The scores are of the very logits that the loss is of.
     const double loss = linear_cross_entropy(hidden, DenseWeight(head), targets).item<double>();
     EXPECT_NEAR(-scores.logprobs.to(at::kDouble).sum().item<double>(), loss, kBound * std::abs(loss));
+}
+
+TEST(CrossEntropy, a_head_of_several_panels_gives_the_same) {
+    constexpr std::int64_t kWide = 30000, kRows = 600;
+    ASSERT_GT(kRows * kWide * 4, kHeadPanelBytes);
+    const DenseWeight head(gaussian({kRows, kWide}, 2) * 0.02);
+    const at::Tensor targets = random_ids(3, kRows, 3);
+    expect_equal_with_gradients(
+        {gaussian({3, kWide}, 1)}, [&](const auto& in) { return linear_cross_entropy(in[0], head, targets); },
+        [&](const auto& in) { return exact_loss(in[0], head.dense().to(at::kDouble), targets); },
+        2e-5);  // sums of 30,000 products
+    const at::Tensor hidden = gaussian({3, kWide}, 1);
+    EXPECT_LE(difference(head_logits(hidden, head),
+                         at::mm(hidden.to(at::kDouble), head.dense().to(at::kDouble).t())),
+              2e-5);
 }
 
 TEST(CrossEntropy, no_row_gives_zero) {
@@ -63,7 +78,7 @@ TEST(CrossEntropy, no_row_gives_zero) {
     loss.backward();
     EXPECT_EQ(loss.item<float>(), 0.0F);
     EXPECT_EQ(hidden.grad().sizes(), at::IntArrayRef({0, kHidden}));
-    EXPECT_EQ(score_tokens(hidden.detach(), head, none).logprobs.numel(), 0);
+    EXPECT_EQ(score_tokens(hidden.detach(), DenseWeight(head), none).logprobs.numel(), 0);
 }
 
 TEST(CrossEntropy, huge_logits_do_not_overflow) {

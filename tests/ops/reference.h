@@ -3,6 +3,7 @@
 #include <ATen/ATen.h>
 #include <gtest/gtest.h>
 #include <torch/csrc/autograd/autograd.h>
+#include <torch/csrc/autograd/custom_function.h>
 
 #include <functional>
 #include <vector>
@@ -32,7 +33,9 @@ class DenseWeight final : public FrozenWeight {
     explicit DenseWeight(at::Tensor value) : value_(std::move(value)) {}
     std::int64_t out_features() const override { return value_.size(0); }
     std::int64_t in_features() const override { return value_.size(1); }
-    at::Tensor dense() const override { return value_; }
+    at::Tensor dense_rows(std::int64_t first, std::int64_t count) const override {
+        return value_.narrow(0, first, count);
+    }
 
   private:
     at::Tensor value_;
@@ -60,6 +63,23 @@ inline double share_of_neighbours(const at::Tensor& ours, const at::Tensor& refe
 }
 
 using Operation = std::function<at::Tensor(const std::vector<at::Tensor>&)>;
+
+/// A forward and a backward function as one autograd node of one input.
+struct Pair : torch::autograd::Function<Pair> {
+    using Forward = std::function<at::Tensor(const at::Tensor& x)>;
+    using Backward = std::function<at::Tensor(const at::Tensor& g, const at::Tensor& x)>;
+    static at::Tensor forward(torch::autograd::AutogradContext* ctx, const at::Tensor& x, const Forward& f,
+                              const Backward* b) {
+        ctx->save_for_backward({x});
+        ctx->saved_data["backward"] = reinterpret_cast<std::int64_t>(b);
+        return f(x);
+    }
+    static torch::autograd::variable_list backward(torch::autograd::AutogradContext* ctx,
+                                                   const torch::autograd::variable_list& grads) {
+        const auto* b = reinterpret_cast<const Backward*>(ctx->saved_data["backward"].toInt());
+        return {(*b)(grads[0], ctx->get_saved_variables()[0]), at::Tensor(), at::Tensor()};
+    }
+};
 
 /// Runs `ours` on fp32 inputs and `reference` on the same in fp64 (through autograd), and holds outputs and
 /// the gradients of all inputs together. `bound` is a share of each tensor's largest value.

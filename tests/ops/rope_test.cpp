@@ -1,6 +1,7 @@
 #include "qlora/ops/rope.h"
 
 #include <cmath>
+#include <deque>
 
 #include "ops/reference.h"
 
@@ -8,6 +9,22 @@ namespace qlora::ops {
 namespace {
 
 using namespace test;
+
+/// Heads [T, heads, head_dim] rotated, as one node.
+at::Tensor rope(const at::Tensor& x, const RopeTable& table) {
+    const auto rotate = [table](const at::Tensor& heads, RopeDirection direction) {
+        at::Tensor rows = heads.reshape({heads.size(0), -1}).clone();
+        rope_(rows, heads.size(1), heads.size(2), table, direction);
+        return rows.view(heads.sizes());
+    };
+    // Nodes refer to it: it has to outlive them.
+    static std::deque<Pair::Backward> backwards;
+    backwards.emplace_back(
+        [rotate](const at::Tensor& g, const at::Tensor&) { return rotate(g, RopeDirection::kBackward); });
+    return Pair::apply(
+        x, [rotate](const at::Tensor& heads) { return rotate(heads, RopeDirection::kForward); },
+        &backwards.back());
+}
 
 at::Tensor frequencies(std::int64_t head_dim) {
     return 1.0 /
@@ -47,11 +64,20 @@ TEST(Rope, equals_autograd_in_fp64) {
     }
 }
 
-TEST(Rope, takes_heads_out_of_a_wider_tensor) {
+TEST(Rope, touches_nothing_but_the_first_heads_of_each_row) {
     const RopeTable table = rope_table(at::arange(4, at::kLong), frequencies(8), at::kFloat);
-    const at::Tensor wide = gaussian({4, 5, 16}, 1);
-    const at::Tensor part = wide.narrow(2, 4, 8);
-    EXPECT_TRUE(rope(part, table).equal(rope(part.contiguous(), table)));
+    for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+        const RopeTable typed = {.cos = table.cos.to(dtype), .sin = table.sin.to(dtype)};
+        const at::Tensor before = gaussian({4, 50}, 1).to(dtype);
+        at::Tensor wide = before.clone();
+        at::Tensor columns = wide.narrow(1, 5, 30);
+        rope_(columns, 2, 8, typed, RopeDirection::kForward);
+        at::Tensor alone = before.narrow(1, 5, 16).clone();
+        rope_(alone, 2, 8, typed, RopeDirection::kForward);
+        EXPECT_TRUE(wide.narrow(1, 5, 16).equal(alone));
+        EXPECT_TRUE(wide.narrow(1, 0, 5).equal(before.narrow(1, 0, 5)));
+        EXPECT_TRUE(wide.narrow(1, 21, 29).equal(before.narrow(1, 21, 29)));
+    }
 }
 
 TEST(Rope, bf16_rounds_each_product_and_the_sum) {

@@ -9,6 +9,21 @@ namespace {
 
 using namespace test;
 
+at::Tensor halves(const at::Tensor& gate, const at::Tensor& up) {
+    return at::cat({gate, up}, -1);
+}
+
+/// silu(gate) * up with the pair of functions as one node.
+at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up) {
+    static const Pair::Backward kBackward = [](const at::Tensor& g, const at::Tensor& gate_up) {
+        SwigluGradient result = swiglu_backward(g, gate_up);
+        EXPECT_TRUE(result.y.equal(ops::swiglu(gate_up)));
+        return result.gate_up;
+    };
+    return Pair::apply(
+        halves(gate, up), [](const at::Tensor& x) { return ops::swiglu(x); }, &kBackward);
+}
+
 TEST(SwiGlu, equals_autograd_in_fp64) {
     const at::Tensor gate = gaussian({9, 184}, 1) * 4, up = gaussian({9, 184}, 2);
     expect_equal_with_gradients(
@@ -18,14 +33,14 @@ TEST(SwiGlu, equals_autograd_in_fp64) {
 }
 
 TEST(SwiGlu, is_finite_at_both_ends) {
-    const at::Tensor gate = at::tensor({-1e4F, -88.0F, 0.0F, 88.0F, 1e4F}).requires_grad_();
-    const at::Tensor up = at::ones({5}).requires_grad_();
+    const at::Tensor gate = at::tensor({-1e4F, -88.0F, 0.0F, 88.0F, 1e4F}).unsqueeze(0).requires_grad_();
+    const at::Tensor up = at::ones({1, 5}).requires_grad_();
     const at::Tensor y = swiglu(gate, up);
     y.sum().backward();
     for (const at::Tensor& value : {y, gate.grad(), up.grad()})
         EXPECT_TRUE(value.isfinite().all().item<bool>());
-    EXPECT_EQ(y[4].item<float>(), 1e4F);
-    EXPECT_EQ(y[2].item<float>(), 0.0F);
+    EXPECT_EQ(y[0][4].item<float>(), 1e4F);
+    EXPECT_EQ(y[0][2].item<float>(), 0.0F);
 }
 
 TEST(SwiGlu, bf16_rounds_the_activation_before_the_product) {

@@ -26,9 +26,10 @@ class LoraLayer final : public nn::LinearAdapter {
     /// Initial values as peft's reset_lora_parameters defines their distribution, drawn from (seed, site).
     void initialize(InitLoraWeights kind, std::uint64_t seed);
 
-    at::Tensor forward(const at::Tensor& x, const ops::FrozenWeight& base, const at::Tensor& bias,
-                       const nn::ForwardContext& context) const override;
+    ops::LowRank low_rank(const nn::ForwardContext& context) const override;
+    bool folds() const override { return dropout_ == 0.0; }
     at::Tensor delta_weight() const override;
+    void add_delta(at::Tensor& weight) const override;
     /// scaling * B A, or the rows of it that belong to the rows `b`.
     static at::Tensor delta(const at::Tensor& b, const at::Tensor& a, double scaling);
     std::vector<std::pair<std::string, at::Tensor>> parameters() const override;

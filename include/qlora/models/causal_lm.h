@@ -11,8 +11,10 @@
 
 #include "qlora/models/kv_cache.h"
 #include "qlora/models/model_config.h"
-#include "qlora/nn/linear.h"
+#include "qlora/nn/linear_group.h"
 #include "qlora/nn/rms_norm.h"
+#include "qlora/ops/attention.h"
+#include "qlora/ops/cross_entropy.h"
 
 namespace qlora::models {
 
@@ -26,6 +28,8 @@ struct TokenBatch {
 /// One decoder layer; members are named like the checkpoint's tensors.
 struct DecoderLayer {
     DecoderLayer(const ModelConfig& config, std::int64_t index);
+    DecoderLayer(const DecoderLayer&) = delete;  // the groups point to the linears
+    DecoderLayer& operator=(const DecoderLayer&) = delete;
 
     nn::RmsNorm input_layernorm;
     nn::Linear q_proj, k_proj, v_proj, o_proj;
@@ -33,6 +37,8 @@ struct DecoderLayer {
     nn::RmsNorm post_attention_layernorm;
     nn::Linear gate_proj, up_proj, down_proj;
     std::int64_t sliding_window;
+
+    nn::LinearGroup qkv, output, gate_up, down;  ///< the linears as they run
 };
 
 /// A llama-like causal language model: embedding, decoder layers, final norm, output head. Made empty; filled
@@ -45,16 +51,21 @@ class CausalLM {
     const ModelConfig& config() const { return config_; }
     at::ScalarType compute_dtype() const { return compute_dtype_; }
 
-    /// Final normed hidden states [T, hidden]. With `caches` (one a sequence) new tokens follow the cached
-    /// ones.
+    /// Final normed hidden states [T, hidden], or of `rows` [R] int64 alone if defined: then the last layer
+    /// too runs on them alone wherever a token does not need its neighbours. With `caches` (one a sequence)
+    /// new tokens follow the cached ones.
     at::Tensor forward(const TokenBatch& batch, const nn::ForwardContext& context,
-                       std::span<KvCache* const> caches = {}) const;
+                       const at::Tensor& rows = {}, std::span<KvCache* const> caches = {}) const;
     /// Sum of the cross-entropies of `targets` [R] given hidden rows [R, hidden]; fp32 scalar.
     at::Tensor loss_sum(const at::Tensor& hidden_rows, const at::Tensor& targets) const;
+    /// Log probabilities of `targets` [R] and whether they are the most likely, without gradient.
+    ops::TokenScores score(const at::Tensor& hidden_rows, const at::Tensor& targets) const;
     /// fp32 logits [R, vocabulary], without gradient.
     at::Tensor logits(const at::Tensor& hidden_rows) const;
-    /// The output matrix as products see it, fp32 [V, hidden].
-    at::Tensor head_matrix() const;
+    /// The output matrix as products see it: the head, or the embedding when tied.
+    const ops::FrozenWeight& output_matrix() const {
+        return config_.tie_word_embeddings ? embedding_ : head_;
+    }
 
     // Parts, for the loader, the adapters and the merge.
     std::vector<nn::Linear*> linears();  ///< all but the output head, in checkpoint order
@@ -87,8 +98,11 @@ class CausalLM {
   private:
     at::Tensor layer_forward(std::size_t index, const at::Tensor& hidden, const at::Tensor& cos,
                              const at::Tensor& sin, const std::vector<std::int64_t>& offsets,
-                             const nn::ForwardContext& context, std::span<KvCache* const> caches) const;
-    const ops::FrozenWeight& frozen_head() const { return config_.tie_word_embeddings ? embedding_ : head_; }
+                             const nn::ForwardContext& context, const at::Tensor& rows,
+                             std::span<KvCache* const> caches) const;
+    at::Tensor attend_to_caches(std::size_t index, const at::Tensor& qkv,
+                                const std::vector<std::int64_t>& offsets, const ops::AttentionShape& shape,
+                                std::span<KvCache* const> caches) const;
 
     ModelConfig config_;
     at::ScalarType compute_dtype_;

@@ -38,9 +38,6 @@ class Linear {
     /// Makes the bias an fp32 parameter (LoraConfig `bias`).
     void train_bias();
 
-    /// x [T, in] -> [T, out].
-    at::Tensor forward(const at::Tensor& x, const ForwardContext& context) const;
-
   private:
     std::string path_;
     std::int64_t in_features_;

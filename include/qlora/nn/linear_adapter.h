@@ -7,7 +7,7 @@
 #include <vector>
 
 #include "qlora/nn/forward_context.h"
-#include "qlora/ops/frozen_weight.h"
+#include "qlora/ops/projection.h"
 
 namespace qlora::nn {
 
@@ -16,11 +16,14 @@ class LinearAdapter {
   public:
     virtual ~LinearAdapter() = default;
 
-    /// The adapted layer's output for x [T, in]; `base` and `bias` (may be undefined) are the layer's own.
-    virtual at::Tensor forward(const at::Tensor& x, const ops::FrozenWeight& base, const at::Tensor& bias,
-                               const ForwardContext& context) const = 0;
+    /// What it adds to the layer's output in this pass.
+    virtual ops::LowRank low_rank(const ForwardContext& context) const = 0;
+    /// Whether that is always the product of the layer's own input and `delta_weight()`: false with dropout.
+    virtual bool folds() const = 0;
     /// fp32 [out, in] to add to the base weight when merging.
     virtual at::Tensor delta_weight() const = 0;
+    /// weight [out, in] += delta_weight(), in place and without making it.
+    virtual void add_delta(at::Tensor& weight) const = 0;
     /// Trainable tensors with the suffix of their checkpoint key, "lora_A.weight" say.
     virtual std::vector<std::pair<std::string, at::Tensor>> parameters() const = 0;
 };

@@ -16,6 +16,7 @@ class RmsNorm {
 
     const std::string& path() const { return path_; }
     std::int64_t size() const { return size_; }
+    double eps() const { return eps_; }
     const at::Tensor& weight() const { return weight_; }
     void set_weight(at::Tensor weight) { weight_ = std::move(weight); }
     void train_whole_module() { weight_ = weight_.to(at::kFloat).clone().requires_grad_(); }

@@ -20,7 +20,10 @@ class Weight final : public ops::FrozenWeight {
 
     std::int64_t out_features() const override;
     std::int64_t in_features() const override;
-    at::Tensor dense() const override;
+    at::Tensor dense_rows(std::int64_t first, std::int64_t count) const override;
+    /// All of it into `out`, fp32 [out, in], rows contiguous.
+    void dense_into(at::Tensor& out) const;
+    at::ScalarType compute_dtype() const { return compute_dtype_; }
 
     bool defined() const;
     bool is_quantized() const { return std::holds_alternative<quant::QuantizedTensor>(storage_); }
@@ -30,7 +33,7 @@ class Weight final : public ops::FrozenWeight {
     void keep_dense(bool keep);
 
   private:
-    at::Tensor make_dense() const;
+    at::Tensor make_rows(std::int64_t first, std::int64_t count) const;
 
     std::variant<at::Tensor, quant::QuantizedTensor> storage_;
     at::ScalarType compute_dtype_ = at::kFloat;

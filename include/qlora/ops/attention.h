@@ -5,19 +5,43 @@
 #include <cstdint>
 #include <vector>
 
+#include "qlora/ops/rope.h"
+
 namespace qlora::ops {
 
-/// Causal attention of each sequence alone. q [T, heads, head_dim]; k, v [T, kv_heads, head_dim] (GQA
-/// unexpanded); offsets [S + 1] cumulative lengths; window 0 = full, else each token sees itself and the
-/// window - 1 before it. Scale 1 / sqrt(head_dim), softmax in fp32; in bf16 the probabilities are rounded
-/// before they meet v, as in transformers' sdpa attention. Result [T, heads * head_dim]. One node for all
-/// sequences.
-at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                            const std::vector<std::int64_t>& offsets, std::int64_t window);
+/// Heads of one attention layer. Scale 1 / sqrt(head_dim); window 0 = full, else each token sees itself and
+/// the window - 1 before it.
+struct AttentionShape {
+    std::int64_t heads;
+    std::int64_t kv_heads;  ///< divides `heads`; keys and values are never expanded
+    std::int64_t head_dim;
+    std::int64_t window = 0;
 
-/// One new stretch of one sequence against everything before it, without gradient: q [n, heads, head_dim] are
-/// the last n of k's and v's m positions. Used by generation.
+    std::int64_t q_size() const { return heads * head_dim; }
+    std::int64_t kv_size() const { return kv_heads * head_dim; }
+};
+
+/// RMSNorm of each query and key head before the rotation (Qwen3's q_norm and k_norm).
+struct HeadNorms {
+    at::Tensor q_weight, k_weight;  ///< [head_dim]
+    double eps = 0.0;
+};
+
+/// Rotary position embedding and causal attention of each sequence alone. qkv [T, q_size + 2 kv_size] is
+/// consumed: without head norms it is rotated in place. offsets [S + 1] cumulative lengths. Softmax in fp32;
+/// in bf16 the probabilities are rounded before they meet v, as in transformers' sdpa attention. Result [T,
+/// q_size]. One node for all sequences.
+at::Tensor rotary_attention(const at::Tensor& qkv, const RopeTable& table,
+                            const std::vector<std::int64_t>& offsets, const AttentionShape& shape,
+                            const HeadNorms* norms);
+
+/// qkv with normed (if any) and rotated q and k, for `cached_attention`; no gradient. Consumes qkv.
+at::Tensor rotated(const at::Tensor& qkv, const RopeTable& table, const AttentionShape& shape,
+                   const HeadNorms* norms);
+
+/// One new stretch of one sequence against everything before it, without gradient: q [n, q_size] are the last
+/// n of the m positions of k, v [m, kv_heads, head_dim]. Used by generation.
 at::Tensor cached_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                            std::int64_t window);
+                            const AttentionShape& shape);
 
 }  // namespace qlora::ops

@@ -8,6 +8,9 @@ namespace qlora::ops {
 
 /// Rows of logits held at once by the functions below: bounds their memory to rows * vocabulary * 4 bytes.
 inline constexpr std::int64_t kLogitsChunkRows = 256;
+/// fp32 bytes of the head's rows that a product takes at once: a head that is not kept in fp32 is converted
+/// panel by panel. The same with a kept one, so that both give the same bits.
+inline constexpr std::int64_t kHeadPanelBytes = 64 << 20;
 
 /// Sum over rows of -log softmax(hidden W^T)[target]: output head and cross-entropy in one node that never
 /// holds all logits. hidden [R, d] fp32 or bf16 (logits are rounded to its dtype, softmax in fp32), targets
@@ -19,12 +22,29 @@ at::Tensor linear_cross_entropy(const at::Tensor& hidden, const FrozenWeight& he
 at::Tensor trainable_linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& head,
                                           const at::Tensor& targets);
 
+/// A head that trains, as the products see it.
+class TrainedHead final : public FrozenWeight {
+  public:
+    explicit TrainedHead(const at::Tensor& value) : value_(value.detach()) {}
+    std::int64_t out_features() const override { return value_.size(0); }
+    std::int64_t in_features() const override { return value_.size(1); }
+    at::Tensor dense_rows(std::int64_t first, std::int64_t count) const override {
+        return value_.narrow(0, first, count);
+    }
+
+  private:
+    at::Tensor value_;
+};
+
+/// fp32 logits [R, V], rounded to hidden's dtype; no gradient.
+at::Tensor head_logits(const at::Tensor& hidden, const FrozenWeight& head);
+
 /// Without gradients: log probability of each target [R] fp32, and whether it is the most likely token [R]
 /// bool.
 struct TokenScores {
     at::Tensor logprobs;
     at::Tensor correct;
 };
-TokenScores score_tokens(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets);
+TokenScores score_tokens(const at::Tensor& hidden, const FrozenWeight& head, const at::Tensor& targets);
 
 }  // namespace qlora::ops

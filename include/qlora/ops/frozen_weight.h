@@ -10,9 +10,11 @@ class FrozenWeight {
     virtual ~FrozenWeight() = default;
     virtual std::int64_t out_features() const = 0;
     virtual std::int64_t in_features() const = 0;
-    /// fp32 [out, in]; a temporary of the call unless the implementation keeps a cache. In a bf16 run the
-    /// values are those rounded to bf16, as bitsandbytes dequantizes to the compute dtype.
-    virtual at::Tensor dense() const = 0;
+    /// Rows [first, first + count) in fp32; a temporary of the call unless the implementation keeps a cache.
+    /// In a bf16 run the values are those rounded to bf16, as bitsandbytes dequantizes to the compute dtype.
+    virtual at::Tensor dense_rows(std::int64_t first, std::int64_t count) const = 0;
+    /// All of it.
+    at::Tensor dense() const { return dense_rows(0, out_features()); }
 };
 
 }  // namespace qlora::ops

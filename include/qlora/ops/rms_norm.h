@@ -4,9 +4,24 @@
 
 namespace qlora::ops {
 
-/// y = weight * round(x / sqrt(mean(x^2) + eps)) over the last dimension, statistics in fp32, the normalised
-/// value rounded to x's dtype before the weight (transformers' LlamaRMSNorm). Weight may require a gradient.
-/// One node.
+struct NormResult {
+    at::Tensor y;
+    at::Tensor inverse;  ///< fp32 [rows]: 1 / sqrt(mean(x^2) + eps)
+};
+
+/// y = weight * round(x / sqrt(mean(x^2) + eps)) over the last dimension of x [rows, size], statistics in
+/// fp32, the normalised value rounded to x's dtype before the weight (transformers' LlamaRMSNorm).
+NormResult rms_norm_forward(const at::Tensor& x, const at::Tensor& weight, double eps);
+/// y of the same bits again, from the saved statistics.
+at::Tensor rms_norm_again(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& inverse);
+/// Gradient of x for dy, plus `residual` (the gradient that reached x directly) if defined.
+at::Tensor rms_norm_backward(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& weight,
+                             const at::Tensor& inverse, const at::Tensor& residual = {});
+/// Gradient of the weight, in its dtype.
+at::Tensor rms_norm_weight_gradient(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& weight,
+                                    const at::Tensor& inverse);
+
+/// The same as an autograd node, over the last dimension of any x. Weight may require a gradient.
 at::Tensor rms_norm(const at::Tensor& x, const at::Tensor& weight, double eps);
 
 }  // namespace qlora::ops

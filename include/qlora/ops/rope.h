@@ -14,8 +14,12 @@ struct RopeTable {
 /// Angles positions[t] * inverse_frequency[i]; positions [T] int64, inverse_frequency [head_dim / 2] fp32.
 RopeTable rope_table(const at::Tensor& positions, const at::Tensor& inverse_frequency, at::ScalarType dtype);
 
-/// Rotates x [T, heads, head_dim] (halves convention of transformers' rotate_half). One node; backward
-/// rotates back.
-at::Tensor rope(const at::Tensor& x, const RopeTable& table);
+enum class RopeDirection { kForward, kBackward };
+
+/// Rotates the first `heads` heads of each row of x [T, columns] in place (halves convention of transformers'
+/// rotate_half); kBackward is the transposed rotation, for gradients. In bf16 each product is rounded, as
+/// transformers does.
+void rope_(at::Tensor& x, std::int64_t heads, std::int64_t head_dim, const RopeTable& table,
+           RopeDirection direction);
 
 }  // namespace qlora::ops

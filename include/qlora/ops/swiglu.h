@@ -4,8 +4,14 @@
 
 namespace qlora::ops {
 
-/// silu(gate) * up, both [T, intermediate]; silu rounded to the dtype before the product (transformers'
-/// LlamaMLP). Saves gate and up alone; the product is recomputed in backward. One node.
-at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up);
+/// silu(gate) * up [T, intermediate] of gate_up [T, 2 * intermediate], gate first; silu is rounded to the
+/// dtype before the product (transformers' LlamaMLP).
+at::Tensor swiglu(const at::Tensor& gate_up);
+
+struct SwigluGradient {
+    at::Tensor gate_up;
+    at::Tensor y;  ///< the forward result again, the same bits
+};
+SwigluGradient swiglu_backward(const at::Tensor& g, const at::Tensor& gate_up);
 
 }  // namespace qlora::ops

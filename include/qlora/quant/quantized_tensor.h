@@ -37,5 +37,7 @@ at::Tensor dequantize(const QuantizedTensor& tensor, at::ScalarType dtype);
 /// Rows [first, first + count) of it, the same bits.
 at::Tensor dequantize_rows(const QuantizedTensor& tensor, std::int64_t first, std::int64_t count,
                            at::ScalarType dtype);
+/// As many rows as `out` [.., columns] has, in its dtype; its rows are contiguous.
+void dequantize_rows_into(const QuantizedTensor& tensor, std::int64_t first, at::Tensor& out);
 
 }  // namespace qlora::quant

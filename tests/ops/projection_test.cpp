@@ -1,5 +1,6 @@
-#include "qlora/ops/linear.h"
+#include "qlora/ops/projection.h"
 
+#include "ops/linears.h"
 #include "ops/reference.h"
 #include "qlora/kernels/philox.h"
 

@@ -1,0 +1,28 @@
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <cstdint>
+
+namespace qlora::ops {
+
+/// `x` in fp32, itself when it is.
+at::Tensor fp32(const at::Tensor& x);
+
+/// a [m, k] times b [k, n] accumulated in fp32, rounded once to `dtype`. ATen's bf16 products on CPUs without
+/// bf16 units are 5 to 110 times slower than this.
+at::Tensor matmul_fp32(const at::Tensor& a, const at::Tensor& b, at::ScalarType dtype);
+
+/// A row-major fp32 matrix in memory: rows `stride` floats apart.
+struct MatrixView {
+    const float* data;
+    std::int64_t stride;
+    bool transposed = false;  ///< the product takes its transpose
+};
+
+/// c [m, n] (rows `c_stride` apart) = alpha * a b + beta * c for small blocks: no tensor, no allocation, and
+/// one thread when it is called inside at::parallel_for.
+void gemm(std::int64_t m, std::int64_t n, std::int64_t k, float alpha, MatrixView a, MatrixView b, float beta,
+          float* c, std::int64_t c_stride);
+
+}  // namespace qlora::ops

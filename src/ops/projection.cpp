@@ -1,0 +1,199 @@
+#include "qlora/ops/projection.h"
+
+#include <numeric>
+
+#include "qlora/ops/gemm.h"
+
+namespace qlora::ops {
+namespace {
+
+at::Tensor weight_of(const Projection& part) {
+    return part.trained_weight.defined() ? part.trained_weight.detach() : part.weight->dense();
+}
+
+/// Calls f(part, first column, columns) for each part.
+template <class F>
+void for_each_part(const Projections& projections, F&& f) {
+    std::int64_t first = 0;
+    for (const Projection& part : projections.parts) {
+        const std::int64_t columns = part.out_features();
+        f(part, first, columns);
+        first += columns;
+    }
+}
+
+/// The adapters that see x itself, as one: their A one under the other, so that x is read once for all.
+struct SharedInput {
+    at::Tensor a;                      ///< [sum of r, in]
+    std::vector<std::int64_t> begins;  ///< of each part's rows; -1: not among them
+};
+
+SharedInput adapters_of_x(const Projections& projections) {
+    SharedInput shared;
+    std::vector<at::Tensor> a;
+    std::int64_t rank = 0;
+    for (const Projection& part : projections.parts) {
+        const bool joins = part.adapter && part.adapter->dropout.p <= 0;
+        shared.begins.push_back(joins ? rank : -1);
+        if (!joins) continue;
+        a.push_back(part.adapter->a.detach());
+        rank += a.back().size(0);
+    }
+    if (a.size() == 1) shared.a = a.front();
+    if (a.size() > 1) shared.a = at::cat(a, 0);
+    return shared;
+}
+
+/// dropout(x) A^T [T, r]; `joint` holds x A^T of the adapters that share x.
+at::Tensor low_rank_input(const LowRank& adapter, const at::Tensor& x, const at::Tensor& joint,
+                          std::int64_t begin) {
+    if (begin < 0) return at::mm(apply_dropout(x, adapter.dropout), adapter.a.detach().t());
+    return joint.narrow(1, begin, adapter.a.size(0));
+}
+
+/// scaling * g B [T, r] for the gradient g [T, out] of the part's output.
+at::Tensor low_rank_gradient(const LowRank& adapter, const at::Tensor& g) {
+    return at::mm(g, adapter.b.detach()).mul_(adapter.scaling);
+}
+
+void add_adapters(const Projections& projections, const at::Tensor& x, at::Tensor& y) {
+    const SharedInput shared = adapters_of_x(projections);
+    const at::Tensor joint = shared.a.defined() ? at::mm(x, shared.a.t()) : at::Tensor();
+    std::size_t index = 0;
+    for_each_part(projections, [&](const Projection& part, std::int64_t first, std::int64_t columns) {
+        const std::int64_t begin = shared.begins[index++];
+        if (!part.adapter) return;
+        const at::Tensor h = low_rank_input(*part.adapter, x, joint, begin);
+        y.narrow(1, first, columns).addmm_(h, part.adapter->b.detach().t(), 1.0, part.adapter->scaling);
+    });
+}
+
+at::Tensor base_product(const Projections& projections, const at::Tensor& x, const at::Tensor& residual) {
+    at::Tensor y;
+    if (residual.defined()) {
+        y = residual.clone();
+    } else {
+        y = at::empty({x.size(0), projections.out_features()}, x.options());
+    }
+    const double keeps = residual.defined() ? 1.0 : 0.0;
+    if (projections.stacked) {
+        y.addmm_(x, projections.stacked().t(), keeps);
+    } else {
+        for_each_part(projections, [&](const Projection& part, std::int64_t first, std::int64_t columns) {
+            y.narrow(1, first, columns).addmm_(x, weight_of(part).t(), keeps);
+        });
+    }
+    for_each_part(projections, [&](const Projection& part, std::int64_t first, std::int64_t columns) {
+        if (part.bias.defined()) y.narrow(1, first, columns).add_(fp32(part.bias.detach()));
+    });
+    return y;
+}
+
+/// Sum over tokens, for the gradient of a bias.
+at::Tensor sum_rows(const at::Tensor& gradient, const at::Tensor& bias) {
+    return gradient.sum(0).to(bias.scalar_type());
+}
+
+}  // namespace
+
+std::int64_t Projection::out_features() const {
+    return trained_weight.defined() ? trained_weight.size(0) : weight->out_features();
+}
+
+std::int64_t Projections::out_features() const {
+    return std::accumulate(
+        parts.begin(), parts.end(), std::int64_t{0},
+        [](std::int64_t sum, const Projection& part) { return sum + part.out_features(); });
+}
+
+std::vector<at::Tensor> Projections::parameters() const {
+    std::vector<at::Tensor> out;
+    for (const Projection& part : parts) {
+        if (part.trained_weight.defined()) out.push_back(part.trained_weight);
+        if (part.bias.defined() && part.bias.requires_grad()) out.push_back(part.bias);
+        if (part.adapter) out.insert(out.end(), {part.adapter->a, part.adapter->b});
+    }
+    return out;
+}
+
+at::Tensor project(const Projections& projections, const at::Tensor& x, const at::Tensor& residual) {
+    const at::Tensor wide = fp32(x);
+    const bool rounds = x.scalar_type() != at::kFloat;
+    at::Tensor y = base_product(projections, wide, rounds ? at::Tensor() : residual);
+    if (rounds) y = y.to(x.scalar_type()).to(at::kFloat);
+    if (!projections.folded) add_adapters(projections, wide, y);
+    if (!rounds) return y;
+    y = y.to(x.scalar_type());
+    return residual.defined() ? residual + y : y;
+}
+
+at::Tensor project_backward(const Projections& projections, const at::Tensor& g) {
+    const at::Tensor wide = fp32(g);
+    at::Tensor gx;
+    if (projections.stacked) {
+        gx = at::mm(wide, projections.stacked());
+    } else {
+        for_each_part(projections, [&](const Projection& part, std::int64_t first, std::int64_t columns) {
+            const at::Tensor part_g = wide.narrow(1, first, columns);
+            if (gx.defined()) {
+                gx.addmm_(part_g, weight_of(part));
+            } else {
+                gx = at::mm(part_g, weight_of(part));
+            }
+        });
+    }
+    if (!projections.folded) {
+        for_each_part(projections, [&](const Projection& part, std::int64_t first, std::int64_t columns) {
+            if (!part.adapter) return;
+            const LowRank& adapter = *part.adapter;
+            const at::Tensor gh = low_rank_gradient(adapter, wide.narrow(1, first, columns));
+            if (adapter.dropout.p > 0) {
+                gx.add_(apply_dropout(at::mm(gh, adapter.a.detach()), adapter.dropout));
+            } else {
+                gx.addmm_(gh, adapter.a.detach());
+            }
+        });
+    }
+    return gx.to(g.scalar_type());
+}
+
+std::vector<at::Tensor> parameter_gradients(const Projections& projections, const at::Tensor& x,
+                                            const at::Tensor& g) {
+    const at::Tensor wide = fp32(x), wide_g = fp32(g);
+    const SharedInput shared = adapters_of_x(projections);
+    at::Tensor joint_h, joint_ga;  // x A^T and the gradients of the A that share x
+    if (shared.a.defined()) {
+        joint_h = at::mm(wide, shared.a.t());
+        at::Tensor joint_gh = at::empty_like(joint_h);
+        std::size_t index = 0;
+        for_each_part(projections, [&](const Projection& part, std::int64_t first, std::int64_t columns) {
+            const std::int64_t begin = shared.begins[index++];
+            if (begin < 0) return;
+            joint_gh.narrow(1, begin, part.adapter->a.size(0))
+                .copy_(low_rank_gradient(*part.adapter, wide_g.narrow(1, first, columns)));
+        });
+        joint_ga = at::mm(joint_gh.t(), wide);
+    }
+    std::vector<at::Tensor> out;
+    std::size_t index = 0;
+    for_each_part(projections, [&](const Projection& part, std::int64_t first, std::int64_t columns) {
+        const at::Tensor part_g = wide_g.narrow(1, first, columns);
+        const std::int64_t begin = shared.begins[index++];
+        if (part.trained_weight.defined()) out.push_back(at::mm(part_g.t(), wide));
+        if (part.bias.defined() && part.bias.requires_grad()) out.push_back(sum_rows(part_g, part.bias));
+        if (!part.adapter) return;
+        const LowRank& adapter = *part.adapter;
+        if (begin >= 0) {
+            const std::int64_t rank = adapter.a.size(0);
+            out.push_back(joint_ga.narrow(0, begin, rank));
+            out.push_back(at::mm(part_g.t(), joint_h.narrow(1, begin, rank)).mul_(adapter.scaling));
+            return;
+        }
+        const at::Tensor dropped = apply_dropout(wide, adapter.dropout);
+        out.push_back(at::mm(low_rank_gradient(adapter, part_g).t(), dropped));
+        out.push_back(at::mm(part_g.t(), at::mm(dropped, adapter.a.detach().t())).mul_(adapter.scaling));
+    });
+    return out;
+}
+
+}  // namespace qlora::ops

@@ -1,0 +1,105 @@
+#include "qlora/ops/decoder_nodes.h"
+
+#include "ops/reference.h"
+
+namespace qlora::ops {
+namespace {
+
+using namespace test;
+
+// A norm or an activation between two products of at most 90 terms.
+constexpr double kBound = 5e-6;
+constexpr std::int64_t kTokens = 11, kSize = 45, kRank = 3;
+
+at::Tensor exact_norm(const at::Tensor& x, const at::Tensor& weight) {
+    return weight * x / at::sqrt(x.pow(2).mean(-1, true) + 1e-5);
+}
+
+/// One linear with an adapter (in[0] A, in[1] B), scaling 0.5.
+Projections adapted(const FrozenWeight& weight, const at::Tensor& a, const at::Tensor& b) {
+    Projections out;
+    out.parts.push_back({.weight = &weight,
+                         .trained_weight = {},
+                         .bias = {},
+                         .adapter = LowRank{.a = a, .b = b, .scaling = 0.5, .dropout = {}}});
+    return out;
+}
+
+at::Tensor exact_linear(const at::Tensor& x, const DenseWeight& weight, const at::Tensor& a,
+                        const at::Tensor& b) {
+    return at::mm(x, weight.dense().to(at::kDouble).t()) + 0.5 * at::mm(at::mm(x, a.t()), b.t());
+}
+
+TEST(NormProject, sums_both_gradients_of_the_residual_stream) {
+    const DenseWeight weight(gaussian({kSize, kSize}, 5) * 0.2);
+    expect_equal_with_gradients(
+        {gaussian({kTokens, kSize}, 1), gaussian({kSize}, 2), gaussian({kRank, kSize}, 3) * 0.2,
+         gaussian({kSize, kRank}, 4) * 0.2},
+        [&](const auto& in) {
+            const auto [y, residual] = norm_project(in[0], in[1], 1e-5, adapted(weight, in[2], in[3]));
+            return y + residual * 3;
+        },
+        [&](const auto& in) {
+            return exact_linear(exact_norm(in[0], in[1]), weight, in[2], in[3]) + in[0] * 3;
+        },
+        kBound);
+}
+
+TEST(NormProject, adapters_train_above_a_frozen_input) {
+    const DenseWeight weight(gaussian({kSize, kSize}, 5));
+    const at::Tensor a = gaussian({kRank, kSize}, 3).requires_grad_(),
+                     b = gaussian({kSize, kRank}, 4).requires_grad_();
+    const at::Tensor hidden = gaussian({kTokens, kSize}, 1);
+    const auto [y, residual] = norm_project(hidden, gaussian({kSize}, 2), 1e-5, adapted(weight, a, b));
+    (y + residual).sum().backward();
+    EXPECT_TRUE(a.grad().any().item<bool>());
+    EXPECT_TRUE(b.grad().any().item<bool>());
+    EXPECT_FALSE(hidden.grad().defined());
+}
+
+TEST(ProjectResidual, adds_to_the_residual_and_passes_its_gradient_on) {
+    const DenseWeight weight(gaussian({kSize, kSize}, 5) * 0.2);
+    expect_equal_with_gradients(
+        {gaussian({kTokens, kSize}, 1), gaussian({kTokens, kSize}, 2), gaussian({kRank, kSize}, 3) * 0.2,
+         gaussian({kSize, kRank}, 4) * 0.2},
+        [&](const auto& in) { return project_residual(in[0], in[1], adapted(weight, in[2], in[3])); },
+        [&](const auto& in) { return in[1] + exact_linear(in[0], weight, in[2], in[3]); }, kBound);
+}
+
+TEST(ProjectResidual, bf16_rounds_the_projection_before_the_sum) {
+    const DenseWeight weight((gaussian({kSize, kSize}, 5) * 0.2).to(at::kBFloat16).to(at::kFloat));
+    const at::Tensor x = gaussian({kTokens, kSize}, 1).to(at::kBFloat16),
+                     residual = gaussian({kTokens, kSize}, 2).to(at::kBFloat16);
+    Projections plain;
+    plain.parts.push_back({.weight = &weight, .trained_weight = {}, .bias = {}, .adapter = {}});
+    const at::Tensor expected = residual + project(plain, x);
+    EXPECT_TRUE(project_residual(x, residual, plain).equal(expected));
+}
+
+TEST(SwigluProjectResidual, equals_autograd_in_fp64) {
+    const DenseWeight weight(gaussian({kSize, 2 * kSize}, 5) * 0.2);
+    expect_equal_with_gradients(
+        {gaussian({kTokens, 4 * kSize}, 1), gaussian({kTokens, kSize}, 2),
+         gaussian({kRank, 2 * kSize}, 3) * 0.2, gaussian({kSize, kRank}, 4) * 0.2},
+        [&](const auto& in) { return swiglu_project_residual(in[0], in[1], adapted(weight, in[2], in[3])); },
+        [&](const auto& in) {
+            const at::Tensor gate = in[0].narrow(1, 0, 2 * kSize), up = in[0].narrow(1, 2 * kSize, 2 * kSize);
+            return in[1] + exact_linear(gate * at::sigmoid(gate) * up, weight, in[2], in[3]);
+        },
+        kBound);
+}
+
+TEST(SwigluProjectResidual, adapters_train_above_frozen_gates) {
+    const DenseWeight weight(gaussian({kSize, 2 * kSize}, 5));
+    const at::Tensor a = gaussian({kRank, 2 * kSize}, 3).requires_grad_(),
+                     b = gaussian({kSize, kRank}, 4).requires_grad_();
+    swiglu_project_residual(gaussian({kTokens, 4 * kSize}, 1), gaussian({kTokens, kSize}, 2),
+                            adapted(weight, a, b))
+        .sum()
+        .backward();
+    EXPECT_TRUE(a.grad().any().item<bool>());
+    EXPECT_TRUE(b.grad().any().item<bool>());
+}
+
+}  // namespace
+}  // namespace qlora::ops
