@@ -35,7 +35,6 @@ train::MemoryRequest memory_request(const RunConfig& config, const ModelFolder& 
     train::MemoryRequest request{
         .config = folder.config,
         .quantization = config.quantization,
-        .targets = match.targets,
         .bytes_per_element = compute_dtype(config.quantization) == at::kFloat ? 4 : 2,
         .stored_bytes_per_weight = folder.config.dtype == "float32" ? 4 : 2,
         .keep_dense = train::keeps_dense(folder.config)};

@@ -12,6 +12,7 @@
 #include "qlora/cli/run_config.h"
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
+#include "qlora/ops/cpu_arena.h"
 #include "qlora/train/memory_plan.h"
 #include "version.h"
 
@@ -56,6 +57,7 @@ int Program::run(int argc, char** argv, const std::function<int()>& body) {
         const int code = app_->exit(error);
         return code == 0 ? 0 : static_cast<int>(ExitCode::kInput);
     }
+    ops::install_cpu_arena();
     set_up_log(quiet_ ? Verbosity::kQuiet : verbose_ ? Verbosity::kVerbose : Verbosity::kNormal);
     try {
         return body();

@@ -5,7 +5,6 @@
 
 #include <algorithm>
 #include <fstream>
-#include <set>
 
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
@@ -18,41 +17,23 @@ namespace {
 constexpr std::int64_t kBaselineBytes = 180LL << 20;
 
 struct LinearSizes {
-    std::int64_t total = 0, largest = 0, layers = 0;
+    std::int64_t total = 0;          ///< weights of all layers
+    std::int64_t largest_group = 0;  ///< weights of the linears that run as one product
 };
 
 LinearSizes linear_sizes(const models::ModelConfig& c) {
     const std::int64_t q = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
     const std::int64_t layer = c.hidden_size * (2 * q + 2 * kv + 3 * c.intermediate_size);
     return {.total = layer * c.num_hidden_layers,
-            .largest = std::max(
-                {c.hidden_size * c.intermediate_size, c.hidden_size * q, c.vocab_size * c.hidden_size}),
-            .layers = c.num_hidden_layers};
+            .largest_group = c.hidden_size * std::max(q + 2 * kv, 2 * c.intermediate_size)};
 }
 
-/// Elements that one decoder layer keeps for backward, per token.
-std::int64_t saved_elements_per_token(const MemoryRequest& request) {
-    const models::ModelConfig& c = request.config;
-    const std::int64_t d = c.hidden_size, ff = c.intermediate_size;
+/// Elements that one decoder layer keeps for backward, per token: the inputs of both norms, rotated q and k
+/// with v, attention's result, gate and up. What the adapters see is made again.
+std::int64_t saved_elements_per_token(const models::ModelConfig& c) {
     const std::int64_t q = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
-    std::set<std::string> adapted;
-    std::int64_t ranks = 0;
-    for (const adapters::Target& target : request.targets) {
-        adapted.insert(target.path.substr(target.path.rfind('.') + 1));
-        ranks += target.r;
-    }
-    const auto any = [&](std::initializer_list<const char*> names) {
-        return std::any_of(names.begin(), names.end(),
-                           [&](const char* name) { return adapted.contains(name); });
-    };
-    std::int64_t elements = 2 * d;                           // inputs of both norms
-    elements += q + 2 * kv + q;                              // rotated q, k; v; attention's result
-    if (c.query_key_norm) elements += q + kv;                // inputs of q_norm, k_norm
-    if (any({"q_proj", "k_proj", "v_proj"})) elements += d;  // what the adapters saw
-    if (any({"gate_proj", "up_proj"})) elements += d;
-    elements += 2 * ff;  // gate, up
-    if (any({"down_proj"})) elements += ff;
-    return elements + ranks / std::max<std::int64_t>(1, c.num_hidden_layers);
+    const std::int64_t before_head_norms = c.query_key_norm ? q + 2 * kv : 0;
+    return 2 * c.hidden_size + (q + 2 * kv) + before_head_norms + q + 2 * c.intermediate_size;
 }
 
 }  // namespace
@@ -71,17 +52,20 @@ MemoryPlan plan_memory(const MemoryRequest& request) {
     } else {
         plan.weights += sizes.total * request.stored_bytes_per_weight;
     }
-    plan.dense_copies =
-        request.keep_dense ? (sizes.total + c.vocab_size * c.hidden_size) * 4 : sizes.largest * 4;
+    const std::int64_t head = c.vocab_size * c.hidden_size * 4;
+    plan.dense_copies = request.keep_dense
+                            ? sizes.total * 4 + head
+                            : std::max(sizes.largest_group * 4, std::min(head, ops::kHeadPanelBytes));
     plan.adapters = request.trained_elements * 16;  // value, gradient, two moments
     const std::int64_t width = request.bytes_per_element;
-    const std::int64_t layer_bytes = saved_elements_per_token(request) * width * request.tokens;
+    const std::int64_t layer_bytes = saved_elements_per_token(c) * width * request.tokens;
     // While one layer runs, its temporaries (fp32) come on top: gate, up, their product and two gradients.
     const std::int64_t working = request.tokens * (4 * c.intermediate_size + 4 * c.hidden_size) * 4;
-    plan.activations = request.gradient_checkpointing
-                           ? sizes.layers * c.hidden_size * width * request.tokens + layer_bytes + working
-                           : sizes.layers * layer_bytes + working;
-    plan.logits = std::min(ops::kLogitsChunkRows, request.supervised_tokens) * c.vocab_size * 4 * 2;
+    plan.activations =
+        request.gradient_checkpointing
+            ? c.num_hidden_layers * c.hidden_size * width * request.tokens + layer_bytes + working
+            : c.num_hidden_layers * layer_bytes + working;
+    plan.logits = std::min(ops::kLogitsChunkRows, request.supervised_tokens) * c.vocab_size * 4;
     return plan;
 }
 

@@ -26,7 +26,6 @@ struct MemoryPlan {
 struct MemoryRequest {
     models::ModelConfig config;
     quant::QuantConfig quantization;
-    std::vector<adapters::Target> targets;
     std::int64_t trained_elements = 0;         ///< of all that trains (adapters::trained_elements)
     std::int64_t tokens = 0;                   ///< in the largest micro-batch
     std::int64_t supervised_tokens = 0;        ///< in the same
