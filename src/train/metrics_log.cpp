@@ -9,6 +9,7 @@
 #include <fstream>
 
 #include "qlora/core/atomic_file.h"
+#include "qlora/core/error.h"
 #include "qlora/core/log.h"
 
 namespace qlora::train {
@@ -87,6 +88,13 @@ void MetricsLog::sync() {
     if (fd < 0) return;
     if (::fsync(fd) != 0) spdlog::warn("{}: cannot be synced: {}", file_.string(), std::strerror(errno));
     ::close(fd);
+    if (is_name_synced_) return;
+    try {
+        sync_folder(std::filesystem::absolute(file_).parent_path());
+        is_name_synced_ = true;
+    } catch (const Error& error) {
+        spdlog::warn("{}", error.what());
+    }
 }
 
 }  // namespace qlora::train

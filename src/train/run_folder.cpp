@@ -13,6 +13,7 @@
 #include <string>
 #include <thread>
 
+#include "qlora/core/atomic_file.h"
 #include "qlora/core/error.h"
 
 namespace qlora::train {
@@ -86,6 +87,7 @@ RunLock::RunLock(const RunPaths& paths) : file_(paths.lock()) {
     fs::create_directories(paths.root, error);
     if (error) refuse(paths.root, "cannot be made: " + error.message());
     if (!fs::is_directory(paths.root)) refuse(paths.root, "is not a folder");
+    sync_names();
     do {
         if (fd_ >= 0) ::close(fd_);
         fd_ = open_lock(paths);
@@ -97,10 +99,23 @@ RunLock::RunLock(const RunPaths& paths) : file_(paths.lock()) {
     }
 }
 
+void RunLock::sync_names() {
+    try {
+        for (const fs::path& folder : made_) sync_folder(fs::absolute(folder).parent_path());
+    } catch (...) {
+        remove_empty_folders();
+        throw;
+    }
+}
+
 RunLock::~RunLock() {
     ::unlink(file_.c_str());
     ::close(fd_);
-    // A run that came to nothing leaves nothing: remove() takes empty folders only.
+    remove_empty_folders();
+}
+
+void RunLock::remove_empty_folders() {
+    // remove() takes empty folders only.
     std::error_code ignored;
     for (const fs::path& folder : made_) fs::remove(folder, ignored);
 }

@@ -34,6 +34,7 @@ class MetricsLog {
     std::filesystem::path file_;
     std::string pending_;
     bool warned_ = false;
+    bool is_name_synced_ = false;
 };
 
 }  // namespace qlora::train

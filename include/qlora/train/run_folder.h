@@ -35,6 +35,11 @@ class RunLock {
     RunLock& operator=(const RunLock&) = delete;
 
   private:
+    /// Makes the names of the folders in `made_` survive a power loss.
+    void sync_names();
+    /// A run that came to nothing leaves nothing.
+    void remove_empty_folders();
+
     std::filesystem::path file_;
     std::vector<std::filesystem::path> made_;  ///< folders that were not there before, innermost first
     int fd_ = -1;
