@@ -146,6 +146,7 @@ TEST_F(DeviceMatvec, AlignedRowsTakeWideLoads) {
     // warps.
     EXPECT_EQ(accesses({3, 32, 1, FloatType::kBF16}), 3 * 2 + 2 * 2 * 2);
     EXPECT_EQ(accesses({3, 32, 3, FloatType::kBF16}), 3 * 2 + 2 * 2 * 2 * 3);
+    EXPECT_EQ(accesses({2, 32, 1, FloatType::kBF16}), 2 * 2 + 2 * 2);
     EXPECT_EQ(accesses({3, 33, 1, FloatType::kBF16}), 0);
 }
 
@@ -199,6 +200,10 @@ TEST(DeviceMatvecArguments, ImpossibleOnesThrow) {
     refused([](MatvecNf4Params& params) { params.inputs = 7; });
     refused([](MatvecNf4Params& params) { params.inputs = 0; });
     refused([](MatvecNf4Params& params) { params.outputs = -4; });
+    refused([](MatvecNf4Params& params) {
+        params.outputs = -4;
+        params.weight.n = -32;
+    });
     refused([](MatvecNf4Params& params) { params.weight.n = 33; });
     refused([](MatvecNf4Params& params) { params.weight.blocksize = 63; });
     refused([&](MatvecNf4Params& params) { params.x = bytes + 2; });
