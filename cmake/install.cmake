@@ -1,6 +1,6 @@
 # `cmake --install DIR` yields a folder that runs elsewhere: programs, the small shared libraries they need, and starters
 # that find LibTorch.
-set(programs qlora-train qlora-eval qlora-merge)
+set(programs qlora-train qlora-eval qlora-merge qlora-quantize)
 set_target_properties(${programs} PROPERTIES INSTALL_RPATH "$ORIGIN/../../lib")
 install(TARGETS ${programs} RUNTIME_DEPENDENCY_SET qlora_dependencies DESTINATION libexec/qlora)
 install(RUNTIME_DEPENDENCY_SET qlora_dependencies DESTINATION lib

@@ -40,6 +40,7 @@ TORCH_MODULES = {"ops", "quant", "nn", "models", "adapters", "eval", "train", "c
 # Files of torch modules that promise to need no torch: configuration and rules, tested under the sanitizers.
 TORCH_FREE = (
     "quant/quant_config.*",
+    "quant/bnb_*",
     "models/model_config.*",
     "adapters/lora_config.*",
     "adapters/target_matching.*",

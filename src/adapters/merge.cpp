@@ -4,32 +4,14 @@
 #include "merge_plan.h"
 #include "qlora/adapters/peft_format.h"
 #include "qlora/core/atomic_folder.h"
-#include "qlora/core/disk_space.h"
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
+#include "qlora/models/folder_writer.h"
 
 namespace qlora::adapters {
 namespace {
 
 namespace fs = std::filesystem;
-
-/// Room for headers, index and what a file system takes itself.
-constexpr std::uint64_t kSpareBytes = 16 << 20;
-
-/// Without a trailing slash, so that the folder has a name.
-fs::path output_folder(const MergeRequest& request) {
-    fs::path out = fs::absolute(request.output).lexically_normal();
-    if (!out.has_filename()) out = out.parent_path();
-    std::error_code error;
-    if (!fs::exists(out, error)) return out;
-    if (!fs::is_directory(out, error))
-        throw ConfigError("--output: " + out.string() + " is a file; give a new folder");
-    if (!fs::is_empty(out, error) || error) {
-        throw ConfigError("--output: " + out.string() +
-                          " is not empty; choose another folder or remove it first");
-    }
-    return out;
-}
 
 void require_same_base(const MergeRequest& request, const MergeInputs& inputs) {
     try {
@@ -41,16 +23,6 @@ void require_same_base(const MergeRequest& request, const MergeInputs& inputs) {
         }
         spdlog::warn("--allow-other-base: {}", error.what());
     }
-}
-
-void require_space(const MergeRequest& request, const MergePlan& plan, const fs::path& output) {
-    std::uint64_t needed = kSpareBytes + static_cast<std::uint64_t>(plan.bytes);
-    std::error_code error;
-    for (const fs::path& file : request.files_to_copy) {
-        const std::uintmax_t size = fs::file_size(file, error);
-        if (!error) needed += size;
-    }
-    require_free_space(output, needed);
 }
 
 LowRankUpdate load_update(const PlannedUpdate& update) {
@@ -74,11 +46,15 @@ void write_tensor(const PlannedTensor& tensor, const MergeRequest& request, Merg
     ++report.tensors;
 }
 
+models::ShardSpecs specs_of(const PlannedShard& shard) {
+    models::ShardSpecs out{.file = shard.file, .tensors = {}};
+    for (const PlannedTensor& tensor : shard.tensors) out.tensors.push_back(tensor.spec);
+    return out;
+}
+
 void write_shard(const PlannedShard& shard, const MergeRequest& request, const fs::path& folder,
                  MergeReport& report) {
-    std::vector<io::TensorSpec> specs;
-    for (const PlannedTensor& tensor : shard.tensors) specs.push_back(tensor.spec);
-    io::SafetensorsWriter writer(folder / shard.file, std::move(specs), {{"format", "pt"}});
+    io::SafetensorsWriter writer(folder / shard.file, specs_of(shard).tensors, {{"format", "pt"}});
     for (const PlannedTensor& tensor : shard.tensors) {
         if (request.stop_requested && request.stop_requested()) throw MergeStopped();
         write_tensor(tensor, request, report, writer);
@@ -90,21 +66,32 @@ void write_shard(const PlannedShard& shard, const MergeRequest& request, const f
 }  // namespace
 
 MergeReport merge(const MergeRequest& request) {
-    MergeReport report{.output = output_folder(request)};
+    MergeReport report{.output = models::new_output_folder(request.output)};
     const MergeInputs inputs(request);
     require_same_base(request, inputs);
     const MergePlan plan = plan_merge(inputs, request);
-    require_space(request, plan, report.output);
+    std::vector<models::ShardSpecs> shards;
+    std::int64_t parameters = 0;
+    for (const PlannedShard& shard : plan.shards) {
+        shards.push_back(specs_of(shard));
+        for (const io::TensorSpec& spec : shards.back().tensors) parameters += models::element_count(spec);
+    }
+    models::require_space(report.output, models::byte_count(shards), request.files_to_copy);
 
     report.untied = plan.untied;
     report.trained_on = inputs.trained_on;
     // What an adapter's base was quantized to, or would be by default.
     if (inputs.trained_on) report.measured_with = *inputs.trained_on;
+    if (inputs.stored.config) {
+        const quant::ComputeDtype compute = report.measured_with.bnb_4bit_compute_dtype;
+        report.measured_with = *inputs.stored.config;
+        report.measured_with.bnb_4bit_compute_dtype = compute;
+    }
     write_folder_atomically(report.output, [&](const fs::path& folder) {
         for (const PlannedShard& shard : plan.shards) write_shard(shard, request, folder, report);
-        write_shard_index(request.model, plan, folder);
+        models::write_shard_index(request.model, shards, parameters, folder);
         write_model_config(request.model, request.dtype, plan.untied, folder);
-        for (const fs::path& file : request.files_to_copy) copy_file_synced(file, folder);
+        for (const fs::path& file : request.files_to_copy) models::copy_file_synced(file, folder);
     });
     return report;
 }

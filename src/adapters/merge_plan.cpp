@@ -26,7 +26,23 @@ io::DType output_dtype(MergeDtype wanted, io::DType base) {
     return base;
 }
 
+/// Of a base stored in 4 bits only the dequantized values can be merged onto, and only as training saw them.
+void require_stored_base(const MergeInputs& inputs, const MergeRequest& request) {
+    if (request.base == MergeBase::kOriginal) {
+        throw ConfigError("--base original: " + request.model.string() +
+                          " holds 4-bit weights only; give --model the original model, or add --base "
+                          "dequantized to merge onto the 4-bit values");
+    }
+    if (!inputs.trained_on) return;
+    FaultList faults;
+    for (const std::string& text : quant::contradictions(*inputs.trained_on, *inputs.stored.config))
+        faults.add("", "trained with " + text);
+    faults.throw_if_any<ConfigError>(inputs.adapter.path().string() + " does not fit the 4-bit weights of " +
+                                     request.model.string());
+}
+
 void require_dequantizable(const MergeInputs& inputs, const MergeRequest& request) {
+    if (inputs.stored.config) return require_stored_base(inputs, request);
     if (request.base != MergeBase::kDequantized) return;
     const std::string file = inputs.adapter.path().string();
     if (!inputs.trained_on) {
@@ -40,13 +56,25 @@ void require_dequantizable(const MergeInputs& inputs, const MergeRequest& reques
     }
 }
 
+/// The dtype that the weights of a base had before they were stored in 4 bits.
+io::DType dtype_before(const quant::BnbMatrix& matrix, const models::ModelConfig& config) {
+    if (config.dtype == "bfloat16") return io::DType::kBF16;
+    if (config.dtype == "float16") return io::DType::kF16;
+    return config.dtype == "float32" ? io::DType::kF32 : matrix.dtype;
+}
+
 PlannedTensor plan_tensor(const std::string& name, const TensorSource& base, const MergeInputs& inputs,
                           const MergeRequest& request) {
     PlannedTensor out;
     out.source = base;
-    const io::DType stored = base.view->dtype;
+    io::DType stored = base.view->dtype;
+    std::vector<std::int64_t> shape = base.view->shape;
+    if (base.stored != nullptr) {
+        stored = dtype_before(*base.stored, inputs.config);
+        shape = {base.stored->rows, base.stored->columns};
+    }
     out.spec = {name, models::is_recomputed_buffer(name) ? stored : output_dtype(request.dtype, stored),
-                base.view->shape};
+                shape};
     if (const auto replacement = inputs.replacements.find(name); replacement != inputs.replacements.end()) {
         out.source = replacement->second;
         out.from_adapter = true;
@@ -79,9 +107,9 @@ MergeInputs::MergeInputs(const MergeRequest& request)
     : lora(load_adapter_config(request.adapter)),
       config(models::load_model_config(request.model)),
       base(request.model),
+      stored(models::check_base(base, config)),
       adapter(request.adapter / kAdapterWeightsFile),
       trained_on(trained_quantization(request.adapter)) {
-    models::check_base(base, config);
     models::CausalLM empty(config, at::kFloat);
     const MatchResult match = match_targets(lora, module_infos(config), config.model_type);
     for (const std::string& warning : match.warnings) spdlog::warn("{}", warning);
@@ -117,33 +145,31 @@ MergeInputs::MergeInputs(const MergeRequest& request)
     require_dequantizable(*this, request);
 }
 
-std::int64_t element_count(const io::TensorSpec& spec) {
-    std::int64_t values = 1;
-    for (const std::int64_t size : spec.shape) values *= size;
-    return values;
-}
-
 MergePlan plan_merge(const MergeInputs& inputs, const MergeRequest& request) {
     MergePlan plan;
     // Training either of two tied tensors makes them two.
     plan.untied = inputs.config.tie_word_embeddings && (inputs.replacements.contains(kHeadWeight) ||
                                                         inputs.replacements.contains(kEmbeddingWeight));
     const bool head_is_new = plan.untied && !inputs.base.contains(kHeadWeight);
+    std::set<std::string> states;  // parts of matrices, which are merged with their weight
+    for (const auto& [weight, matrix] : inputs.stored.matrices) {
+        for (const std::string& name : quant::bnb_state_names(weight)) states.insert(name);
+    }
     for (const io::SafetensorsFile& file : inputs.base.shards()) {
         PlannedShard shard{.file = file.path().filename().string(), .tensors = {}};
         for (const io::TensorView& view : file.tensors()) {
-            const TensorSource source{&file, &view};
+            if (states.contains(view.name)) continue;
+            const auto matrix = inputs.stored.matrices.find(view.name);
+            const TensorSource source{&file, &view,
+                                      matrix == inputs.stored.matrices.end() ? nullptr : &matrix->second};
             shard.tensors.push_back(plan_tensor(view.name, source, inputs, request));
             if (head_is_new && view.name == kEmbeddingWeight) {
                 shard.tensors.push_back(plan_tensor(kHeadWeight, source, inputs, request));
             }
         }
         sort_for_file(shard);
-        for (const PlannedTensor& tensor : shard.tensors) {
-            plan.bytes +=
-                element_count(tensor.spec) * static_cast<std::int64_t>(io::size_of(tensor.spec.dtype));
-        }
-        plan.shards.push_back(std::move(shard));
+        // A shard may hold nothing but states.
+        if (!shard.tensors.empty()) plan.shards.push_back(std::move(shard));
     }
     return plan;
 }

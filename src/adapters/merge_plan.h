@@ -10,6 +10,7 @@
 #include "merge_tensor.h"
 #include "qlora/adapters/lora_config.h"
 #include "qlora/io/checkpoint.h"
+#include "qlora/models/base_loader.h"
 #include "qlora/models/model_config.h"
 
 namespace qlora::adapters {
@@ -45,6 +46,7 @@ struct MergeInputs {
     LoraConfig lora;
     models::ModelConfig config;
     io::Checkpoint base;
+    models::StoredQuantization stored;  ///< of a base stored in 4 bits
     io::SafetensorsFile adapter;
     std::optional<quant::QuantConfig> trained_on;
     // By the base's tensor names:
@@ -53,12 +55,9 @@ struct MergeInputs {
     std::map<std::string, PlannedUpdate> updates;
 };
 
-std::int64_t element_count(const io::TensorSpec& spec);
-
 struct MergePlan {
     std::vector<PlannedShard> shards;
     bool untied = false;
-    std::int64_t bytes = 0;
 };
 
 MergePlan plan_merge(const MergeInputs& inputs, const MergeRequest& request);

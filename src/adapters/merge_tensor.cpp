@@ -42,10 +42,16 @@ at::Tensor rounded(const at::Tensor& values, io::DType dtype, const std::string&
     return out;
 }
 
+/// The matrix in NF4: as stored, or quantized here (which refuses what is not finite).
+quant::QuantizedTensor packed_form(const TensorSource& source, const quant::QuantConfig& config) {
+    if (source.stored != nullptr) return quant::load_quantized(*source.stored);
+    return quant::quantize(*source.view, config);
+}
+
 /// Calls `row_block(first row, rows)` for all rows of a matrix, a block of about kBlockValues at a time.
 template <class RowBlock>
-void for_row_blocks(const io::TensorView& matrix, RowBlock&& row_block) {
-    const std::int64_t rows = matrix.shape.at(0), columns = std::max<std::int64_t>(1, matrix.shape.at(1));
+void for_row_blocks(const quant::QuantizedTensor& matrix, RowBlock&& row_block) {
+    const std::int64_t rows = matrix.rows, columns = std::max<std::int64_t>(1, matrix.columns);
     const std::int64_t step = std::max<std::int64_t>(1, kBlockValues / columns);
     for (std::int64_t first = 0; first < rows; first += step) row_block(first, std::min(step, rows - first));
 }
@@ -108,9 +114,9 @@ void write_converted(const TensorSource& source, io::DType dtype, io::Safetensor
 
 void write_dequantized(const TensorSource& source, const quant::QuantConfig& config, io::DType dtype,
                        io::SafetensorsWriter& writer) {
-    const quant::QuantizedTensor packed = quant::quantize(*source.view, config);
+    const quant::QuantizedTensor packed = packed_form(source, config);
     source.file->release(*source.view);
-    for_row_blocks(*source.view, [&](std::int64_t first, std::int64_t count) {
+    for_row_blocks(packed, [&](std::int64_t first, std::int64_t count) {
         const at::Tensor out = rounded(nf4_rows(packed, config, first, count), dtype, source.view->name);
         writer.append(quant::bytes_of(out));
     });
@@ -119,12 +125,12 @@ void write_dequantized(const TensorSource& source, const quant::QuantConfig& con
 LayerMeasure write_merged(const TensorSource& source, const LowRankUpdate& update, MergeBase base,
                           const quant::QuantConfig& config, io::DType dtype, io::SafetensorsWriter& writer) {
     const io::TensorView& view = *source.view;
-    const quant::QuantizedTensor packed = quant::quantize(view, config);  // refuses what is not finite
+    const quant::QuantizedTensor packed = packed_form(source, config);
     LayerMeasure measure;
     double delta_squares = 0, error_squares = 0;
-    for_row_blocks(view, [&](std::int64_t first, std::int64_t count) {
-        const at::Tensor original = rows_fp32(view, first, count);
+    for_row_blocks(packed, [&](std::int64_t first, std::int64_t count) {
         const at::Tensor nf4 = nf4_rows(packed, config, first, count);
+        const at::Tensor original = source.stored != nullptr ? nf4 : rows_fp32(view, first, count);
         const at::Tensor delta = LoraLayer::delta(update.b.narrow(0, first, count), update.a, update.scaling);
         const at::Tensor& start = base == MergeBase::kDequantized ? nf4 : original;
         const at::Tensor out = rounded(start + delta, dtype, view.name);

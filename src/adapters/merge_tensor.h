@@ -4,6 +4,7 @@
 
 #include "qlora/adapters/merge.h"
 #include "qlora/io/safetensors.h"
+#include "qlora/quant/bnb_matrix.h"
 #include "qlora/quant/quantized_tensor.h"
 
 namespace qlora::adapters {
@@ -12,6 +13,7 @@ namespace qlora::adapters {
 struct TensorSource {
     const io::SafetensorsFile* file = nullptr;
     const io::TensorView* view = nullptr;
+    const quant::BnbMatrix* stored = nullptr;  ///< of a matrix that the base stores in 4 bits
 };
 
 /// The update of one layer: scaling * B A with A [r, in], B [out, r], fp32.

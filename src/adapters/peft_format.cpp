@@ -8,6 +8,7 @@
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
 #include "qlora/io/safetensors.h"
+#include "qlora/models/quantize_checkpoint.h"
 #include "qlora/quant/tensor_bytes.h"
 
 namespace qlora::adapters {
@@ -145,11 +146,20 @@ void check_adapter_base(const std::filesystem::path& folder, const io::Checkpoin
             folder.string());
         return;
     }
-    if (trained_on->second != base.fingerprint()) {
-        throw CheckpointError(folder.string() + ": was trained on another base than " +
-                              base.folder().string() + " (fingerprint " + trained_on->second +
-                              "); give the base it was trained on");
+    const std::string fingerprint = base.fingerprint();
+    if (trained_on->second == fingerprint) return;
+    if (base.metadata(models::kOriginalKey) == trained_on->second) {
+        spdlog::info("{} is the 4-bit form of the base that {} was trained on", base.folder().string(),
+                     folder.string());
+        return;
     }
+    const auto original = metadata.find(models::kOriginalKey);
+    if (original != metadata.end() && original->second == fingerprint) {
+        spdlog::info("{} was trained on the 4-bit form of {}", folder.string(), base.folder().string());
+        return;
+    }
+    throw CheckpointError(folder.string() + ": was trained on another base than " + base.folder().string() +
+                          " (fingerprint " + trained_on->second + "); give the base it was trained on");
 }
 
 }  // namespace qlora::adapters

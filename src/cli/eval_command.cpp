@@ -38,7 +38,7 @@ struct EvalFlags {
 struct EvalRequest {
     std::filesystem::path model, data;
     std::optional<std::filesystem::path> adapter;
-    std::optional<quant::QuantConfig> quantization;  ///< absent: what the adapter says
+    std::optional<RunConfig> run;  ///< whose quantization is used; absent: what the adapter says
     data::DataConfig data_config;
     std::optional<std::int64_t> threads;
 };
@@ -63,7 +63,7 @@ EvalRequest request_from_config(const EvalFlags& flags) {
     const train::RunPaths paths{config.training.output_dir};
     EvalRequest request{.model = config.model.path,
                         .data = *config.data.eval,
-                        .quantization = config.quantization,
+                        .run = config,
                         .data_config = config.data,
                         .threads = config.model.threads};
     if (flags.base_only) return request;
@@ -88,15 +88,34 @@ EvalRequest request_from_flags(const EvalFlags& flags) {
     return request;
 }
 
-/// `--quantization auto`: what the adapter was trained on, else nothing (dense as on disk).
-quant::QuantConfig quantization_for(const EvalFlags& flags, const EvalRequest& request) {
+/// `wanted`, which `who` asks for, must be what is stored in 4 bits, if something is.
+quant::QuantConfig as_stored(const quant::QuantConfig& wanted, const ModelFolder& folder,
+                             const std::string& who) {
+    if (!folder.stored) return wanted;
+    FaultList faults;
+    for (const std::string& text : quant::contradictions(wanted, *folder.stored)) faults.add(who, text);
+    faults.throw_if_any<ConfigError>(folder.folder.string() +
+                                     " is stored in 4 bits; use the original model, or --quantization auto");
+    return wanted;
+}
+
+/// `--quantization auto`: what the adapter was trained on, else what the folder holds, else nothing (dense as
+/// on disk).
+quant::QuantConfig quantization_for(const EvalFlags& flags, const EvalRequest& request,
+                                    const ModelFolder& folder) {
     quant::QuantConfig none;
     none.load_in_4bit = false;
-    if (flags.quantization == "nf4") return {};
-    if (flags.quantization == "none") return none;
-    if (request.quantization) return *request.quantization;
-    if (!request.adapter) return none;
-    return adapters::trained_quantization(*request.adapter).value_or(none);
+    if (flags.quantization == "nf4") return as_stored({}, folder, "--quantization nf4");
+    if (flags.quantization == "none") return as_stored(none, folder, "--quantization none");
+    if (request.run) {
+        RunConfig run = *request.run;
+        adopt_stored_quantization(run, folder.stored);
+        return run.quantization;
+    }
+    std::optional<quant::QuantConfig> trained;
+    if (request.adapter) trained = adapters::trained_quantization(*request.adapter);
+    if (trained) return as_stored(*trained, folder, request.adapter->string() + " was trained with");
+    return folder.stored.value_or(none);
 }
 
 EvalRequest complete_request(const EvalFlags& flags) {
@@ -183,7 +202,7 @@ int evaluate(const EvalFlags& flags) {
         peft = adapters::load_adapter_config(*request.adapter);
         check_adapter_base(*request.adapter, folder);
     }
-    const quant::QuantConfig quantization = quantization_for(flags, request);
+    const quant::QuantConfig quantization = quantization_for(flags, request, folder);
     const data::PromptTemplate prompt_template = folder.prompt_template(request.data_config.template_);
     data::Dataset dataset =
         data::load_dataset({request.data}, request.data_config, prompt_template, folder.config.vocab_size);
@@ -233,8 +252,10 @@ int eval_main(int argc, char** argv) {
     app.add_option("--model", flags.model, "Hugging Face folder");
     app.add_option("--adapter", flags.adapter, "PEFT adapter folder");
     app.add_option("--data", flags.data, "held-out file (.jsonl, .json)");
-    app.add_option("--quantization", flags.quantization,
-                   "auto (what the adapter was trained on), none, or nf4 (blocksize 64, double quantization)")
+    app.add_option(
+           "--quantization", flags.quantization,
+           "auto (what the adapter was trained on, else what the folder holds), none, or nf4 (blocksize 64, "
+           "double quantization)")
         ->check(CLI::IsMember({"auto", "none", "nf4"}))
         ->capture_default_str();
     app.add_option("--format", flags.format, "data format, as data.format");

@@ -8,7 +8,6 @@
 #include "qlora/cli/commands.h"
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
-#include "qlora/tokenizer/tokenizer.h"
 #include "qlora/train/stop_signal.h"
 #include "session.h"
 
@@ -28,19 +27,12 @@ void read_choice(const char* flag, const std::string& text, Enum& out, FaultList
     if (!problem.empty()) faults.add(flag, problem);
 }
 
-std::vector<std::filesystem::path> files_to_copy(const std::filesystem::path& model) {
-    std::vector<std::filesystem::path> files = tokenizer::tokenizer_files(model);
-    const std::filesystem::path generation = model / "generation_config.json";
-    if (std::filesystem::is_regular_file(generation)) files.push_back(generation);
-    return files;
-}
-
 adapters::MergeRequest merge_request(const MergeFlags& flags) {
     adapters::MergeRequest request{.model = flags.model,
                                    .adapter = flags.adapter,
                                    .output = flags.output,
                                    .allow_other_base = flags.allow_other_base,
-                                   .files_to_copy = files_to_copy(flags.model),
+                                   .files_to_copy = files_beside_weights(flags.model),
                                    .stop_requested = [] { return train::StopSignal::received() != 0; }};
     FaultList faults;
     read_choice("--base", flags.base, request.base, faults);

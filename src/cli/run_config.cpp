@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "qlora/core/nearest.h"
+#include "qlora/quant/bnb_config.h"
 #include "run_config_checks.h"
 
 namespace qlora::cli {
@@ -78,6 +79,7 @@ RunConfig parse_run_config(Json root, const std::filesystem::path& folder, const
         }
     });
     config.has_peft_section = root.contains("peft");
+    config.given = state.given;
     resolve_defaults(config, state);
     resolve_paths(config, folder);
     check_combinations(config, state.faults);
@@ -108,6 +110,21 @@ void adopt_adapter_config(RunConfig& config) {
     }
     faults.throw_if_any<ConfigError>(file.string());
     config.peft = adapter;
+}
+
+void adopt_stored_quantization(RunConfig& config, const std::optional<quant::QuantConfig>& stored) {
+    if (!stored) return;
+    FaultList faults;
+    for (const std::string& text : quant::contradictions(config.quantization, *stored)) {
+        const std::string setting = "quantization." + text.substr(0, text.find(':'));
+        if (config.given.contains(setting)) faults.add("", "quantization." + text);
+    }
+    faults.throw_if_any<ConfigError>(config.file.string() + " does not fit the 4-bit weights of " +
+                                     config.model.path.string() +
+                                     " (leave the setting out, or use the original model)");
+    const quant::ComputeDtype compute = config.quantization.bnb_4bit_compute_dtype;
+    config.quantization = *stored;
+    config.quantization.bnb_4bit_compute_dtype = compute;
 }
 
 void check_device(const RunConfig& config, bool is_gpu) {

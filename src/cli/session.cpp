@@ -9,6 +9,7 @@
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
 #include "qlora/models/base_loader.h"
+#include "qlora/models/quantize_checkpoint.h"
 #include "qlora/train/memory_plan.h"
 
 namespace qlora::cli {
@@ -26,6 +27,7 @@ ModelFolder::ModelFolder(const std::filesystem::path& path)
     : folder(path),
       config(models::load_model_config(path)),
       checkpoint(path),
+      stored(config.stored_in_4bit ? models::check_base(checkpoint, config).config : std::nullopt),
       tokenizer(tokenizer::load_tokenizer(path)),
       special(tokenizer::load_special_tokens(path, *tokenizer)),
       chat_template(data::read_chat_template(path)) {}
@@ -47,6 +49,13 @@ std::vector<tokenizer::TokenId> ModelFolder::stop_ids(const data::PromptTemplate
     std::sort(out.begin(), out.end());
     out.erase(std::unique(out.begin(), out.end()), out.end());
     return out;
+}
+
+std::vector<std::filesystem::path> files_beside_weights(const std::filesystem::path& model) {
+    std::vector<std::filesystem::path> files = tokenizer::tokenizer_files(model);
+    const std::filesystem::path generation = model / "generation_config.json";
+    if (std::filesystem::is_regular_file(generation)) files.push_back(generation);
+    return files;
 }
 
 at::ScalarType compute_dtype(const quant::QuantConfig& quantization) {
@@ -80,9 +89,13 @@ LoadedModel load_model(const ModelFolder& folder, const quant::QuantConfig& quan
 
 std::map<std::string, std::string> adapter_metadata_for(const ModelFolder& folder,
                                                         const quant::QuantConfig& quantization) {
-    return {{adapters::kBaseKey, folder.checkpoint.fingerprint()},
-            {adapters::kQuantizationKey, write_fields(quantization).dump()},
-            {adapters::kTokenizerKey, tokenizer::tokenizer_fingerprint(folder.folder)}};
+    std::map<std::string, std::string> out = {
+        {adapters::kBaseKey, folder.checkpoint.fingerprint()},
+        {adapters::kQuantizationKey, write_fields(quantization).dump()},
+        {adapters::kTokenizerKey, tokenizer::tokenizer_fingerprint(folder.folder)}};
+    if (const auto original = folder.checkpoint.metadata(models::kOriginalKey); folder.stored && original)
+        out[models::kOriginalKey] = *original;
+    return out;
 }
 
 void check_adapter_base(const std::filesystem::path& adapter, const ModelFolder& folder) {

@@ -5,10 +5,12 @@
 #include <memory>
 #include <optional>
 #include <string>
+#include <vector>
 
 #include "qlora/adapters/inject.h"
 #include "qlora/data/prompt_template.h"
 #include "qlora/io/checkpoint.h"
+#include "qlora/models/base_loader.h"
 #include "qlora/models/causal_lm.h"
 #include "qlora/quant/quant_config.h"
 #include "qlora/tokenizer/tokenizer.h"
@@ -22,6 +24,8 @@ struct ModelFolder {
     std::filesystem::path folder;
     models::ModelConfig config;
     io::Checkpoint checkpoint;
+    /// Of a checkpoint whose linears are stored in 4 bits.
+    std::optional<quant::QuantConfig> stored;
     std::unique_ptr<tokenizer::Tokenizer> tokenizer;
     tokenizer::SpecialTokens special;
     std::optional<std::string> chat_template;
@@ -31,6 +35,9 @@ struct ModelFolder {
     /// template's.
     std::vector<tokenizer::TokenId> stop_ids(const data::PromptTemplate& prompt_template) const;
 };
+
+/// Files that a model folder made from this one takes along: tokenizer, generation_config.json.
+std::vector<std::filesystem::path> files_beside_weights(const std::filesystem::path& model);
 
 /// A model with its adapter (if any), ready to run.
 struct LoadedModel {
@@ -47,7 +54,8 @@ LoadedModel load_model(const ModelFolder& folder, const quant::QuantConfig& quan
 /// float32 unless bfloat16 is asked for (on the CPU).
 at::ScalarType compute_dtype(const quant::QuantConfig& quantization);
 
-/// Metadata of an adapter trained on this folder (fingerprints of base and tokenizer, the quantization).
+/// Metadata of an adapter trained on this folder (fingerprints of base and tokenizer, the quantization; of a
+/// base stored in 4 bits also the model it was made from).
 std::map<std::string, std::string> adapter_metadata_for(const ModelFolder& folder,
                                                         const quant::QuantConfig& quantization);
 

@@ -144,6 +144,7 @@ int train(const TrainFlags& flags, bool quiet) {
     }
 
     const ModelFolder folder(config.model.path);
+    adopt_stored_quantization(config, folder.stored);
     if (config.model.adapter) check_adapter_base(*config.model.adapter, folder);
     const data::PromptTemplate prompt_template = folder.prompt_template(config.data.template_);
     spdlog::info("template: {}", prompt_template.name());

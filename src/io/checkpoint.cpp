@@ -277,7 +277,7 @@ void Checkpoint::release(const std::string& name) const {
     shards_[by_name_.at(name).first].release(tensor);
 }
 
-std::string Checkpoint::fingerprint() const {
+std::string Checkpoint::fingerprint(const std::function<void(const TensorView&)>& visit) const {
     Xxh3 hash;
     update_number(hash, by_name_.size());
     for (const auto& [name, place] : by_name_) {
@@ -288,9 +288,20 @@ std::string Checkpoint::fingerprint() const {
         for (const std::int64_t size : tensor.shape) update_number(hash, static_cast<std::uint64_t>(size));
         update_number(hash, tensor.bytes.size());
         hash.update(tensor.bytes);
+        if (visit) visit(tensor);
         shards_[place.first].release(tensor);
     }
     return hash.hex();
+}
+
+std::optional<std::string> Checkpoint::metadata(const std::string& key) const {
+    std::optional<std::string> value;
+    for (const SafetensorsFile& shard : shards_) {
+        const auto found = shard.metadata().find(key);
+        if (found == shard.metadata().end() || (value && *value != found->second)) return std::nullopt;
+        value = found->second;
+    }
+    return value;
 }
 
 }  // namespace qlora::io

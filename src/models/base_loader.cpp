@@ -23,16 +23,16 @@ struct Slot {
     std::string name;
     std::vector<std::int64_t> shape;
     std::function<void(const io::TensorView&)> place;
+    nn::Linear* linear = nullptr;  ///< whose weight it is
 };
 
 /// A dense parameter; one that is not finite is refused like a damaged quantized one.
 at::Tensor load_dense(const io::TensorView& view) {
-    at::Tensor tensor = quant::tensor_from_view(view);
-    if (!tensor.isfinite().all().item<bool>()) {
+    if (!quant::all_finite(view)) {
         throw CheckpointError("tensor " + view.name +
                               " holds a value that is not finite; the checkpoint is damaged");
     }
-    return tensor;
+    return quant::tensor_from_view(view);
 }
 
 std::vector<Slot> slots_of(CausalLM& model, const LoadOptions& options) {
@@ -46,7 +46,8 @@ std::vector<Slot> slots_of(CausalLM& model, const LoadOptions& options) {
                          model.set_embedding(nn::Weight(table, compute), table);
                      }});
     for (nn::Linear* linear : model.linears()) {
-        const bool quantized = options.quantization.load_in_4bit &&
+        // In a checkpoint stored in 4 bits, a linear that is dense was left so on purpose.
+        const bool quantized = options.quantization.load_in_4bit && !config.stored_in_4bit &&
                                !(options.stays_dense && options.stays_dense(linear->path()));
         slots.push_back({linear->path() + ".weight",
                          {linear->out_features(), linear->in_features()},
@@ -54,7 +55,8 @@ std::vector<Slot> slots_of(CausalLM& model, const LoadOptions& options) {
                              linear->set_weight(
                                  quantized ? nn::Weight(quant::quantize(view, options.quantization), compute)
                                            : nn::Weight(load_dense(view), compute));
-                         }});
+                         },
+                         linear});
         if (linear->has_bias()) {
             slots.push_back({linear->path() + ".bias",
                              {linear->out_features()},
@@ -88,24 +90,47 @@ void check_tied_head(const io::Checkpoint& checkpoint, FaultList& faults) {
     checkpoint.release(table.name);
 }
 
-void check(const io::Checkpoint& checkpoint, const ModelConfig& config, const std::vector<Slot>& slots) {
+void check_dense(const io::TensorView& view, const std::vector<std::int64_t>& shape, FaultList& faults) {
+    if (view.shape != shape) {
+        faults.add(view.name,
+                   "has shape " + shape_text(view.shape) + ", config.json asks for " + shape_text(shape));
+    }
+    if (view.dtype != io::DType::kF32 && view.dtype != io::DType::kF16 && view.dtype != io::DType::kBF16) {
+        faults.add(view.name,
+                   "has dtype " + std::string(io::name_of(view.dtype)) + "; F32, F16 and BF16 are supported");
+    }
+}
+
+/// The blocksize of all matrices; one that differs from the first is a fault.
+std::int64_t common_blocksize(const std::map<std::string, quant::BnbMatrix>& matrices, FaultList& faults) {
+    const std::int64_t blocksize = matrices.begin()->second.blocksize;
+    for (const auto& [name, matrix] : matrices) {
+        if (matrix.blocksize == blocksize) continue;
+        faults.add(name, "has blocksize " + std::to_string(matrix.blocksize) + ", " +
+                             matrices.begin()->first + " has " + std::to_string(blocksize));
+    }
+    return blocksize;
+}
+
+StoredQuantization check(const io::Checkpoint& checkpoint, const ModelConfig& config,
+                         const std::vector<Slot>& slots) {
     FaultList faults;
     std::set<std::string> known;
+    StoredQuantization stored;
+    bool any_in_4bit = false;
     for (const Slot& slot : slots) {
         known.insert(slot.name);
-        if (!checkpoint.contains(slot.name)) {
+        if (slot.linear != nullptr && config.stored_in_4bit &&
+            !config.stored_in_4bit->skips(slot.linear->path())) {
+            any_in_4bit = true;
+            for (const std::string& name : quant::bnb_state_names(slot.name)) known.insert(name);
+            const auto matrix = quant::read_bnb_matrix(checkpoint, slot.name, slot.shape[0], slot.shape[1],
+                                                       *config.stored_in_4bit, faults);
+            if (matrix) stored.matrices[slot.name] = *matrix;
+        } else if (!checkpoint.contains(slot.name)) {
             faults.add(slot.name, "is missing (expected shape " + shape_text(slot.shape) + ")");
-            continue;
-        }
-        const io::TensorView& view = checkpoint.at(slot.name);
-        if (view.shape != slot.shape) {
-            faults.add(slot.name, "has shape " + shape_text(view.shape) + ", config.json asks for " +
-                                      shape_text(slot.shape));
-        }
-        if (view.dtype != io::DType::kF32 && view.dtype != io::DType::kF16 &&
-            view.dtype != io::DType::kBF16) {
-            faults.add(slot.name, "has dtype " + std::string(io::name_of(view.dtype)) +
-                                      "; F32, F16 and BF16 are supported");
+        } else {
+            check_dense(checkpoint.at(slot.name), slot.shape, faults);
         }
     }
     for (const std::string& name : checkpoint.names()) {
@@ -117,7 +142,34 @@ void check(const io::Checkpoint& checkpoint, const ModelConfig& config, const st
         }
         faults.add(name, "is not a parameter of a " + config.model_type + " model with this config.json");
     }
+    if (config.stored_in_4bit && !any_in_4bit) {
+        faults.add("config.json",
+                   "has a quantization_config, yet its llm_int8_skip_modules leaves no linear");
+    }
+    if (!stored.matrices.empty()) {
+        stored.config = quant::QuantConfig{.bnb_4bit_use_double_quant = config.stored_in_4bit->double_quant,
+                                           .bnb_4bit_blocksize = common_blocksize(stored.matrices, faults)};
+    }
     faults.throw_if_any<CheckpointError>(checkpoint.folder().string());
+    return stored;
+}
+
+/// Stored weights are as they are: no other setting, and no matrix to train whole.
+void require_as_stored(const io::Checkpoint& checkpoint, const StoredQuantization& stored,
+                       const LoadOptions& options) {
+    if (!stored.config) return;
+    FaultList faults;
+    for (const std::string& text : quant::contradictions(options.quantization, *stored.config)) {
+        faults.add("", text + "; leave the setting out, or use the original model");
+    }
+    for (const auto& [weight, matrix] : stored.matrices) {
+        const std::string path = weight.substr(0, weight.rfind('.'));
+        if (!options.stays_dense || !options.stays_dense(path)) continue;
+        faults.add(path,
+                   "is to be trained whole (modules_to_save), but only its 4-bit values are stored; use "
+                   "the original model");
+    }
+    faults.throw_if_any<ConfigError>(checkpoint.folder().string() + " is stored in 4 bits");
 }
 
 }  // namespace
@@ -126,18 +178,25 @@ bool is_recomputed_buffer(const std::string& name) {
     return name.ends_with(".self_attn.rotary_emb.inv_freq") || name == "model.rotary_emb.inv_freq";
 }
 
-void check_base(const io::Checkpoint& checkpoint, const ModelConfig& config) {
+StoredQuantization check_base(const io::Checkpoint& checkpoint, const ModelConfig& config) {
     CausalLM empty(config, at::kFloat);
-    check(checkpoint, config, slots_of(empty, {}));
+    return check(checkpoint, config, slots_of(empty, {}));
 }
 
 std::unique_ptr<CausalLM> load_base(const io::Checkpoint& checkpoint, const ModelConfig& config,
                                     const LoadOptions& options) {
     auto model = std::make_unique<CausalLM>(config, options.compute_dtype);
     const std::vector<Slot> slots = slots_of(*model, options);
-    check(checkpoint, config, slots);
+    const StoredQuantization stored = check(checkpoint, config, slots);
+    require_as_stored(checkpoint, stored, options);
     for (const Slot& slot : slots) {
-        slot.place(checkpoint.at(slot.name));
+        const auto matrix = stored.matrices.find(slot.name);
+        if (matrix == stored.matrices.end()) {
+            slot.place(checkpoint.at(slot.name));
+        } else {
+            slot.linear->set_weight(nn::Weight(quant::load_quantized(matrix->second), options.compute_dtype));
+            checkpoint.release(matrix->second.absmax->name);
+        }
         checkpoint.release(slot.name);
     }
     return model;

@@ -205,11 +205,6 @@ void refuse_unbuilt_settings(Reader& reader) {
     if (reader.has("partial_rotary_factor") && reader.json().at("partial_rotary_factor") != 1.0) {
         reader.faults().add("partial_rotary_factor", "only 1.0 is supported");
     }
-    if (reader.has("quantization_config")) {
-        reader.faults().add(
-            "quantization_config",
-            "this checkpoint is stored quantized, which is not supported yet; use the original model");
-    }
     if (reader.has("auto_map")) {
         reader.faults().add("auto_map",
                             "the model needs Python code of its own; no code from a model folder is run");
@@ -284,6 +279,9 @@ ModelConfig parse_model_config(const Json& json, const std::string& name) {
     if (reader.has("pad_token_id") && json.at("pad_token_id").is_number_integer()) {
         const std::int64_t id = json.at("pad_token_id").get<std::int64_t>();
         if (id >= 0 && id < config.vocab_size) config.pad_token_id = id;
+    }
+    if (reader.has("quantization_config")) {
+        config.stored_in_4bit = quant::read_bnb_config(json.at("quantization_config"), faults);
     }
     refuse_unbuilt_settings(reader);
     if (config.num_attention_heads % config.num_key_value_heads != 0) {

@@ -1,5 +1,8 @@
 #include "qlora/quant/tensor_bytes.h"
 
+#include <ATen/Parallel.h>
+
+#include <atomic>
 #include <cstring>
 
 #include "qlora/core/error.h"
@@ -19,7 +22,41 @@ constexpr Pair kPairs[] = {
     {io::DType::kBool, at::kBool},
 };
 
+/// Values a thread looks at, at least.
+constexpr std::int64_t kGrain = 1 << 20;
+
+/// Whether some value has all exponent bits set, which is what infinities and NaN have.
+template <class Bits>
+bool any_has_bits(std::span<const std::byte> bytes, Bits exponent) {
+    std::atomic<bool> found{false};
+    const auto values = static_cast<std::int64_t>(bytes.size() / sizeof(Bits));
+    at::parallel_for(0, values, kGrain, [&](std::int64_t begin, std::int64_t end) {
+        unsigned any = 0;
+        for (std::int64_t i = begin; i < end; ++i) {
+            Bits bits;
+            std::memcpy(&bits, bytes.data() + static_cast<std::size_t>(i) * sizeof bits, sizeof bits);
+            any |= static_cast<Bits>(bits & exponent) == exponent ? 1U : 0U;
+        }
+        if (any != 0) found = true;
+    });
+    return found;
+}
+
 }  // namespace
+
+bool all_finite(const io::TensorView& view) {
+    switch (view.dtype) {
+        case io::DType::kF32:
+            return !any_has_bits<std::uint32_t>(view.bytes, 0x7f800000U);
+        case io::DType::kF16:
+            return !any_has_bits<std::uint16_t>(view.bytes, 0x7c00U);
+        case io::DType::kBF16:
+            return !any_has_bits<std::uint16_t>(view.bytes, 0x7f80U);
+        default:
+            throw CheckpointError("tensor " + view.name + " has dtype " +
+                                  std::string(io::name_of(view.dtype)) + "; F32, F16 and BF16 are supported");
+    }
+}
 
 io::DType dtype_of(at::ScalarType dtype) {
     for (const Pair& pair : kPairs) {

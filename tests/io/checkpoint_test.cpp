@@ -16,6 +16,20 @@ using namespace qlora::io::test;
 using qlora::test::read_file;
 using qlora::test::write_file;
 
+TEST(Checkpoint, metadata_counts_when_all_shards_say_it_alike) {
+    ModelFolder model;
+    model.write_shards();
+    EXPECT_EQ(Checkpoint(model.dir.path()).metadata("from"), std::nullopt);
+    for (int number = 1; number <= 3; ++number) {
+        EXPECT_EQ(Checkpoint(model.dir.path()).metadata("from"), std::nullopt) << "not in all";
+        write_sample(model.dir / ModelFolder::shard(number), ModelFolder::tensors(number), 10 * number,
+                     {{"from", "here"}});
+    }
+    EXPECT_EQ(Checkpoint(model.dir.path()).metadata("from"), "here");
+    write_sample(model.dir / ModelFolder::shard(2), ModelFolder::tensors(2), 20, {{"from", "there"}});
+    EXPECT_EQ(Checkpoint(model.dir.path()).metadata("from"), std::nullopt);
+}
+
 TEST(Checkpoint, shards_and_single_file_hold_the_same_tensors) {
     ModelFolder sharded, single;
     sharded.write_shards();

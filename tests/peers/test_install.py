@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-PROGRAMS = ("qlora-train", "qlora-eval", "qlora-merge")
+PROGRAMS = ("qlora-train", "qlora-eval", "qlora-merge", "qlora-quantize")
 PATH = "/usr/bin:/bin"
 
 

@@ -21,7 +21,7 @@ def test_every_path_that_the_readme_names_exists(root):
 
 def test_every_flag_that_the_readme_names_is_a_flag(root, bin_dir):
     text = (root / "README.md").read_text()
-    for program in ("qlora-train", "qlora-eval", "qlora-merge"):
+    for program in ("qlora-train", "qlora-eval", "qlora-merge", "qlora-quantize"):
         described = subprocess.run([bin_dir / program, "--help"], capture_output=True, text=True, check=True).stdout
         for line in text.splitlines():
             if re.match(rf"\s*(?:\$ )?(?:build/release/bin/)?{program} ", line):

@@ -41,6 +41,23 @@ TEST(RunConfig, defaults_are_those_of_the_documentation) {
     EXPECT_EQ(config.training.seed, 42);
 }
 
+TEST(RunConfig, takes_what_is_stored_and_refuses_what_was_given_otherwise) {
+    const quant::QuantConfig stored{.bnb_4bit_use_double_quant = false, .bnb_4bit_blocksize = 128};
+    RunConfig config = parse(
+        kSmallest, {"quantization.bnb_4bit_compute_dtype=bfloat16", "quantization.bnb_4bit_blocksize=128"});
+    adopt_stored_quantization(config, std::nullopt);
+    EXPECT_TRUE(config.quantization.bnb_4bit_use_double_quant) << "a dense model has nothing to take";
+    adopt_stored_quantization(config, stored);
+    EXPECT_FALSE(config.quantization.bnb_4bit_use_double_quant);
+    EXPECT_EQ(config.quantization.bnb_4bit_blocksize, 128);
+    EXPECT_EQ(config.quantization.bnb_4bit_compute_dtype, quant::ComputeDtype::kBfloat16);
+    for (const char* given : {"quantization.bnb_4bit_use_double_quant=true",
+                              "quantization.load_in_4bit=false", "quantization.bnb_4bit_blocksize=64"}) {
+        RunConfig other = parse(kSmallest, {given});
+        EXPECT_THROW(adopt_stored_quantization(other, stored), ConfigError) << given;
+    }
+}
+
 TEST(RunConfig, warmup_default_is_none_for_a_constant_rate) {
     EXPECT_EQ(parse(kSmallest, {"training.lr_scheduler_type=constant"}).training.warmup_steps, 0);
     EXPECT_EQ(parse(kSmallest, {"training.lr_scheduler_type=constant_with_warmup"}).training.warmup_steps,

@@ -50,7 +50,7 @@ std::map<std::string, std::string> adapter_metadata(const std::filesystem::path&
 std::optional<quant::QuantConfig> trained_quantization(const std::filesystem::path& folder);
 
 /// CheckpointError when the adapter was trained on another base, by its fingerprint; one without passes, with
-/// a log line.
+/// a log line, and so does a base that is the other's 4-bit form made by qlora-quantize.
 void check_adapter_base(const std::filesystem::path& folder, const io::Checkpoint& base);
 
 }  // namespace qlora::adapters

@@ -7,5 +7,6 @@ namespace qlora::cli {
 int train_main(int argc, char** argv);
 int eval_main(int argc, char** argv);
 int merge_main(int argc, char** argv);
+int quantize_main(int argc, char** argv);
 
 }  // namespace qlora::cli

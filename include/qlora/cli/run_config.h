@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <optional>
+#include <set>
 #include <string>
 #include <vector>
 
@@ -41,7 +42,8 @@ struct RunConfig {
     train::TrainingConfig training;
 
     bool has_peft_section = false;
-    std::filesystem::path file;  ///< where it was read from
+    std::set<std::string> given;  ///< full paths of the settings that were written down
+    std::filesystem::path file;   ///< where it was read from
 
     /// The sections in the order of the documentation: `visit(name, section, is_required)`.
     template <class Self, class Visitor>
@@ -68,6 +70,10 @@ quant::QuantConfig quant_config_from_overrides(const std::vector<std::string>& o
 
 /// With `model.adapter`: takes its LoraConfig. A `peft` section that differs from it is a ConfigError.
 void adopt_adapter_config(RunConfig& config);
+
+/// For a model whose weights are `stored` in 4 bits: takes their settings. One that was given and differs is
+/// a ConfigError. Nothing for a dense model.
+void adopt_stored_quantization(RunConfig& config, const std::optional<quant::QuantConfig>& stored);
 
 /// Throws ConfigError for what the device cannot do; `is_gpu` is the device `auto` came to.
 void check_device(const RunConfig& config, bool is_gpu);

@@ -1,7 +1,9 @@
 #pragma once
 
 #include <filesystem>
+#include <functional>
 #include <map>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -32,7 +34,11 @@ class Checkpoint {
     /// Hex XXH3-128 over the tensors sorted by name (name, dtype, shape, bytes): independent of the sharding.
     /// Hashed are the number of tensors, then of each: length and bytes of its name, length and bytes of its
     /// dtype's name, rank, dimensions, length and bytes of its data. All numbers are 8 bytes, little-endian.
-    std::string fingerprint() const;
+    /// `visit` sees each tensor while its pages are at hand.
+    std::string fingerprint(const std::function<void(const TensorView&)>& visit = {}) const;
+
+    /// What the metadata of all shards say alike under a key.
+    std::optional<std::string> metadata(const std::string& key) const;
 
   private:
     std::filesystem::path folder_;

@@ -1,16 +1,20 @@
 #pragma once
 
 #include <functional>
+#include <map>
 #include <memory>
+#include <optional>
 #include <string>
 
 #include "qlora/io/checkpoint.h"
 #include "qlora/models/causal_lm.h"
+#include "qlora/quant/bnb_matrix.h"
 #include "qlora/quant/quant_config.h"
 
 namespace qlora::models {
 
 struct LoadOptions {
+    /// A checkpoint stored in 4 bits must have been quantized so.
     quant::QuantConfig quantization;
     at::ScalarType compute_dtype = at::kFloat;
     /// Linears that stay dense although the model is quantized (whole-module training); may be empty.
@@ -20,14 +24,21 @@ struct LoadOptions {
 /// Old llama checkpoints carry the rotary frequencies, which are recomputed.
 bool is_recomputed_buffer(const std::string& name);
 
+/// What a checkpoint stores in 4 bits; empty for a dense one.
+struct StoredQuantization {
+    std::optional<quant::QuantConfig> config;
+    std::map<std::string, quant::BnbMatrix> matrices;  ///< by the name of the weight
+};
+
 /// Throws CheckpointError with all faults unless the checkpoint holds exactly what `config` asks for: every
-/// tensor of the architecture with its shape, and no other.
-void check_base(const io::Checkpoint& checkpoint, const ModelConfig& config);
+/// tensor of the architecture with its shape, 4-bit ones with all their states, and no other.
+StoredQuantization check_base(const io::Checkpoint& checkpoint, const ModelConfig& config);
 
 /// Fills a model from a checkpoint, one tensor at a time: mapped, quantized if it is a linear (never the
-/// embedding or the head), placed, its pages given back. Every parameter of the architecture is loaded
-/// exactly once with the right shape, or nothing is: all missing, extra and misshapen tensors are reported
-/// together (CheckpointError).
+/// embedding or the head) or copied if it is stored in 4 bits, placed, its pages given back. Every parameter
+/// of the architecture is loaded exactly once with the right shape, or nothing is: all missing, extra and
+/// misshapen tensors are reported together (CheckpointError). ConfigError where `options` ask for another
+/// quantization than the stored one.
 std::unique_ptr<CausalLM> load_base(const io::Checkpoint& checkpoint, const ModelConfig& config,
                                     const LoadOptions& options);
 

@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "qlora/core/json.h"
+#include "qlora/quant/bnb_config.h"
 
 namespace qlora::models {
 
@@ -47,6 +48,8 @@ struct ModelConfig {
     /// transformers' nn.Embedding has it as padding_idx: its row gets no gradient when the embedding is
     /// trained.
     std::optional<std::int64_t> pad_token_id;
+    /// The checkpoint holds its linears in 4 bits.
+    std::optional<quant::BnbConfig> stored_in_4bit;
 };
 
 /// Throws CheckpointError with all faults: unknown `model_type`, missing or impossible sizes, any setting

@@ -13,6 +13,8 @@ struct TensorView;
 
 namespace qlora::quant {
 
+struct BnbMatrix;
+
 /// A matrix in blockwise NF4 (Dettmers et al. 2023; bitsandbytes' layout): blocks of `blocksize` values run
 /// row-major across row ends, two codes a byte, the first in the high nibble.
 struct QuantizedTensor {
@@ -31,6 +33,11 @@ struct QuantizedTensor {
 /// Quantizes a matrix straight from its (mapped) bytes, F32, F16 or BF16. A value that is not finite is a
 /// CheckpointError that names the tensor and the place.
 QuantizedTensor quantize(const io::TensorView& tensor, const QuantConfig& config);
+
+/// A copy of a matrix that bitsandbytes' format holds. Scales that are not finite are a CheckpointError.
+/// Where the file's map of nested scales is not ours to the bit, the scales are decoded with the file's and
+/// kept in fp32.
+QuantizedTensor load_quantized(const BnbMatrix& matrix);
 
 /// [rows, columns] in `dtype` (fp32, bf16, fp16): fp32 code * absmax rounded once.
 at::Tensor dequantize(const QuantizedTensor& tensor, at::ScalarType dtype);
