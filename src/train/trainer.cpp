@@ -1,10 +1,9 @@
 #include "qlora/train/trainer.h"
 
-#include <sys/resource.h>
-
 #include <algorithm>
 #include <chrono>
 #include <cmath>
+#include <fstream>
 
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
@@ -18,10 +17,15 @@ double now_seconds() {
     return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
 }
 
+/// Largest resident size of this program. getrusage's would count the process that started it too, as it was
+/// then.
 std::int64_t peak_memory_bytes() {
-    rusage usage{};
-    getrusage(RUSAGE_SELF, &usage);
-    return usage.ru_maxrss * 1024;
+    std::ifstream status("/proc/self/status");
+    for (std::string word; status >> word;) {
+        std::int64_t kilobytes = 0;
+        if (word == "VmHWM:" && status >> kilobytes) return kilobytes * 1024;
+    }
+    return 0;
 }
 
 bool stop_received() {
