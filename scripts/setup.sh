@@ -4,6 +4,7 @@
 #   scripts/setup.sh           Debian packages (root or sudo, only for missing ones) and LibTorch in .venv
 #   scripts/setup.sh --tests   also the Python packages and programs that the tests compare with; with QLORA_FULL=1
 #                              clang for the fuzzers too
+#   scripts/setup.sh --bench   what --tests installs, and what scripts/bench.py compares with: trl, jemalloc
 #
 # QLORA_TORCH=/path  use this LibTorch folder, or this Python environment, instead of installing LibTorch
 # PYTHON=/path       make .venv with this interpreter (CPython 3.10 to 3.14)
@@ -18,6 +19,7 @@ build_packages=(g++ cmake ninja-build ccache mold pkg-config ca-certificates lib
                 libspdlog-dev libsentencepiece-dev libpcre2-dev libutf8proc-dev libxxhash-dev libgtest-dev
                 libbenchmark-dev libboost-context-dev)
 test_packages=(strace wordnet-base ${QLORA_FULL:+clang libclang-rt-14-dev})
+bench_packages=(libjemalloc2)
 
 say() { echo "setup: $*"; }
 die() { echo "setup: $*" >&2; exit 1; }
@@ -201,6 +203,7 @@ install_python_packages() {
     else
         ensure "20 MB" $fetch ""
     fi
+    [[ -z $bench ]] || ensure "80 MB" bench/requirements.txt ""
     if [[ -n ${QLORA_TORCH:-} ]]; then
         found=$(torch_root "$QLORA_TORCH") || die "QLORA_TORCH=$QLORA_TORCH holds no LibTorch:" \
             "lib/libtorch_cpu.so, lib/libc10.so and include/ATen are neither in it nor in" \
@@ -219,11 +222,12 @@ install_python_packages() {
 }
 
 main() {
-    tests=
+    tests= bench=
     case ${1:-} in
         "") ;;
         --tests) tests=1 ;;
-        -h | --help) sed -n '2,9s/^# \?//p' "${BASH_SOURCE[0]}"; return ;;
+        --bench) tests=1 bench=1 ;;
+        -h | --help) sed -n '2,10s/^# \?//p' "${BASH_SOURCE[0]}"; return ;;
         *) die "unknown option $1 (see scripts/setup.sh --help)" ;;
     esac
     mkdir -p build || die "the folder build cannot be made in $root"
@@ -232,7 +236,7 @@ main() {
         say "waiting for another setup to end"
         flock 9
     fi
-    install_packages "${build_packages[@]}" ${tests:+"${test_packages[@]}"}
+    install_packages "${build_packages[@]}" ${tests:+"${test_packages[@]}"} ${bench:+"${bench_packages[@]}"}
     check_tools
     install_python_packages
     say "everything is there"
