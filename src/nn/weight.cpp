@@ -38,6 +38,10 @@ at::Tensor Weight::dense_rows(std::int64_t first, std::int64_t count) const {
     return kept_.defined() ? kept_.narrow(0, first, count) : make_rows(first, count);
 }
 
+at::Tensor Weight::multiply_few(const at::Tensor& x) const {
+    return is_quantized() ? quant::multiply_few(quantized(), x, compute_dtype_) : at::Tensor();
+}
+
 void Weight::dense_into(at::Tensor& out) const {
     if (is_quantized() && compute_dtype_ == at::kFloat) {
         quant::dequantize_rows_into(quantized(), 0, out);

@@ -68,7 +68,19 @@ void add_adapters(const Projections& projections, const at::Tensor& x, at::Tenso
     });
 }
 
-at::Tensor base_product(const Projections& projections, const at::Tensor& x, const at::Tensor& residual) {
+/// x W^T of all parts from their stored weights; undefined unless every part can and x is short enough.
+at::Tensor product_from_storage(const Projections& projections, const at::Tensor& x) {
+    if (!projections.from_storage || x.size(0) > kFewRows) return {};
+    std::vector<at::Tensor> products;
+    for (const Projection& part : projections.parts) {
+        if (part.trained_weight.defined()) return {};
+        products.push_back(part.weight->multiply_few(x));
+        if (!products.back().defined()) return {};
+    }
+    return products.size() == 1 ? products.front() : at::cat(products, 1);
+}
+
+at::Tensor gemm_product(const Projections& projections, const at::Tensor& x, const at::Tensor& residual) {
     at::Tensor y;
     if (residual.defined()) {
         y = residual.clone();
@@ -83,10 +95,13 @@ at::Tensor base_product(const Projections& projections, const at::Tensor& x, con
             y.narrow(1, first, columns).addmm_(x, weight_of(part).t(), keeps);
         });
     }
+    return y;
+}
+
+void add_biases(const Projections& projections, at::Tensor& y) {
     for_each_part(projections, [&](const Projection& part, std::int64_t first, std::int64_t columns) {
         if (part.bias.defined()) y.narrow(1, first, columns).add_(fp32(part.bias.detach()));
     });
-    return y;
 }
 
 /// Sum over tokens, for the gradient of a bias.
@@ -119,9 +134,17 @@ std::vector<at::Tensor> Projections::parameters() const {
 at::Tensor project(const Projections& projections, const at::Tensor& x, const at::Tensor& residual) {
     const at::Tensor wide = fp32(x);
     const bool rounds = x.scalar_type() != at::kFloat;
-    at::Tensor y = base_product(projections, wide, rounds ? at::Tensor() : residual);
+    const at::Tensor start = rounds ? at::Tensor() : residual;
+    at::Tensor y = product_from_storage(projections, wide);
+    const bool is_folded = projections.folded && !y.defined();
+    if (y.defined()) {
+        if (start.defined()) y.add_(start);
+    } else {
+        y = gemm_product(projections, wide, start);
+    }
+    add_biases(projections, y);
     if (rounds) y = y.to(x.scalar_type()).to(at::kFloat);
-    if (!projections.folded) add_adapters(projections, wide, y);
+    if (!is_folded) add_adapters(projections, wide, y);
     if (!rounds) return y;
     y = y.to(x.scalar_type());
     return residual.defined() ? residual + y : y;

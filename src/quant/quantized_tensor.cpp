@@ -75,6 +75,25 @@ at::Tensor decode_scales(const QuantizedTensor& tensor, const at::Tensor& map) {
 
 }  // namespace
 
+namespace {
+
+kernels::Nf4View view_of(const QuantizedTensor& tensor) {
+    kernels::AbsmaxView absmax;
+    if (tensor.double_quantized()) {
+        absmax.codes = tensor.absmax.const_data_ptr<std::uint8_t>();
+        absmax.nested_absmax = tensor.nested_absmax.const_data_ptr<float>();
+        absmax.offset = tensor.nested_offset;
+    } else {
+        absmax.values = tensor.absmax.const_data_ptr<float>();
+    }
+    return {.packed = tensor.codes.const_data_ptr<std::uint8_t>(),
+            .absmax = absmax,
+            .n = tensor.rows * tensor.columns,
+            .blocksize = static_cast<int>(tensor.blocksize)};
+}
+
+}  // namespace
+
 std::int64_t QuantizedTensor::bytes() const {
     std::size_t total = codes.nbytes() + absmax.nbytes();
     if (double_quantized()) total += nested_absmax.nbytes() + sizeof(nested_offset);
@@ -149,22 +168,27 @@ at::Tensor dequantize_rows(const QuantizedTensor& tensor, std::int64_t first, st
     return out;
 }
 
+at::Tensor multiply_few(const QuantizedTensor& tensor, const at::Tensor& x, at::ScalarType dtype) {
+    const at::Tensor rows = x.contiguous();
+    at::Tensor y = at::empty({rows.size(0), tensor.rows}, at::kFloat);
+    const kernels::cpu::MatvecNf4 product{.weight = view_of(tensor),
+                                          .type = output_type(dtype),
+                                          .outputs = tensor.rows,
+                                          .inputs = tensor.columns,
+                                          .x = rows.const_data_ptr<float>(),
+                                          .rows = rows.size(0),
+                                          .y = y.mutable_data_ptr<float>()};
+    at::parallel_for(
+        0, tensor.rows, std::max<std::int64_t>(1, kGrain / tensor.columns),
+        [&](std::int64_t begin, std::int64_t end) { kernels::cpu::matvec_nf4(product, begin, end); });
+    return y;
+}
+
 void dequantize_rows_into(const QuantizedTensor& tensor, std::int64_t first, at::Tensor& out) {
     TORCH_CHECK(first >= 0 && first + out.size(0) <= tensor.rows, "dequantize: rows outside the matrix");
     TORCH_CHECK(out.is_contiguous() && out.size(1) == tensor.columns, "dequantize: rows of another shape");
     const at::ScalarType dtype = out.scalar_type();
-    kernels::AbsmaxView absmax;
-    if (tensor.double_quantized()) {
-        absmax.codes = tensor.absmax.const_data_ptr<std::uint8_t>();
-        absmax.nested_absmax = tensor.nested_absmax.const_data_ptr<float>();
-        absmax.offset = tensor.nested_offset;
-    } else {
-        absmax.values = tensor.absmax.const_data_ptr<float>();
-    }
-    const kernels::Nf4View view{.packed = tensor.codes.const_data_ptr<std::uint8_t>(),
-                                .absmax = absmax,
-                                .n = tensor.rows * tensor.columns,
-                                .blocksize = static_cast<int>(tensor.blocksize)};
+    const kernels::Nf4View view = view_of(tensor);
     auto* data = static_cast<std::byte*>(out.mutable_data_ptr());
     const std::size_t width = out.element_size();
     const std::int64_t begin_value = first * tensor.columns, end_value = begin_value + out.numel();

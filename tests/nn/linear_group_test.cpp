@@ -4,6 +4,7 @@
 
 #include "ops/reference.h"
 #include "qlora/adapters/lora.h"
+#include "qlora/io/safetensors.h"
 #include "qlora/ops/decoder_nodes.h"
 
 namespace qlora::nn {
@@ -138,6 +139,38 @@ TEST(LinearGroup, dropout_and_bf16_keep_the_adapter_apart) {
     EXPECT_TRUE(a.y.equal(b.y)) << "the same products, only side by side";
     // The gradient of x sums the parts before or after rounding in fp32: one bf16 rounding.
     EXPECT_LE(difference(a.gx, b.gx), ops::test::kBf16Rounding);
+}
+
+TEST(LinearGroup, a_few_rows_are_multiplied_from_the_packed_weights_when_nothing_trains) {
+    for (const at::ScalarType compute : {at::kFloat, at::kBFloat16}) {
+        Layer layer(0.0, compute);
+        for (Linear& linear : layer.linears) {
+            const at::Tensor dense = linear.weight().dense().contiguous();
+            const io::TensorView view{linear.path(),
+                                      io::DType::kF32,
+                                      {linear.out_features(), kIn},
+                                      std::as_bytes(std::span(dense.const_data_ptr<float>(),
+                                                              static_cast<std::size_t>(dense.numel())))};
+            linear.set_weight(Weight(quant::quantize(view, {}), compute));
+        }
+        const LinearGroup group = layer.group();
+        EXPECT_FALSE(group.projections({}).from_storage) << "gradients are on";
+        const at::AutoGradMode off(false);
+        EXPECT_FALSE(group.projections({.training = true}).from_storage);
+        EXPECT_FALSE(group.projections({.gradient_checkpointing = true}).from_storage);
+        const ops::Projections projections = group.projections({});
+        ASSERT_TRUE(projections.from_storage);
+        for (const std::int64_t rows : {1, 8, 9}) {
+            const at::Tensor x = gaussian({rows, kIn}, 1).to(compute),
+                             residual = gaussian({rows, 96}, 2).to(compute);
+            ops::Projections whole = projections;
+            whole.from_storage = false;
+            const at::Tensor expected = ops::project(whole, x, residual),
+                             y = ops::project(projections, x, residual);
+            EXPECT_LE(difference(y, expected), compute == at::kFloat ? kBound : ops::test::kBf16Rounding);
+            EXPECT_TRUE(rows <= ops::kFewRows || y.equal(expected));
+        }
+    }
 }
 
 TEST(LinearGroup, a_part_that_trains_its_weight_is_multiplied_apart) {

@@ -42,6 +42,10 @@ void softmax_cross_entropy(float* logits, const int64_t* targets, int64_t rows, 
 void score_rows(const float* logits, const int64_t* targets, int64_t rows, int64_t columns, float* logprobs,
                 bool* correct);
 
+/// y[row * y_stride] = dot product of row `row` of x [rows, size] with w [size]: eight lanes of four sums
+/// each, whose order depends on size alone.
+void dot_rows(const float* x, const float* w, int64_t rows, int64_t size, float* y, int64_t y_stride);
+
 /// Columns of attention scores that a query row sees: [first, last) of row r is [max(0, last - window), last)
 /// with last = limit + r; window 0 = no lower end.
 struct VisibleColumns {

@@ -21,6 +21,7 @@ class Weight final : public ops::FrozenWeight {
     std::int64_t out_features() const override;
     std::int64_t in_features() const override;
     at::Tensor dense_rows(std::int64_t first, std::int64_t count) const override;
+    at::Tensor multiply_few(const at::Tensor& x) const override;
     /// All of it into `out`, fp32 [out, in], rows contiguous.
     void dense_into(at::Tensor& out) const;
     at::ScalarType compute_dtype() const { return compute_dtype_; }

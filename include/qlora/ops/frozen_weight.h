@@ -4,6 +4,9 @@
 
 namespace qlora::ops {
 
+/// Rows up to which a product reads a packed weight faster than its fp32 form.
+inline constexpr std::int64_t kFewRows = 8;
+
 /// A frozen matrix [out, in] that a product can ask for in fp32, however it is stored (dense, packed 4-bit).
 class FrozenWeight {
   public:
@@ -13,6 +16,9 @@ class FrozenWeight {
     /// Rows [first, first + count) in fp32; a temporary of the call unless the implementation keeps a cache.
     /// In a bf16 run the values are those rounded to bf16, as bitsandbytes dequantizes to the compute dtype.
     virtual at::Tensor dense_rows(std::int64_t first, std::int64_t count) const = 0;
+    /// x [n, in] W^T in fp32 for at most kFewRows rows, straight from how it is stored; undefined where
+    /// nothing is gained by that.
+    virtual at::Tensor multiply_few(const at::Tensor& /*x*/) const { return {}; }
     /// All of it.
     at::Tensor dense() const { return dense_rows(0, out_features()); }
 };

@@ -49,6 +49,9 @@ struct Projections {
     std::function<at::Tensor()> stacked;
     /// `stacked` holds W + scaling * B A: the adapters need no products of their own.
     bool folded = false;
+    /// Without gradients and for at most kFewRows rows, weights are multiplied as they are stored and
+    /// adapters apart: generation reads an eighth of the bytes. The same sums in another order.
+    bool from_storage = false;
 
     std::int64_t out_features() const;
     /// What requires a gradient, in the order of `parameter_gradients`.

@@ -44,6 +44,9 @@ at::Tensor dequantize(const QuantizedTensor& tensor, at::ScalarType dtype);
 /// Rows [first, first + count) of it, the same bits.
 at::Tensor dequantize_rows(const QuantizedTensor& tensor, std::int64_t first, std::int64_t count,
                            at::ScalarType dtype);
+/// x [n, columns] times the transposed matrix, [n, rows], for a few fp32 rows x; weights as `dtype` holds
+/// them.
+at::Tensor multiply_few(const QuantizedTensor& tensor, const at::Tensor& x, at::ScalarType dtype);
 /// As many rows as `out` [.., columns] has, in its dtype; its rows are contiguous.
 void dequantize_rows_into(const QuantizedTensor& tensor, std::int64_t first, at::Tensor& out);
 

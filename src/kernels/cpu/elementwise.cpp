@@ -55,6 +55,11 @@ void rms_norm(const float* x, const float* weight, double eps, int64_t rows, int
     path().rms_norm(x, weight, eps, rows, size, y, inverse);
 }
 
+void dot_rows(const float* x, const float* w, int64_t rows, int64_t size, float* y, int64_t y_stride) {
+    require(rows >= 0 && size >= 0 && y_stride >= 1, "dot_rows: sizes count from 0, the stride from 1");
+    path().dot_rows(x, w, rows, size, y, y_stride);
+}
+
 void rms_norm_again(const float* x, const float* weight, const float* inverse, int64_t rows, int64_t size,
                     float* y) {
     require(rows >= 0 && size >= 1, "rms_norm_again: rows count from 0, sizes from 1");

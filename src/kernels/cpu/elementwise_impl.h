@@ -1,5 +1,6 @@
 #pragma once
 
+#include "dot_impl.h"
 #include "elementwise_path.h"
 #include "norm_rope_swiglu_impl.h"
 #include "softmax_impl.h"
@@ -13,6 +14,7 @@ const ElementwisePath kElementwise = {
     rope,
     swiglu,
     swiglu_backward,
+    dot_rows,
     softmax_cross_entropy,
     score_rows,
     attention_softmax,

@@ -13,6 +13,7 @@ struct ElementwisePath {
     decltype(&cpu::rope) rope;
     decltype(&cpu::swiglu) swiglu;
     decltype(&cpu::swiglu_backward) swiglu_backward;
+    decltype(&cpu::dot_rows) dot_rows;
     decltype(&cpu::softmax_cross_entropy) softmax_cross_entropy;
     decltype(&cpu::score_rows) score_rows;
     decltype(&cpu::attention_softmax) attention_softmax;

@@ -1,0 +1,122 @@
+#include <gtest/gtest.h>
+
+#include <cmath>
+#include <stdexcept>
+
+#include "kernels/elementwise_rows.h"
+#include "qlora/kernels/block_layout.h"
+#include "qlora/kernels/kernels.h"
+
+namespace qlora::kernels::cpu {
+namespace {
+
+class OnEverySet : public testing::TestWithParam<InstructionSet> {};
+INSTANTIATE_TEST_SUITE_P(Sets, OnEverySet, testing::ValuesIn(supported_sets()), set_name);
+
+std::vector<float> uniform(int64_t count, uint32_t seed) {
+    std::mt19937 engine(seed);
+    std::vector<float> out(static_cast<size_t>(count));
+    for (float& value : out) value = static_cast<float>(engine() % 20001) / 10000.0f - 1.0f;
+    return out;
+}
+
+/// What a sum of `size` products of values below 1 in four times eight lanes may be off by: each product and
+/// each of the at most size / 32 + 5 additions a lane's terms pass through rounds once.
+double bound_of(int64_t size) {
+    return static_cast<double>(size) * (static_cast<double>(size) / 32 + 6) * kRounding;
+}
+
+TEST_P(OnEverySet, dot_rows_equal_the_sum_in_double) {
+    const UseInstructionSet use(GetParam());
+    for (const int64_t size : row_sizes()) {
+        for (const size_t shift : {size_t{0}, size_t{1}}) {
+            Guarded x(uniform(3 * size, 1), shift), w(uniform(size, 2), shift);
+            Guarded y(3 * 2, shift);
+            dot_rows(x.data(), w.data(), 3, size, y.data(), 2);
+            for (int64_t row = 0; row < 3; ++row) {
+                double exact = 0.0;
+                for (int64_t i = 0; i < size; ++i) exact += double{x.data()[row * size + i]} * w.data()[i];
+                EXPECT_NEAR(y.data()[2 * row], exact, bound_of(size)) << size;
+                EXPECT_EQ(y.data()[2 * row + 1], -7.0f) << "between the strides";
+            }
+            EXPECT_TRUE(y.intact());
+        }
+    }
+}
+
+TEST_P(OnEverySet, dot_rows_give_the_bits_of_the_portable_path) {
+    for (const int64_t size : row_sizes()) {
+        const std::vector<float> x = uniform(size, 3), w = uniform(size, 4);
+        float portable = 0.0f, here = 0.0f;
+        {
+            const UseInstructionSet use(InstructionSet::kPortable);
+            dot_rows(x.data(), w.data(), 1, size, &portable, 1);
+        }
+        const UseInstructionSet use(GetParam());
+        dot_rows(x.data(), w.data(), 1, size, &here, 1);
+        EXPECT_EQ(portable, here) << size;
+    }
+}
+
+/// A random matrix in NF4 with scales of its own.
+struct Matrix {
+    Matrix(int64_t rows, int64_t columns)
+        : outputs(rows), inputs(columns), values(uniform(rows * columns, 5)) {
+        const int64_t n = rows * columns;
+        packed.resize(static_cast<size_t>(packed_bytes(n)));
+        absmax.resize(static_cast<size_t>(block_count(n, 64)));
+        quantize_blockwise_nf4({values.data(), FloatType::kF32, n, 64, packed.data(), absmax.data()});
+    }
+    Nf4View view() const {
+        return {packed.data(), {absmax.data(), nullptr, nullptr, 0.0f}, outputs * inputs, 64};
+    }
+    /// The weights as `type` holds them.
+    std::vector<float> dequantized(FloatType type) const {
+        std::vector<float> out(values.size());
+        dequantize_blockwise_nf4(view(), out.data(), FloatType::kF32);
+        for (float& value : out) {
+            if (type == FloatType::kF16) value = f16_to_float(float_to_f16(value));
+            if (type == FloatType::kBF16) value = bf16_to_float(float_to_bf16(value));
+        }
+        return out;
+    }
+
+    int64_t outputs, inputs;
+    std::vector<float> values, absmax;
+    std::vector<uint8_t> packed;
+};
+
+TEST_P(OnEverySet, a_matvec_is_dot_rows_with_the_dequantized_weights) {
+    const UseInstructionSet use(GetParam());
+    // Rows of whole blocks, of blocks that cross row ends, and of an odd length.
+    for (const auto& [outputs, inputs] : {std::pair{5, 128}, {7, 96}, {9, 33}, {3, 1}, {1, 576}}) {
+        const Matrix matrix(outputs, inputs);
+        const std::vector<float> x = uniform(4 * inputs, 6);
+        for (const FloatType type : {FloatType::kF32, FloatType::kF16, FloatType::kBF16}) {
+            const std::vector<float> weights = matrix.dequantized(type);
+            std::vector<float> expected(static_cast<size_t>(4 * outputs));
+            for (int64_t o = 0; o < outputs; ++o) {
+                dot_rows(x.data(), weights.data() + o * inputs, 4, inputs, expected.data() + o, outputs);
+            }
+            std::vector<float> y(expected.size(), -7.0f);
+            const MatvecNf4 product{matrix.view(), type, outputs, inputs, x.data(), 4, y.data()};
+            matvec_nf4(product, 0, outputs / 2);
+            matvec_nf4(product, outputs / 2, outputs);
+            EXPECT_EQ(bits_of(y), bits_of(expected)) << outputs << " x " << inputs;
+        }
+    }
+}
+
+TEST(MatvecNf4, refuses_what_does_not_fit) {
+    const Matrix matrix(4, 64);
+    std::vector<float> x(64), y(4);
+    MatvecNf4 product{matrix.view(), FloatType::kF32, 4, 64, x.data(), 1, y.data()};
+    EXPECT_THROW(matvec_nf4(product, 0, 5), std::invalid_argument);
+    EXPECT_THROW(matvec_nf4(product, 3, 2), std::invalid_argument);
+    product.inputs = 63;
+    EXPECT_THROW(matvec_nf4(product, 0, 4), std::invalid_argument);
+    EXPECT_THROW(dot_rows(x.data(), x.data(), -1, 4, y.data(), 1), std::invalid_argument);
+}
+
+}  // namespace
+}  // namespace qlora::kernels::cpu
