@@ -91,7 +91,7 @@ def environment(threads, spins, jemalloc=None):
     env = {
         k: v
         for k, v in os.environ.items()
-        if k not in ("OMP_WAIT_POLICY", "LD_PRELOAD", "MALLOC_CONF")
+        if k not in ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "LD_PRELOAD", "MALLOC_CONF")
     }
     env["OMP_NUM_THREADS"] = str(threads)
     env["HF_HUB_OFFLINE"] = "1"

@@ -347,7 +347,7 @@ def markdown(results):
     method_text = f"""
         Each entrant runs twice, in the order A-B-B-A; {settings['warm_up']} steps of a block are
         warm-up. All wait actively (OMP_WAIT_POLICY=active) but "ours, default waiting", which is
-        what our programs do unless told: they leave the processor to others. The rate of fp32
+        what our programs do unless told: they sleep after some microseconds. The rate of fp32
         products in the model's own shapes is probed before and after each block; a block whose two
         rates differ by more than {settings['spread']:.0%} is repeated, twice at most, and called
         noisy then. Shares are of that rate, for the operations that the arithmetic needs with the

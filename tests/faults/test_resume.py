@@ -400,21 +400,25 @@ def test_a_broken_newest_checkpoint_never_pushes_out_a_whole_one(experiment, eve
 
 
 def test_the_best_checkpoint_is_kept_and_is_the_result(experiment, tally):
-    experiment.config(
-        save_total_limit=1,
-        load_best_model_at_end=True,
-        eval_steps=2,
-        learning_rate=0.1,
-        lr_scheduler_type="constant",
-        warmup_steps=0,
-    )
-    experiment.clear()
-    ended = experiment.train()
-    assert ended.code == 0, ended.text
-    losses = {line["step"]: line["eval_loss"] for line in metrics(experiment.out) if "eval_loss" in line}
-    del losses[0]
-    best = min(losses, key=losses.get)
-    assert best != STEPS, "the rate is high enough for the end not to be the best"
+    # At rates as high as these a run wanders: one of them does not end where it is best.
+    for rate in (0.05, 0.1, 0.2, 0.5, 0.02, 1.0):
+        experiment.config(
+            save_total_limit=1,
+            load_best_model_at_end=True,
+            eval_steps=2,
+            learning_rate=rate,
+            lr_scheduler_type="constant",
+            warmup_steps=0,
+        )
+        experiment.clear()
+        ended = experiment.train()
+        assert ended.code == 0, ended.text
+        losses = {line["step"]: line["eval_loss"] for line in metrics(experiment.out) if "eval_loss" in line}
+        del losses[0]
+        best = min(losses, key=losses.get)
+        if best != STEPS:
+            break
+    assert best != STEPS
     assert steps_of(experiment.out) == [best, STEPS]
     name = "adapter_model.safetensors"
     result = (experiment.out / "adapter" / name).read_bytes()

@@ -50,18 +50,23 @@ TEST_P(RmsNorm, FollowsTheFormulaInDouble) {
             for (float value : part(x, i / size * size, size)) squares += double{value} * value;
             const double inverse = 1.0 / std::sqrt(squares / static_cast<double>(size) + kEps);
             const double y = weight[static_cast<size_t>(i % size)] * (x[static_cast<size_t>(i)] * inverse);
-            // Three roundings, the inverse's and two products'; the sum in double adds nothing visible.
-            ASSERT_NEAR(found.y[static_cast<size_t>(i)], y, 3.1 * kRounding * std::abs(y))
+            // A square and the sum of two are rounded, which the root halves, then the inverse; then two
+            // products. The sum in double adds nothing visible.
+            ASSERT_NEAR(found.y[static_cast<size_t>(i)], y, 4.1 * kRounding * std::abs(y))
                 << size << " " << i;
-            ASSERT_NEAR(found.inverse[static_cast<size_t>(i / size)], inverse, 1.1 * kRounding * inverse);
+            ASSERT_NEAR(found.inverse[static_cast<size_t>(i / size)], inverse, 2.1 * kRounding * inverse);
         }
     }
 }
 
-TEST_P(RmsNorm, SquaresNeitherOverflowNorVanish) {
-    for (float magnitude : {1e30f, 1e-30f, 3e38f, 1e-38f}) {
+TEST_P(RmsNorm, SquaresAreOfFp32) {
+    for (float magnitude : {1e18f, 1e-18f}) {
         const std::vector<float> x(19, magnitude), weight(19, 1.0f);
-        for (float y : norm(x, weight, 0.0).y) EXPECT_NEAR(y, 1.0f, 4 * kRounding) << magnitude;
+        for (float y : norm(x, weight, 0.0).y) EXPECT_NEAR(y, 1.0f, 5 * kRounding) << magnitude;
+    }
+    for (float magnitude : {2e19f, 1e30f, 3e38f}) {
+        const std::vector<float> x(19, magnitude), weight(19, 1.0f);
+        for (float y : norm(x, weight).y) EXPECT_EQ(y, 0.0f) << magnitude;
     }
 }
 

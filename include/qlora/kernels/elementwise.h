@@ -9,6 +9,8 @@
 namespace qlora::kernels::cpu {
 
 /// inverse[row] = 1 / sqrt(mean(x^2) + eps); y = weight * (x * inverse). x, y [rows, size], weight [size].
+/// Squares are fp32 values, as in transformers: where one overflows (|x| above 1.8e19) inverse and the row
+/// are 0.
 void rms_norm(const float* x, const float* weight, double eps, int64_t rows, int64_t size, float* y,
               float* inverse);
 /// y of the same bits again, from the saved inverse.
