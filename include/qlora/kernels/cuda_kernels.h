@@ -2,12 +2,8 @@
 
 #include <cstdint>
 
+#include "qlora/kernels/kernel_backend.h"
 #include "qlora/kernels/kernels.h"
-
-/// `cuda`, or `emulated` where the tests compile the kernels for the CPU; one program may use both.
-#ifndef QLORA_KERNEL_BACKEND
-#define QLORA_KERNEL_BACKEND cuda
-#endif
 
 namespace qlora::kernels {
 
@@ -24,6 +20,18 @@ struct MatvecNf4Params {
     FloatType type;
 };
 
+/// A quantized matrix to write out row by row, with the columns of its adapter behind each row: the operand
+/// of one product that is base and adapter (W | scaling * B) (x | x A^T)^T.
+struct DequantizeRowsParams {
+    Nf4View weight;  ///< [rows, columns], so n = rows * columns
+    int64_t columns;
+    int64_t first, count;   ///< rows to write; out[0] is of the first of them
+    const float* appended;  ///< [count, appended_columns], contiguous, or null
+    int64_t appended_columns;
+    void* out;  ///< [count, columns + appended_columns] of `type`, contiguous
+    FloatType type;
+};
+
 }  // namespace qlora::kernels
 
 /// The kernels of kernels.h on a GPU: same contracts, same bytes. Every pointer is device memory; a call
@@ -32,9 +40,6 @@ struct MatvecNf4Params {
 /// to their element, packed codes may start at any byte; where they are aligned to 16 and 8 bytes, wider
 /// accesses are used, with the same result.
 namespace qlora::kernels::QLORA_KERNEL_BACKEND {
-
-/// A cudaStream_t as a plain handle; null is the default stream.
-using Stream = void*;
 
 /// The whole tensor. *first_non_finite must hold -1; if the input holds a value that is not finite it becomes
 /// the index of the first one, and what was written to the blocks with such values is unspecified.
@@ -47,6 +52,10 @@ void quantize_absmax(const float* absmax, int64_t blocks, uint8_t* codes, float*
 /// Values [begin, end) of the tensor, any range; 8-bit scales are decoded in the same launch.
 void dequantize_blockwise_nf4(const Nf4View& view, int64_t begin, int64_t end, void* out, FloatType type,
                               Stream stream);
+
+/// The rows as dequantize_blockwise_nf4 gives them, `appended` rounded once to `type` behind each. One
+/// launch.
+void dequantize_rows_nf4(const DequantizeRowsParams& params, Stream stream);
 
 /// y = x * weight^T. Each weight is what dequantize_blockwise_nf4 gives for `type`; products are added in
 /// fp32 with fused multiply-adds and the sum is rounded once. The order is fixed by `inputs` alone: lane l of

@@ -1,0 +1,109 @@
+#pragma once
+
+#include <cstdint>
+
+#include "qlora/kernels/float16.h"
+#include "qlora/kernels/kernel_backend.h"
+
+/// The elementwise work of a decoder layer on a GPU, the counterpart of elementwise.h. Tensors are row-major,
+/// of the element type given and aligned to it; rows may lie `.._stride` elements apart. Arithmetic is fp32;
+/// values are rounded to the type where transformers rounds them. Aligned rows are read and written in
+/// 16-byte pieces, with the same result. Errors and streams as in cuda_kernels.h.
+namespace qlora::kernels {
+
+struct RmsNormParams {
+    const void* x;         ///< [rows, size]
+    const void* residual;  ///< [rows, size], added to x first, or null
+    void* sum;             ///< [rows, size]: x + residual rounded, what is normed; null without residual
+    const float* weight;   ///< [size]; rounded to `type` before it multiplies
+    double eps;
+    int64_t rows, size;
+    void* y;  ///< [rows, size], rows y_stride apart
+    int64_t y_stride;
+    float* inverse;  ///< [rows]: 1 / sqrt(mean(x^2) + eps)
+    FloatType type;
+};
+
+/// y again from the saved statistics, the same bits.
+struct RmsNormAgainParams {
+    const void* x;
+    const float* weight;
+    const float* inverse;
+    int64_t rows, size;
+    void* y;
+    int64_t y_stride;
+    FloatType type;
+};
+
+struct RmsNormBackwardParams {
+    const void* dy;  ///< [rows, size]
+    const void* x;
+    const float* weight;
+    const float* inverse;
+    const void* residual;  ///< [rows, size], the gradient that reached x directly, or null
+    int64_t rows, size;
+    void* dx;  ///< may be `residual` or `dy`
+    FloatType type;
+};
+
+struct RopeParams {
+    void* x;          ///< [tokens, row_stride]; the first heads * head_dim of a row are turned in place
+    const void* cos;  ///< [tokens, head_dim / 2] of `type`, the angles of each token's own position
+    const void* sin;
+    int64_t tokens, heads, head_dim, row_stride;
+    int direction;  ///< +1 forward, -1 the transposed rotation, for gradients
+    FloatType type;
+};
+
+struct SwigluParams {
+    const void* gate_up;  ///< [rows, 2 * size], gate first
+    int64_t rows, size;
+    void* y;  ///< [rows, size], rows y_stride apart
+    int64_t y_stride;
+    FloatType type;
+};
+
+struct SwigluBackwardParams {
+    const void* dy;  ///< [rows, size]
+    const void* gate_up;
+    int64_t rows, size;
+    void* d_gate_up;  ///< [rows, 2 * size]; may be `gate_up`
+    void* y;          ///< the forward result again, the same bits, rows y_stride apart; or null
+    int64_t y_stride;
+    FloatType type;
+};
+
+struct DropoutParams {
+    const void* x;  ///< [n]
+    int64_t n;
+    uint64_t seed;
+    uint32_t step, site;
+    float p;
+    void* y;  ///< [n]; may be x
+    FloatType type;
+};
+
+}  // namespace qlora::kernels
+
+namespace qlora::kernels::QLORA_KERNEL_BACKEND {
+
+/// y = weight * round(x * inverse), as transformers' LlamaRMSNorm. The mean of squares has a fixed order
+/// that `size` alone decides.
+void rms_norm(const RmsNormParams& params, Stream stream);
+void rms_norm_again(const RmsNormAgainParams& params, Stream stream);
+/// With n = x * inverse and g = dy * weight in fp32: dx = round(inverse * (g - n * mean(g * n))), plus the
+/// residual, rounded once more where the type is not fp32.
+void rms_norm_backward(const RmsNormBackwardParams& params, Stream stream);
+
+/// The halves convention of transformers' rotate_half; 16-bit products are rounded before they are added.
+void rope(const RopeParams& params, Stream stream);
+
+/// y = round(round(silu(gate)) * up); for infinite and large arguments as elementwise.h says.
+void swiglu(const SwigluParams& params, Stream stream);
+/// d_up = round(dy * round(silu(gate))), d_gate = round(round(dy * up) * silu'(gate)).
+void swiglu_backward(const SwigluBackwardParams& params, Stream stream);
+
+/// y = x / (1 - p) where dropout_keep (philox.h) of the element's index, else 0: the mask of the CPU.
+void dropout(const DropoutParams& params, Stream stream);
+
+}  // namespace qlora::kernels::QLORA_KERNEL_BACKEND
