@@ -13,6 +13,7 @@
 #define __device__
 #define __host__
 #define __constant__
+#define __grid_constant__
 // Blocks run one after another on one thread of the system, so one copy per function is one copy per block.
 #define __shared__ static
 #define __forceinline__ inline __attribute__((always_inline))
