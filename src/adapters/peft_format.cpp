@@ -33,7 +33,7 @@ void save_tensors(const std::filesystem::path& file, const std::vector<Trainable
     std::vector<io::TensorSpec> specs;
     std::map<std::string, at::Tensor> by_key;
     for (const TrainableParameter& parameter : tensors) {
-        const at::Tensor value = parameter.tensor.detach().contiguous();
+        const at::Tensor value = parameter.tensor.detach().cpu().contiguous();
         by_key[parameter.key] = value;
         specs.push_back({parameter.key, quant::dtype_of(value.scalar_type()), value.sizes().vec()});
     }

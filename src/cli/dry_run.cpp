@@ -31,11 +31,12 @@ std::string adapters_text(const adapters::MatchResult& match) {
 }  // namespace
 
 train::MemoryRequest memory_request(const RunConfig& config, const ModelFolder& folder,
-                                    const adapters::MatchResult& match, const data::Dataset& train) {
+                                    const adapters::MatchResult& match, const data::Dataset& train,
+                                    at::Device device) {
     train::MemoryRequest request{
         .config = folder.config,
         .quantization = config.quantization,
-        .bytes_per_element = compute_dtype(config.quantization) == at::kFloat ? 4 : 2,
+        .bytes_per_element = compute_dtype(config.quantization, device) == at::kFloat ? 4 : 2,
         .stored_bytes_per_weight = folder.config.dtype == "float32" ? 4 : 2,
         .keep_dense = train::keeps_dense(folder.config)};
     models::CausalLM empty(folder.config, at::kFloat);
@@ -66,10 +67,10 @@ bool uses_gradient_checkpointing(const RunConfig& config, train::MemoryRequest r
 
 std::string dry_run_report(const RunConfig& config, const ModelFolder& folder,
                            const data::PromptTemplate& prompt_template, const data::Dataset& train,
-                           const data::Dataset* eval) {
+                           const data::Dataset* eval, at::Device device) {
     const adapters::MatchResult match =
         adapters::match_targets(config.peft, adapters::module_infos(folder.config), folder.config.model_type);
-    train::MemoryRequest request = memory_request(config, folder, match, train);
+    train::MemoryRequest request = memory_request(config, folder, match, train, device);
     request.gradient_checkpointing = uses_gradient_checkpointing(config, request);
     const models::CausalLM empty(folder.config, at::kFloat);
     const std::int64_t trainable = request.trained_elements;

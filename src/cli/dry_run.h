@@ -11,7 +11,8 @@ namespace qlora::cli {
 
 /// The plan of a run's memory, from its configuration and data.
 train::MemoryRequest memory_request(const RunConfig& config, const ModelFolder& folder,
-                                    const adapters::MatchResult& match, const data::Dataset& train);
+                                    const adapters::MatchResult& match, const data::Dataset& train,
+                                    at::Device device);
 
 /// Whether decoder layers are recomputed: as set, or with "auto" when the plan without it exceeds the
 /// available memory.
@@ -21,6 +22,6 @@ bool uses_gradient_checkpointing(const RunConfig& config, train::MemoryRequest r
 /// memory.
 std::string dry_run_report(const RunConfig& config, const ModelFolder& folder,
                            const data::PromptTemplate& prompt_template, const data::Dataset& train,
-                           const data::Dataset* eval);
+                           const data::Dataset* eval, at::Device device);
 
 }  // namespace qlora::cli

@@ -16,6 +16,7 @@
 #include "qlora/eval/evaluator.h"
 #include "qlora/eval/exact_match.h"
 #include "qlora/eval/generate.h"
+#include "qlora/ops/device.h"
 #include "qlora/train/run_folder.h"
 #include "session.h"
 
@@ -38,6 +39,7 @@ struct EvalFlags {
 struct EvalRequest {
     std::filesystem::path model, data;
     std::optional<std::filesystem::path> adapter;
+    at::Device device = at::kCPU;
     std::optional<RunConfig> run;  ///< whose quantization is used; absent: what the adapter says
     data::DataConfig data_config;
     std::optional<std::int64_t> threads;
@@ -53,8 +55,8 @@ Enum enum_value(const std::string& text, const char* flag) {
 
 EvalRequest request_from_config(const EvalFlags& flags) {
     RunConfig config = load_run_config(flags.config, flags.overrides);
-    require_device(config.model.device);
-    check_device(config, false);
+    const at::Device device = ops::select_device(config.model.device);
+    check_device(config, device.is_cuda());
     if (!config.data.eval) {
         throw ConfigError(
             flags.config +
@@ -63,6 +65,7 @@ EvalRequest request_from_config(const EvalFlags& flags) {
     const train::RunPaths paths{config.training.output_dir};
     EvalRequest request{.model = config.model.path,
                         .data = *config.data.eval,
+                        .device = device,
                         .run = config,
                         .data_config = config.data,
                         .threads = config.model.threads};
@@ -83,7 +86,8 @@ EvalRequest request_from_flags(const EvalFlags& flags) {
     if (!flags.overrides.empty()) faults.add("--set", "goes with --config only");
     if (flags.base_only) faults.add("--base-only", "goes with --config only; leave --adapter out instead");
     faults.throw_if_any<ConfigError>("command line");
-    EvalRequest request{.model = flags.model, .data = flags.data};
+    EvalRequest request{
+        .model = flags.model, .data = flags.data, .device = ops::select_device(flags.device, "--device")};
     if (!flags.adapter.empty()) request.adapter = flags.adapter;
     return request;
 }
@@ -192,7 +196,6 @@ int evaluate(const EvalFlags& flags) {
     if (!flags.generations.empty() && !flags.generate) {
         throw ConfigError("--generations: needs --generate, which makes them");
     }
-    require_device(flags.device);
     const EvalRequest request = complete_request(flags);
     set_threads(request.threads);
 
@@ -213,7 +216,8 @@ int evaluate(const EvalFlags& flags) {
     }
     spdlog::info("base {}{}", quantization.load_in_4bit ? "quantized to NF4" : "as on disk",
                  request.adapter ? ", adapter " + request.adapter->string() : ", no adapter");
-    const LoadedModel loaded = load_model(folder, quantization, peft ? &*peft : nullptr, request.adapter, 0);
+    const LoadedModel loaded =
+        load_model(folder, quantization, peft ? &*peft : nullptr, request.adapter, 0, request.device);
 
     std::string per_token;
     eval::EvalOptions options;

@@ -58,13 +58,24 @@ std::vector<std::filesystem::path> files_beside_weights(const std::filesystem::p
     return files;
 }
 
-at::ScalarType compute_dtype(const quant::QuantConfig& quantization) {
-    return quantization.bnb_4bit_compute_dtype == quant::ComputeDtype::kBfloat16 ? at::kBFloat16 : at::kFloat;
+at::ScalarType compute_dtype(const quant::QuantConfig& quantization, at::Device device) {
+    switch (quantization.bnb_4bit_compute_dtype) {
+        case quant::ComputeDtype::kFloat32:
+            return at::kFloat;
+        case quant::ComputeDtype::kBfloat16:
+            return at::kBFloat16;
+        case quant::ComputeDtype::kFloat16:
+            // On the CPU, where float16 is not trained in, an adapter from a GPU is still evaluated.
+            return device.is_cuda() ? at::kHalf : at::kFloat;
+        case quant::ComputeDtype::kAuto:
+            break;
+    }
+    return device.is_cuda() ? at::kBFloat16 : at::kFloat;
 }
 
 LoadedModel load_model(const ModelFolder& folder, const quant::QuantConfig& quantization,
                        const adapters::LoraConfig* peft, const std::optional<std::filesystem::path>& adapter,
-                       std::int64_t seed) {
+                       std::int64_t seed, at::Device device) {
     std::vector<std::string> whole;
     if (peft != nullptr) {
         whole =
@@ -72,7 +83,8 @@ LoadedModel load_model(const ModelFolder& folder, const quant::QuantConfig& quan
                 .modules_to_save;
     }
     models::LoadOptions options{.quantization = quantization,
-                                .compute_dtype = compute_dtype(quantization),
+                                .compute_dtype = compute_dtype(quantization, device),
+                                .device = device,
                                 .stays_dense = [&](const std::string& path) {
                                     return std::find(whole.begin(), whole.end(), path) != whole.end();
                                 }};
@@ -83,7 +95,8 @@ LoadedModel load_model(const ModelFolder& folder, const quant::QuantConfig& quan
         for (const std::string& warning : out.adaptation.warnings) spdlog::warn("{}", warning);
         if (adapter) adapters::load_adapter_weights(*adapter, out.adaptation);
     }
-    if (train::keeps_dense(*out.model)) out.model->keep_dense(true);
+    out.model->to(device);
+    out.model->keep_dense(train::keeps_dense(*out.model));
     return out;
 }
 
@@ -100,12 +113,6 @@ std::map<std::string, std::string> adapter_metadata_for(const ModelFolder& folde
 
 void check_adapter_base(const std::filesystem::path& adapter, const ModelFolder& folder) {
     adapters::check_adapter_base(adapter, folder.checkpoint);
-}
-
-void require_device(const std::string& device) {
-    if (device == "auto" || device == "cpu") return;
-    throw ConfigError("model.device: '" + device +
-                      "' was asked for, but this build has no CUDA kernels; use \"cpu\" or \"auto\"");
 }
 
 std::int64_t set_threads(std::optional<std::int64_t> threads) {

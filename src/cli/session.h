@@ -46,13 +46,14 @@ struct LoadedModel {
 };
 
 /// Loads the weights, quantizing them as asked, and sets the adapters of `peft` (null: none). `adapter`: the
-/// folder whose tensors are taken. Frozen matrices are kept in fp32 besides when memory allows.
+/// folder whose tensors are taken. Everything lies on `device`. Frozen matrices are kept in fp32 besides when
+/// memory allows.
 LoadedModel load_model(const ModelFolder& folder, const quant::QuantConfig& quantization,
                        const adapters::LoraConfig* peft, const std::optional<std::filesystem::path>& adapter,
-                       std::int64_t seed);
+                       std::int64_t seed, at::Device device);
 
-/// float32 unless bfloat16 is asked for (on the CPU).
-at::ScalarType compute_dtype(const quant::QuantConfig& quantization);
+/// What is asked for; `auto` is float32 on the CPU and bfloat16 on a GPU.
+at::ScalarType compute_dtype(const quant::QuantConfig& quantization, at::Device device);
 
 /// Metadata of an adapter trained on this folder (fingerprints of base and tokenizer, the quantization; of a
 /// base stored in 4 bits also the model it was made from).
@@ -62,9 +63,6 @@ std::map<std::string, std::string> adapter_metadata_for(const ModelFolder& folde
 /// CheckpointError when the adapter names another base than this folder's; an adapter without a fingerprint
 /// passes.
 void check_adapter_base(const std::filesystem::path& adapter, const ModelFolder& folder);
-
-/// ConfigError in one sentence when the device cannot be used on this machine or with this build.
-void require_device(const std::string& device);
 
 /// Sets the CPU threads (null: one for each core) and returns their number.
 std::int64_t set_threads(std::optional<std::int64_t> threads);

@@ -10,6 +10,7 @@
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
 #include "qlora/data/preview.h"
+#include "qlora/ops/device.h"
 #include "qlora/train/run_checkpoint.h"
 #include "qlora/train/run_folder.h"
 #include "qlora/train/stop_signal.h"
@@ -126,8 +127,9 @@ int train(const TrainFlags& flags, bool quiet) {
     static const auto* const stop_signal = new train::StopSignal;
     static_cast<void>(stop_signal);
     RunConfig config = load_run_config(flags.config, flags.overrides);
-    require_device(config.model.device);
-    check_device(config, false);
+    const at::Device device = ops::select_device(config.model.device);
+    check_device(config, device.is_cuda());
+    if (device.is_cuda() && config.training.full_determinism) ops::use_deterministic_algorithms();
     adopt_adapter_config(config);
     const std::int64_t threads = set_threads(config.model.threads);
     const train::RunPaths paths{config.training.output_dir};
@@ -151,7 +153,7 @@ int train(const TrainFlags& flags, bool quiet) {
     Data data = load_data(config, folder, prompt_template);
     if (flags.dry_run) {
         std::cout << dry_run_report(config, folder, prompt_template, data.train,
-                                    data.eval ? &*data.eval : nullptr);
+                                    data.eval ? &*data.eval : nullptr, device);
         return 0;
     }
     if (train::StopSignal::received() != 0) return stopped_before_training();
@@ -173,14 +175,14 @@ int train(const TrainFlags& flags, bool quiet) {
 
     const adapters::MatchResult match =
         adapters::match_targets(config.peft, adapters::module_infos(folder.config), folder.config.model_type);
-    train::MemoryRequest request = memory_request(config, folder, match, data.train);
+    train::MemoryRequest request = memory_request(config, folder, match, data.train, device);
     request.gradient_checkpointing = uses_gradient_checkpointing(config, request);
     const train::MemoryPlan memory = train::plan_memory(request);
     spdlog::info("{}", memory.text());
     train::require_memory(memory);
 
-    LoadedModel loaded =
-        load_model(folder, config.quantization, &config.peft, config.model.adapter, config.training.seed);
+    LoadedModel loaded = load_model(folder, config.quantization, &config.peft, config.model.adapter,
+                                    config.training.seed, device);
     spdlog::info("{} trainable of {} parameters, {} adapters", loaded.adaptation.trainable_elements(),
                  loaded.model->parameter_count(), loaded.adaptation.targets.size());
     const std::unique_ptr<train::Callback> progress = make_progress(quiet);

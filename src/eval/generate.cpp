@@ -41,7 +41,7 @@ std::vector<TokenId> step(const models::CausalLM& model, const std::vector<Seque
     std::vector<std::int64_t> last;
     for (std::size_t s = 1; s < batch.offsets.size(); ++s) last.push_back(batch.offsets[s] - 1);
     const at::Tensor hidden = model.forward(batch, nn::ForwardContext{}, index_tensor(last), caches);
-    const at::Tensor best = model.logits(hidden).argmax(1);
+    const at::Tensor best = model.logits(hidden).argmax(1).cpu();
     std::vector<TokenId> out;
     for (std::size_t s = 0; s < sequences.size(); ++s) {
         sequences[s]->cache.advance(static_cast<std::int64_t>(sequences[s]->pending.size()));

@@ -38,25 +38,27 @@ at::Tensor load_dense(const io::TensorView& view) {
 std::vector<Slot> slots_of(CausalLM& model, const LoadOptions& options) {
     const ModelConfig& config = model.config();
     const at::ScalarType compute = options.compute_dtype;
+    const at::Device device = options.device;
     std::vector<Slot> slots;
     slots.push_back({CausalLM::kEmbeddingWeight,
                      {config.vocab_size, config.hidden_size},
-                     [&model, compute](const io::TensorView& view) {
-                         const at::Tensor table = load_dense(view);
+                     [&model, compute, device](const io::TensorView& view) {
+                         const at::Tensor table = load_dense(view).to(device);
                          model.set_embedding(nn::Weight(table, compute), table);
                      }});
     for (nn::Linear* linear : model.linears()) {
         // In a checkpoint stored in 4 bits, a linear that is dense was left so on purpose.
         const bool quantized = options.quantization.load_in_4bit && !config.stored_in_4bit &&
                                !(options.stays_dense && options.stays_dense(linear->path()));
-        slots.push_back({linear->path() + ".weight",
-                         {linear->out_features(), linear->in_features()},
-                         [linear, quantized, compute, &options](const io::TensorView& view) {
-                             linear->set_weight(
-                                 quantized ? nn::Weight(quant::quantize(view, options.quantization), compute)
-                                           : nn::Weight(load_dense(view), compute));
-                         },
-                         linear});
+        slots.push_back(
+            {linear->path() + ".weight",
+             {linear->out_features(), linear->in_features()},
+             [linear, quantized, compute, device, &options](const io::TensorView& view) {
+                 linear->set_weight(
+                     quantized ? nn::Weight(quant::quantize(view, options.quantization, device), compute)
+                               : nn::Weight(load_dense(view).to(device), compute));
+             },
+             linear});
         if (linear->has_bias()) {
             slots.push_back({linear->path() + ".bias",
                              {linear->out_features()},
@@ -71,8 +73,8 @@ std::vector<Slot> slots_of(CausalLM& model, const LoadOptions& options) {
     if (!config.tie_word_embeddings) {
         slots.push_back({CausalLM::kHeadWeight,
                          {config.vocab_size, config.hidden_size},
-                         [&model, compute](const io::TensorView& view) {
-                             model.head() = nn::Weight(load_dense(view), compute);
+                         [&model, compute, device](const io::TensorView& view) {
+                             model.head() = nn::Weight(load_dense(view).to(device), compute);
                          }});
     }
     return slots;
@@ -194,7 +196,8 @@ std::unique_ptr<CausalLM> load_base(const io::Checkpoint& checkpoint, const Mode
         if (matrix == stored.matrices.end()) {
             slot.place(checkpoint.at(slot.name));
         } else {
-            slot.linear->set_weight(nn::Weight(quant::load_quantized(matrix->second), options.compute_dtype));
+            slot.linear->set_weight(
+                nn::Weight(quant::load_quantized(matrix->second).to(options.device), options.compute_dtype));
             checkpoint.release(matrix->second.absmax->name);
         }
         checkpoint.release(slot.name);

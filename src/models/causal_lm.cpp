@@ -5,6 +5,7 @@
 
 #include "qlora/ops/checkpoint.h"
 #include "qlora/ops/decoder_nodes.h"
+#include "qlora/ops/device.h"
 #include "qlora/ops/embedding.h"
 
 namespace qlora::models {
@@ -76,14 +77,20 @@ CausalLM::CausalLM(ModelConfig config, at::ScalarType compute_dtype)
 at::Tensor CausalLM::forward(const TokenBatch& batch, const nn::ForwardContext& context,
                              const at::Tensor& rows, std::span<KvCache* const> caches) const {
     const at::Tensor& table = trained_embedding_.defined() ? trained_embedding_ : embedding_table_;
-    at::Tensor hidden = ops::embedding(table, batch.ids, compute_dtype_, config_.pad_token_id.value_or(-1));
+    at::Tensor hidden =
+        ops::embedding(table, batch.ids.to(device()), compute_dtype_, config_.pad_token_id.value_or(-1));
     const bool checkpointed = context.gradient_checkpointing && at::GradMode::is_enabled();
     // A checkpointed layer has no parameters among its arguments: without this it would get no backward pass.
     if (checkpointed && !hidden.requires_grad()) hidden.requires_grad_();
-    const auto [cos, sin] = ops::rope_table(batch.positions, inverse_frequency_, compute_dtype_);
+    const auto [cos, sin] = ops::rope_table(batch.positions.to(device()), inverse_frequency_, compute_dtype_);
+    ops::SequenceOffsets offsets(batch.offsets);
+    if (device().is_cuda()) {
+        offsets.device = at::tensor(at::ArrayRef<std::int64_t>(batch.offsets), at::kInt).to(device());
+    }
+    const at::Tensor rows_there = rows.defined() ? rows.to(device()) : rows;
     for (std::size_t i = 0; i < layers_.size(); ++i) {
-        const at::Tensor kept_rows = i + 1 == layers_.size() ? rows : at::Tensor();
-        const auto segment = [=, this, cos = cos, sin = sin, offsets = batch.offsets](const at::Tensor& x) {
+        const at::Tensor kept_rows = i + 1 == layers_.size() ? rows_there : at::Tensor();
+        const auto segment = [=, this, cos = cos, sin = sin](const at::Tensor& x) {
             return layer_forward(i, x, cos, sin, offsets, context, kept_rows, caches);
         };
         hidden = checkpointed ? ops::checkpoint(segment, hidden) : segment(hidden);
@@ -92,7 +99,7 @@ at::Tensor CausalLM::forward(const TokenBatch& batch, const nn::ForwardContext& 
 }
 
 at::Tensor CausalLM::layer_forward(std::size_t index, const at::Tensor& hidden, const at::Tensor& cos,
-                                   const at::Tensor& sin, const std::vector<std::int64_t>& offsets,
+                                   const at::Tensor& sin, const ops::SequenceOffsets& offsets,
                                    const nn::ForwardContext& context, const at::Tensor& rows,
                                    std::span<KvCache* const> caches) const {
     const DecoderLayer& layer = *layers_[index];
@@ -109,15 +116,19 @@ at::Tensor CausalLM::layer_forward(std::size_t index, const at::Tensor& hidden, 
     at::Tensor attended =
         caches.empty() ? ops::rotary_attention(qkv, {.cos = cos, .sin = sin}, offsets, shape, norms)
                        : attend_to_caches(index, ops::rotated(qkv, {.cos = cos, .sin = sin}, shape, norms),
-                                          offsets, shape, caches);
+                                          offsets.host, shape, caches);
     if (rows.defined()) {
         attended = attended.index_select(0, rows);
         residual = residual.index_select(0, rows);
     }
-    const at::Tensor middle = ops::project_residual(attended, residual, layer.output.projections(context));
+    // A device's norm adds the residual on its way; on the CPU the product's sums start from it.
+    const bool adds_in_norm = ops::device_kernels(hidden) != nullptr;
+    const at::Tensor output = ops::project_residual(attended, adds_in_norm ? at::Tensor() : residual,
+                                                    layer.output.projections(context));
     const auto [gate_up, middle_residual] =
-        ops::norm_project(middle, layer.post_attention_layernorm.weight(),
-                          layer.post_attention_layernorm.eps(), layer.gate_up.projections(context));
+        ops::norm_project(adds_in_norm ? residual : output, layer.post_attention_layernorm.weight(),
+                          layer.post_attention_layernorm.eps(), layer.gate_up.projections(context),
+                          adds_in_norm ? output : at::Tensor());
     return ops::swiglu_project_residual(gate_up, middle_residual, layer.down.projections(context));
 }
 
@@ -141,15 +152,18 @@ at::Tensor CausalLM::attend_to_caches(std::size_t index, const at::Tensor& qkv,
 }
 
 at::Tensor CausalLM::loss_sum(const at::Tensor& hidden_rows, const at::Tensor& targets) const {
+    const at::Tensor there = targets.to(device());
     if (trained_head_.defined())
-        return ops::trainable_linear_cross_entropy(hidden_rows, trained_head_, targets);
-    return ops::linear_cross_entropy(hidden_rows, output_matrix(), targets);
+        return ops::trainable_linear_cross_entropy(hidden_rows, trained_head_, there);
+    return ops::linear_cross_entropy(hidden_rows, output_matrix(), there);
 }
 
 ops::TokenScores CausalLM::score(const at::Tensor& hidden_rows, const at::Tensor& targets) const {
-    if (trained_head_.defined())
-        return ops::score_tokens(hidden_rows, ops::TrainedHead(trained_head_), targets);
-    return ops::score_tokens(hidden_rows, output_matrix(), targets);
+    const at::Tensor there = targets.to(device());
+    const ops::TokenScores scores =
+        trained_head_.defined() ? ops::score_tokens(hidden_rows, ops::TrainedHead(trained_head_), there)
+                                : ops::score_tokens(hidden_rows, output_matrix(), there);
+    return {.logprobs = scores.logprobs.cpu(), .correct = scores.correct.cpu()};
 }
 
 at::Tensor CausalLM::logits(const at::Tensor& hidden_rows) const {
@@ -185,6 +199,18 @@ void CausalLM::set_embedding(nn::Weight weight, at::Tensor stored) {
     embedding_table_ = std::move(stored);
 }
 
+void CausalLM::to(at::Device device) {
+    for (nn::Linear* linear : linears()) linear->to(device);
+    for (nn::RmsNorm* norm : norms()) norm->to(device);
+    // A tied head reads the embedding: one copy there, not two.
+    embedding_table_ = embedding_table_.to(device);
+    embedding_ = nn::Weight(embedding_table_, compute_dtype_);
+    if (head_.defined()) head_.to(device);
+    nn::move_to(trained_embedding_, device);
+    nn::move_to(trained_head_, device);
+    inverse_frequency_ = inverse_frequency_.to(device);
+}
+
 void CausalLM::train_embedding() {
     trained_embedding_ = embedding_table_.to(at::kFloat).clone().requires_grad_();
 }
@@ -194,12 +220,24 @@ void CausalLM::train_head() {
 }
 
 void CausalLM::keep_dense(bool keep) {
+    const bool on_device = ops::device_kernels(device()) != nullptr;
+    std::vector<nn::LinearGroup*> groups;
     for (const auto& layer : layers_) {
-        for (nn::LinearGroup* group : {&layer->qkv, &layer->output, &layer->gate_up, &layer->down}) {
-            group->keep_dense(keep);
-        }
+        groups.insert(groups.end(), {&layer->qkv, &layer->output, &layer->gate_up, &layer->down});
     }
-    if (!trained_head_.defined()) (config_.tie_word_embeddings ? embedding_ : head_).keep_dense(keep);
+    scratch_.reset();
+    if (on_device && !keep) {
+        scratch_ = std::make_unique<nn::WeightScratch>(
+            std::vector<const nn::ScratchSource*>(groups.begin(), groups.end()),
+            at::TensorOptions(device()).dtype(compute_dtype_));
+    }
+    for (nn::LinearGroup* group : groups) {
+        group->keep_dense(keep);
+        group->use_scratch(scratch_.get());
+    }
+    // A device multiplies with the head as it is stored.
+    if (trained_head_.defined() || on_device) return;
+    (config_.tie_word_embeddings ? embedding_ : head_).keep_dense(keep);
 }
 
 std::int64_t CausalLM::weight_bytes() const {

@@ -1,5 +1,7 @@
 #include "qlora/nn/linear.h"
 
+#include "qlora/nn/move.h"
+
 namespace qlora::nn {
 
 Linear::Linear(std::string path, std::int64_t in_features, std::int64_t out_features, bool has_bias)
@@ -12,6 +14,14 @@ void Linear::train_whole_module() {
 
 void Linear::train_bias() {
     if (bias_.defined()) bias_ = bias_.to(at::kFloat).clone().requires_grad_();
+}
+
+void Linear::to(at::Device device) {
+    weight_.to(device);
+    move_to(bias_, device);
+    move_to(trained_weight_, device);
+    if (!adapter_) return;
+    for (auto& [name, tensor] : adapter_->parameters()) move_to(tensor, device);
 }
 
 }  // namespace qlora::nn

@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "qlora/ops/device.h"
+
 namespace qlora::nn {
 
 LinearGroup::LinearGroup(std::vector<const Linear*> linears) : linears_(std::move(linears)) {}
@@ -35,6 +37,14 @@ ops::Projections LinearGroup::projections(const ForwardContext& context) const {
     }
     // Recomputation repeats a pass under another grad mode, and must take the same way.
     out.from_storage = !context.training && !context.gradient_checkpointing && !at::GradMode::is_enabled();
+    if (runs_on_device()) {
+        out.device_operands = [this] { return device_operands(); };
+        out.device_a = [this] {
+            update_adapters();
+            return a_;
+        };
+        return out;
+    }
     if (trains_a_weight()) return out;
     out.stacked = [this] { return stacked(); };
     out.folded = folds();
@@ -75,6 +85,96 @@ at::Tensor LinearGroup::make_stacked() const {
         if (adds && linear->adapter() != nullptr) linear->adapter()->add_delta(part);
     }
     return out;
+}
+
+bool LinearGroup::runs_on_device() const {
+    const Weight& weight = linears_.front()->weight();
+    return weight.defined() && ops::device_kernels(weight.device()) != nullptr;
+}
+
+void LinearGroup::update_adapters() const {
+    std::vector<std::int64_t> now = versions();
+    if (now.empty() || (a_.defined() && now == adapter_versions_)) return;
+    const at::AutoGradMode no_gradients(false);
+    std::int64_t rank = 0, rows = 0;
+    for (const Linear* linear : linears_) {
+        rows += linear->out_features();
+        if (linear->adapter() != nullptr) rank += linear->adapter()->low_rank({}).a.size(0);
+    }
+    const Weight& weight = linears_.front()->weight();
+    const at::TensorOptions options = at::TensorOptions(weight.device()).dtype(at::kFloat);
+    at::Tensor a = at::zeros({ops::appended_columns(rank), linears_.front()->in_features()}, options);
+    columns_ = at::zeros({rows, ops::appended_columns(rank)}, options);
+    std::int64_t first = 0, column = 0;
+    for (const Linear* linear : linears_) {
+        const std::int64_t out = linear->out_features();
+        if (linear->adapter() != nullptr) {
+            const ops::LowRank part = linear->adapter()->low_rank({});
+            const std::int64_t r = part.a.size(0);
+            a.narrow(0, column, r).copy_(part.a);
+            columns_.narrow(0, first, out).narrow(1, column, r).copy_(part.b).mul_(part.scaling);
+            column += r;
+        }
+        first += out;
+    }
+    a_ = a.to(weight.compute_dtype());
+    adapter_versions_ = std::move(now);
+}
+
+std::vector<std::int64_t> LinearGroup::scratch_shape() const {
+    std::int64_t rows = 0, rank = 0;
+    for (const Linear* linear : linears_) {
+        rows += linear->out_features();
+        if (linear->adapter() != nullptr) rank += linear->adapter()->low_rank({}).a.size(0);
+    }
+    return {rows, linears_.front()->in_features() + ops::appended_columns(rank)};
+}
+
+std::vector<at::Tensor> LinearGroup::scratch_inputs() const {
+    if (columns_.defined()) return {columns_};
+    return {};
+}
+
+void LinearGroup::write_scratch(at::Tensor& out) const {
+    std::int64_t first = 0;
+    for (const Linear* linear : linears_) {
+        const std::int64_t rows = linear->out_features();
+        at::Tensor part = out.narrow(0, first, rows);
+        const at::Tensor columns = columns_.defined() ? columns_.narrow(0, first, rows) : columns_;
+        first += rows;
+        if (linear->trains_whole_module()) {
+            part.narrow(1, 0, linear->in_features()).copy_(linear->trained_weight().detach());
+            if (columns.defined()) part.narrow(1, linear->in_features(), columns.size(1)).copy_(columns);
+        } else {
+            linear->weight().write_extended(part, columns);
+        }
+    }
+}
+
+ops::DeviceOperands LinearGroup::device_operands() const {
+    const at::AutoGradMode no_gradients(false);
+    update_adapters();
+    const bool keeps = keeps_ && !trains_a_weight();
+    // Trained weights change without being counted as adapters do.
+    if (!keeps && scratch_ != nullptr && !trains_a_weight()) {
+        return {.weight = scratch_->acquire(*this), .a = a_};
+    }
+    if (keeps && kept_.defined()) {
+        if (a_.defined() && kept_versions_ != adapter_versions_) {
+            kept_.narrow(1, linears_.front()->in_features(), a_.size(0)).copy_(columns_);
+            kept_versions_ = adapter_versions_;
+        }
+        return {.weight = kept_, .a = a_};
+    }
+    const Weight& weight = linears_.front()->weight();
+    at::Tensor out =
+        at::empty(scratch_shape(), at::TensorOptions(weight.device()).dtype(weight.compute_dtype()));
+    write_scratch(out);
+    if (keeps) {
+        kept_ = out;
+        kept_versions_ = adapter_versions_;
+    }
+    return {.weight = out, .a = a_};
 }
 
 }  // namespace qlora::nn

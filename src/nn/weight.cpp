@@ -38,6 +38,38 @@ at::Tensor Weight::dense_rows(std::int64_t first, std::int64_t count) const {
     return kept_.defined() ? kept_.narrow(0, first, count) : make_rows(first, count);
 }
 
+bool Weight::stores(at::ScalarType dtype) const {
+    return !is_quantized() && std::get<at::Tensor>(storage_).scalar_type() == dtype;
+}
+
+at::Tensor Weight::rows_as(std::int64_t first, std::int64_t count, at::ScalarType dtype) const {
+    if (stores(dtype)) return std::get<at::Tensor>(storage_).narrow(0, first, count);
+    if (is_quantized()) return quant::dequantize_rows(quantized(), first, count, dtype);
+    return dense_rows(first, count).to(dtype);
+}
+
+void Weight::write_extended(at::Tensor out, const at::Tensor& appended) const {
+    if (is_quantized()) {
+        quant::dequantize_extended_into(quantized(), appended, out);
+        return;
+    }
+    out.narrow(1, 0, in_features()).copy_(std::get<at::Tensor>(storage_));
+    if (appended.defined()) out.narrow(1, in_features(), appended.size(1)).copy_(appended);
+}
+
+at::Device Weight::device() const {
+    return is_quantized() ? quantized().codes.device() : std::get<at::Tensor>(storage_).device();
+}
+
+void Weight::to(at::Device device) {
+    if (is_quantized()) {
+        storage_ = quantized().to(device);
+    } else if (defined()) {
+        storage_ = std::get<at::Tensor>(storage_).to(device);
+    }
+    if (kept_.defined()) kept_ = kept_.to(device);
+}
+
 at::Tensor Weight::multiply_few(const at::Tensor& x) const {
     return is_quantized() ? quant::multiply_few(quantized(), x, compute_dtype_) : at::Tensor();
 }

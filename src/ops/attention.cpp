@@ -2,7 +2,10 @@
 
 #include <torch/csrc/autograd/custom_function.h>
 
+#include <algorithm>
+
 #include "blocked_attention.h"
+#include "cuda_attention.h"
 #include "qlora/ops/rms_norm.h"
 
 namespace qlora::ops {
@@ -42,13 +45,15 @@ std::vector<AttentionSequence> sequences_of(const at::Tensor& qkv, const at::Ten
 
 /// Additive mask [n, m] for the last n of m positions, or undefined when the kernel's own causal flag (n ==
 /// m) or no mask at all (n == 1) says the same.
-at::Tensor window_mask(std::int64_t n, std::int64_t m, std::int64_t window, at::ScalarType dtype) {
+at::Tensor window_mask(std::int64_t n, std::int64_t m, std::int64_t window,
+                       const at::TensorOptions& options) {
     if (window == 0 || window > m) window = m;
     if (window == m && (n == m || n == 1)) return {};
-    const at::Tensor row = at::arange(m - n, m, at::kLong).unsqueeze(1);
-    const at::Tensor column = at::arange(m, at::kLong).unsqueeze(0);
+    const at::TensorOptions places = options.dtype(at::kLong);
+    const at::Tensor row = at::arange(m - n, m, places).unsqueeze(1);
+    const at::Tensor column = at::arange(m, places).unsqueeze(0);
     const at::Tensor hidden = column.gt(row).logical_or_(column.le(row - window));
-    return at::zeros({n, m}, dtype).masked_fill_(hidden, -std::numeric_limits<float>::infinity());
+    return at::zeros({n, m}, options).masked_fill_(hidden, -std::numeric_limits<float>::infinity());
 }
 
 c10::optional<at::Tensor> optional_mask(const at::Tensor& mask) {
@@ -72,13 +77,12 @@ struct HeadsFirst {
     at::Tensor q, k, v;
 };
 
-/// fp32 logsumexp [T, heads] and the result [T, q_size].
-struct Attended {
-    at::Tensor out, logsumexp;
-};
+/// The result [T, q_size] and what backward needs: logsumexp, on the CPU fp32 [T, heads].
+using Attended = CudaAttended;
 
-Attended attend(const at::Tensor& qkv, const std::vector<std::int64_t>& offsets,
-                const AttentionShape& shape) {
+Attended attend(const at::Tensor& qkv, const SequenceOffsets& sequences, const AttentionShape& shape) {
+    if (qkv.is_cuda()) return cuda_attend(qkv, sequences, shape);
+    const std::vector<std::int64_t>& offsets = sequences.host;
     const std::int64_t tokens = qkv.size(0);
     Attended result{.out = at::empty({tokens, shape.q_size()}, qkv.options()),
                     .logsumexp = at::empty({tokens, shape.heads}, at::kFloat)};
@@ -88,7 +92,7 @@ Attended attend(const at::Tensor& qkv, const std::vector<std::int64_t>& offsets,
     }
     for (std::size_t s = 0; s + 1 < offsets.size(); ++s) {
         const std::int64_t begin = offsets[s], n = offsets[s + 1] - begin;
-        const at::Tensor mask = window_mask(n, n, shape.window, qkv.scalar_type());
+        const at::Tensor mask = window_mask(n, n, shape.window, qkv.options());
         const HeadsFirst in(qkv, begin, n, shape);
         const auto [y, logsumexp] = at::_scaled_dot_product_flash_attention_for_cpu(
             in.q, in.k, in.v, 0.0, !mask.defined(), optional_mask(mask));
@@ -100,7 +104,9 @@ Attended attend(const at::Tensor& qkv, const std::vector<std::int64_t>& offsets,
 
 /// Gradient of the rotated qkv.
 at::Tensor attend_backward(const at::Tensor& g, const at::Tensor& qkv, const Attended& saved,
-                           const std::vector<std::int64_t>& offsets, const AttentionShape& shape) {
+                           const SequenceOffsets& sequences, const AttentionShape& shape) {
+    if (qkv.is_cuda()) return cuda_attend_backward(g, qkv, saved, sequences, shape);
+    const std::vector<std::int64_t>& offsets = sequences.host;
     at::Tensor d_qkv = at::empty_like(qkv);
     const at::Tensor d_out = g.contiguous();
     if (is_fp32(qkv)) {
@@ -116,7 +122,7 @@ at::Tensor attend_backward(const at::Tensor& g, const at::Tensor& qkv, const Att
     }
     for (std::size_t s = 0; s + 1 < offsets.size(); ++s) {
         const std::int64_t begin = offsets[s], n = offsets[s + 1] - begin;
-        const at::Tensor mask = window_mask(n, n, shape.window, qkv.scalar_type());
+        const at::Tensor mask = window_mask(n, n, shape.window, qkv.options());
         const HeadsFirst in(qkv, begin, n, shape);
         const auto of_queries = [&](const at::Tensor& x) {
             return heads_first(x, begin, n, 0, shape.heads, shape.head_dim);
@@ -180,51 +186,85 @@ void rotate_heads(at::Tensor& qkv, const RopeTable& table, const AttentionShape&
     rope_(qkv, shape.heads + shape.kv_heads, shape.head_dim, table, direction);
 }
 
+/// The offsets in the saved data of a node.
+struct OffsetsHolder : torch::CustomClassHolder {
+    explicit OffsetsHolder(SequenceOffsets held) : value(std::move(held)) {}
+    SequenceOffsets value;
+};
+
 struct RotaryAttention : Function<RotaryAttention> {
+    /// Places of the saved tensors; the last five only with head norms.
+    enum Saved {
+        kTurned,
+        kOut,
+        kLogsumexp,
+        kSeed,
+        kOffset,
+        kCos,
+        kSin,
+        kRaw,
+        kQueryWeight,
+        kKeyWeight,
+        kQueryInverse,
+        kKeyInverse
+    };
+
     static at::Tensor forward(AutogradContext* ctx, const at::Tensor& qkv, const at::Tensor& cos,
                               const at::Tensor& sin, at::TensorList norm_weights,
-                              std::vector<std::int64_t> offsets, const AttentionShape& shape, double eps) {
+                              const SequenceOffsets& offsets, const AttentionShape& shape, double eps) {
         at::Tensor turned = qkv;
-        variable_list saved;
+        variable_list of_norms;
         if (!norm_weights.empty()) {
             NormedHeads normed = norm_heads(
                 qkv, shape, {.q_weight = norm_weights[0], .k_weight = norm_weights[1], .eps = eps});
             turned = normed.qkv;
-            saved = {qkv, norm_weights[0], norm_weights[1], normed.q_inverse, normed.k_inverse};
+            of_norms = {qkv, norm_weights[0], norm_weights[1], normed.q_inverse, normed.k_inverse};
         }
         rotate_heads(turned, {.cos = cos, .sin = sin}, shape, RopeDirection::kForward);
         const Attended attended = attend(turned, offsets, shape);
-        saved.insert(saved.begin(), {turned, attended.out, attended.logsumexp, cos, sin});
+        variable_list saved = {turned, attended.out, attended.logsumexp, attended.seed, attended.offset,
+                               cos,    sin};
+        saved.insert(saved.end(), of_norms.begin(), of_norms.end());
         ctx->save_for_backward(saved);
-        ctx->saved_data["offsets"] = std::move(offsets);
+        ctx->saved_data["offsets"] = c10::IValue::make_capsule(c10::make_intrusive<OffsetsHolder>(offsets));
         ctx->saved_data["shape"] =
             std::vector<std::int64_t>{shape.heads, shape.kv_heads, shape.head_dim, shape.window};
         return attended.out;
     }
     static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
         const variable_list saved = ctx->get_saved_variables();
-        const std::vector<std::int64_t> offsets = ctx->saved_data["offsets"].toIntVector();
+        const auto offsets =
+            c10::static_intrusive_pointer_cast<OffsetsHolder>(ctx->saved_data["offsets"].toCapsule());
         const std::vector<std::int64_t> sizes = ctx->saved_data["shape"].toIntVector();
         const AttentionShape shape{
             .heads = sizes[0], .kv_heads = sizes[1], .head_dim = sizes[2], .window = sizes[3]};
-        const Attended attended{.out = saved[1], .logsumexp = saved[2]};
-        at::Tensor d_qkv = attend_backward(grads[0], saved[0], attended, offsets, shape);
-        rotate_heads(d_qkv, {.cos = saved[3], .sin = saved[4]}, shape, RopeDirection::kBackward);
-        if (saved.size() == 5) return {d_qkv, {}, {}, {}, {}, {}};  // no norm weights among the arguments
-        const at::Tensor d_q_weight = norm_heads_backward(d_qkv, saved[5], 0, shape.heads, shape.head_dim,
-                                                          saved[6], saved[8], ctx->needs_input_grad(3));
+        const Attended attended{.out = saved[kOut],
+                                .logsumexp = saved[kLogsumexp],
+                                .seed = saved[kSeed],
+                                .offset = saved[kOffset]};
+        at::Tensor d_qkv = attend_backward(grads[0], saved[kTurned], attended, offsets->value, shape);
+        rotate_heads(d_qkv, {.cos = saved[kCos], .sin = saved[kSin]}, shape, RopeDirection::kBackward);
+        if (saved.size() == kRaw) return {d_qkv, {}, {}, {}, {}, {}};  // no norm weights among the arguments
+        const at::Tensor d_q_weight =
+            norm_heads_backward(d_qkv, saved[kRaw], 0, shape.heads, shape.head_dim, saved[kQueryWeight],
+                                saved[kQueryInverse], ctx->needs_input_grad(3));
         const at::Tensor d_k_weight =
-            norm_heads_backward(d_qkv, saved[5], shape.q_size(), shape.kv_heads, shape.head_dim, saved[7],
-                                saved[9], ctx->needs_input_grad(4));
+            norm_heads_backward(d_qkv, saved[kRaw], shape.q_size(), shape.kv_heads, shape.head_dim,
+                                saved[kKeyWeight], saved[kKeyInverse], ctx->needs_input_grad(4));
         return {d_qkv, {}, {}, d_q_weight, d_k_weight, {}, {}, {}};
     }
 };
 
 }  // namespace
 
-at::Tensor rotary_attention(const at::Tensor& qkv, const RopeTable& table,
-                            const std::vector<std::int64_t>& offsets, const AttentionShape& shape,
-                            const HeadNorms* norms) {
+std::int64_t SequenceOffsets::longest() const {
+    std::int64_t most = 0;
+    for (std::size_t s = 0; s + 1 < host.size(); ++s) most = std::max(most, host[s + 1] - host[s]);
+    return most;
+}
+
+at::Tensor rotary_attention(const at::Tensor& qkv, const RopeTable& table, const SequenceOffsets& offsets,
+                            const AttentionShape& shape, const HeadNorms* norms) {
     std::vector<at::Tensor> weights;
     if (norms != nullptr) weights = {norms->q_weight, norms->k_weight};
     return RotaryAttention::apply(qkv, table.cos, table.sin, at::TensorList(weights), offsets, shape,
@@ -242,6 +282,16 @@ at::Tensor rotated(const at::Tensor& qkv, const RopeTable& table, const Attentio
 at::Tensor cached_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                             const AttentionShape& shape) {
     const std::int64_t n = q.size(0), m = k.size(0);
+    if (q.is_cuda()) {
+        const at::Tensor mask = window_mask(n, m, shape.window, q.options());
+        return at::scaled_dot_product_attention(heads_first(q, 0, n, 0, shape.heads, shape.head_dim),
+                                                k.transpose(0, 1).unsqueeze(0),
+                                                v.transpose(0, 1).unsqueeze(0), optional_mask(mask), 0.0,
+                                                n == m && !mask.defined(), std::nullopt, true)
+            .squeeze(0)
+            .transpose(0, 1)
+            .reshape({n, -1});
+    }
     if (is_fp32(q)) {
         at::Tensor out = at::empty({n, shape.q_size()}, q.options());
         const at::Tensor logsumexp = at::empty({n, shape.heads}, q.options());
@@ -256,7 +306,7 @@ at::Tensor cached_attention(const at::Tensor& q, const at::Tensor& k, const at::
                           shape);
         return out;
     }
-    const at::Tensor mask = window_mask(n, m, shape.window, q.scalar_type());
+    const at::Tensor mask = window_mask(n, m, shape.window, q.options());
     const bool causal = n == m && !mask.defined();
     const auto [y, logsumexp] = at::_scaled_dot_product_flash_attention_for_cpu(
         heads_first(q, 0, n, 0, shape.heads, shape.head_dim), k.transpose(0, 1).unsqueeze(0),

@@ -7,7 +7,9 @@
 #include <numeric>
 #include <vector>
 
+#include "head_loss.h"
 #include "qlora/kernels/elementwise.h"
+#include "qlora/ops/device.h"
 #include "qlora/ops/gemm.h"
 
 namespace qlora::ops {
@@ -66,46 +68,44 @@ double softmax_minus_onehot_(at::Tensor& logits, const at::Tensor& targets) {
     return std::accumulate(losses.begin(), losses.end(), 0.0);
 }
 
-struct Result {
-    double loss = 0.0;
-    at::Tensor gradient_hidden, gradient_head;
-};
+at::Tensor scalar_of(double value) {
+    return at::scalar_tensor(value, at::TensorOptions().dtype(at::kFloat));
+}
 
-Result run(const at::Tensor& hidden, const FrozenWeight& head, const at::Tensor& targets, bool want_hidden,
-           bool want_head) {
-    Result result;
+HeadLoss head_loss(const at::Tensor& hidden, const FrozenWeight& head, const at::Tensor& targets,
+                   WantedGradients wanted) {
+    if (device_kernels(hidden) != nullptr) return device_head_loss(hidden, head, targets, wanted);
+    HeadLoss result;
+    double loss = 0.0;
     const std::int64_t rows = hidden.size(0);
-    if (want_hidden) result.gradient_hidden = at::empty_like(hidden);
-    if (want_head) result.gradient_head = at::zeros({head.out_features(), head.in_features()}, at::kFloat);
+    if (wanted.hidden) result.gradient_hidden = at::empty_like(hidden);
+    if (wanted.head) result.gradient_head = at::zeros({head.out_features(), head.in_features()}, at::kFloat);
     const at::Tensor buffer = chunk_buffer(rows, head);
     for_each_chunk(rows, [&](std::int64_t begin, std::int64_t n) {
         at::Tensor logits = logits_into(hidden.narrow(0, begin, n), head, buffer);
-        result.loss += softmax_minus_onehot_(logits, targets.narrow(0, begin, n));
-        if (!want_hidden && !want_head) return;
+        loss += softmax_minus_onehot_(logits, targets.narrow(0, begin, n));
+        if (!wanted.hidden && !wanted.head) return;
         // The gradient of bf16 logits is bf16, as autograd's would be.
         if (hidden.scalar_type() != at::kFloat) logits.copy_(logits.to(hidden.scalar_type()));
-        if (want_hidden) {
+        if (wanted.hidden) {
             at::Tensor gradient = at::empty({n, hidden.size(1)}, at::kFloat);
             for_each_panel(head, [&](const at::Tensor& panel, std::int64_t first, std::int64_t count) {
                 gradient.addmm_(logits.narrow(1, first, count), panel, first == 0 ? 0.0 : 1.0);
             });
             result.gradient_hidden.narrow(0, begin, n).copy_(gradient);
         }
-        if (want_head) result.gradient_head.addmm_(logits.t(), fp32(hidden.narrow(0, begin, n)));
+        if (wanted.head) result.gradient_head.addmm_(logits.t(), fp32(hidden.narrow(0, begin, n)));
     });
+    result.loss = scalar_of(loss);
     return result;
-}
-
-at::Tensor scalar_of(double value) {
-    return at::scalar_tensor(value, at::TensorOptions().dtype(at::kFloat));
 }
 
 struct LinearCrossEntropy : Function<LinearCrossEntropy> {
     static at::Tensor forward(AutogradContext* ctx, const at::Tensor& hidden, const at::Tensor& targets,
                               const FrozenWeight* head, bool want_gradient) {
-        Result result = run(hidden, *head, targets, want_gradient, false);
+        const HeadLoss result = head_loss(hidden, *head, targets, {.hidden = want_gradient});
         ctx->save_for_backward({result.gradient_hidden});
-        return scalar_of(result.loss);
+        return result.loss;
     }
     static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
         const variable_list saved = ctx->get_saved_variables();
@@ -116,9 +116,10 @@ struct LinearCrossEntropy : Function<LinearCrossEntropy> {
 struct TrainableCrossEntropy : Function<TrainableCrossEntropy> {
     static at::Tensor forward(AutogradContext* ctx, const at::Tensor& hidden, const at::Tensor& head,
                               const at::Tensor& targets, bool want_hidden, bool want_head) {
-        Result result = run(hidden, TrainedHead(head), targets, want_hidden, want_head);
+        const HeadLoss result =
+            head_loss(hidden, TrainedHead(head), targets, {.hidden = want_hidden, .head = want_head});
         ctx->save_for_backward({result.gradient_hidden, result.gradient_head});
-        return scalar_of(result.loss);
+        return result.loss;
     }
     static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
         const variable_list saved = ctx->get_saved_variables();
@@ -146,11 +147,13 @@ at::Tensor trainable_linear_cross_entropy(const at::Tensor& hidden, const at::Te
 
 at::Tensor head_logits(const at::Tensor& hidden, const FrozenWeight& head) {
     const at::AutoGradMode no_gradients(false);
+    if (device_kernels(hidden) != nullptr) return device_logits(hidden, head).to(at::kFloat);
     return logits_into(hidden, head, at::empty({hidden.size(0), head.out_features()}, at::kFloat));
 }
 
 TokenScores score_tokens(const at::Tensor& hidden, const FrozenWeight& head, const at::Tensor& targets) {
     const at::AutoGradMode no_gradients(false);
+    if (device_kernels(hidden) != nullptr) return device_score_tokens(hidden, head, targets);
     const std::int64_t rows = hidden.size(0), vocabulary = head.out_features();
     TokenScores scores{.logprobs = at::empty({rows}, at::kFloat), .correct = at::empty({rows}, at::kBool)};
     float* logprobs = scores.logprobs.mutable_data_ptr<float>();

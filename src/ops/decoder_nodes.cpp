@@ -20,6 +20,7 @@ struct ProjectionsHolder : torch::CustomClassHolder {
 using Holder = c10::intrusive_ptr<ProjectionsHolder>;
 
 constexpr const char* kProjections = "projections";
+constexpr const char* kPending = "pending";
 
 void save(AutogradContext* ctx, const Holder& holder) {
     ctx->saved_data[kProjections] = c10::IValue::make_capsule(holder);
@@ -41,41 +42,52 @@ variable_list gradients(variable_list fixed, variable_list parameters, std::size
 
 struct NormProject : Function<NormProject> {
     static variable_list forward(AutogradContext* ctx, const at::Tensor& hidden, const at::Tensor& weight,
-                                 at::TensorList /*parameters*/, double eps, const Holder& holder) {
-        const NormResult normed = rms_norm_forward(hidden, weight, eps);
-        ctx->save_for_backward({hidden, weight, normed.inverse});
+                                 const std::optional<at::Tensor>& pending, at::TensorList /*parameters*/,
+                                 double eps, const Holder& holder) {
+        const at::Tensor into = projection_input(holder->value, hidden, hidden.size(1));
+        const NormResult normed = rms_norm_forward(hidden, weight, eps, into, pending.value_or(at::Tensor()));
+        const at::Tensor stream = pending ? normed.sum : hidden;
+        ctx->save_for_backward({stream, weight, normed.inverse});
+        ctx->saved_data[kPending] = pending.has_value();
         save(ctx, holder);
-        return {project(holder->value, normed.y), hidden};
+        return {project(holder->value, normed.y), stream};
     }
     static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
         const variable_list saved = ctx->get_saved_variables();
         const at::Tensor &hidden = saved[0], &weight = saved[1], &inverse = saved[2];
         const Projections& projections = saved_projections(ctx);
-        const bool wants_hidden = ctx->needs_input_grad(0), wants_weight = ctx->needs_input_grad(1);
-        at::Tensor dx;
-        if (wants_hidden || wants_weight) dx = project_backward(projections, grads[0]);
+        const bool wants_hidden =
+            ctx->needs_input_grad(0) || (ctx->saved_data[kPending].toBool() && ctx->needs_input_grad(2));
+        const bool wants_weight = ctx->needs_input_grad(1);
+        at::Tensor dx, low_rank;
+        if (wants_hidden || wants_weight) dx = project_backward(projections, grads[0], &low_rank);
         variable_list parameters =
-            parameter_gradients(projections, rms_norm_again(hidden, weight, inverse), grads[0]);
+            parameter_gradients(projections, rms_norm_again(hidden, weight, inverse), grads[0], low_rank);
         at::Tensor d_hidden, d_weight;
         if (wants_hidden) d_hidden = rms_norm_backward(dx, hidden, weight, inverse, grads[1]);
         if (wants_weight) d_weight = rms_norm_weight_gradient(dx, hidden, weight, inverse);
-        return gradients({d_hidden, d_weight}, std::move(parameters), 2);
+        at::Tensor d_pending;
+        if (ctx->saved_data[kPending].toBool()) d_pending = d_hidden;
+        return gradients({d_hidden, d_weight, d_pending}, std::move(parameters), 2);
     }
 };
 
 struct ProjectResidual : Function<ProjectResidual> {
-    static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& residual,
-                              at::TensorList /*parameters*/, const Holder& holder) {
+    static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x,
+                              const std::optional<at::Tensor>& residual, at::TensorList /*parameters*/,
+                              const Holder& holder) {
         ctx->save_for_backward({x});
+        ctx->saved_data[kPending] = residual.has_value();
         save(ctx, holder);
-        return project(holder->value, x, residual);
+        return project(holder->value, x, residual.value_or(at::Tensor()));
     }
     static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
         const at::Tensor x = ctx->get_saved_variables()[0];
         const Projections& projections = saved_projections(ctx);
-        at::Tensor dx;
-        if (ctx->needs_input_grad(0)) dx = project_backward(projections, grads[0]);
-        return gradients({dx, grads[0]}, parameter_gradients(projections, x, grads[0]), 1);
+        at::Tensor dx, low_rank;
+        if (ctx->needs_input_grad(0)) dx = project_backward(projections, grads[0], &low_rank);
+        const at::Tensor d_residual = ctx->saved_data[kPending].toBool() ? grads[0] : at::Tensor();
+        return gradients({dx, d_residual}, parameter_gradients(projections, x, grads[0], low_rank), 1);
     }
 };
 
@@ -84,7 +96,8 @@ struct SwigluProjectResidual : Function<SwigluProjectResidual> {
                               at::TensorList /*parameters*/, const Holder& holder) {
         ctx->save_for_backward({gate_up});
         save(ctx, holder);
-        return project(holder->value, swiglu(gate_up), residual);
+        const at::Tensor into = projection_input(holder->value, gate_up, gate_up.size(1) / 2);
+        return project(holder->value, swiglu(gate_up, into), residual);
     }
     static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
         const at::Tensor gate_up = ctx->get_saved_variables()[0];
@@ -93,10 +106,18 @@ struct SwigluProjectResidual : Function<SwigluProjectResidual> {
             return gradients({at::Tensor(), grads[0]},
                              parameter_gradients(projections, swiglu(gate_up), grads[0]), 1);
         }
-        const SwigluGradient inner = swiglu_backward(project_backward(projections, grads[0]), gate_up);
-        return gradients({inner.gate_up, grads[0]}, parameter_gradients(projections, inner.y, grads[0]), 1);
+        at::Tensor low_rank;
+        const at::Tensor dx = project_backward(projections, grads[0], &low_rank);
+        const SwigluGradient inner = swiglu_backward(dx, gate_up);
+        return gradients({inner.gate_up, grads[0]},
+                         parameter_gradients(projections, inner.y, grads[0], low_rank), 1);
     }
 };
+
+/// An argument that may be absent: a node refuses undefined tensors.
+std::optional<at::Tensor> if_defined(const at::Tensor& tensor) {
+    return tensor.defined() ? std::optional<at::Tensor>(tensor) : std::nullopt;
+}
 
 Holder hold(Projections projections) {
     return c10::make_intrusive<ProjectionsHolder>(std::move(projections));
@@ -105,16 +126,18 @@ Holder hold(Projections projections) {
 }  // namespace
 
 NormedProjection norm_project(const at::Tensor& hidden, const at::Tensor& norm_weight, double eps,
-                              Projections projections) {
+                              Projections projections, const at::Tensor& pending) {
     const std::vector<at::Tensor> parameters = projections.parameters();
-    const variable_list out = NormProject::apply(hidden, norm_weight, at::TensorList(parameters), eps,
-                                                 hold(std::move(projections)));
+    const variable_list out =
+        NormProject::apply(hidden, norm_weight, if_defined(pending), at::TensorList(parameters), eps,
+                           hold(std::move(projections)));
     return {.y = out[0], .residual = out[1]};
 }
 
 at::Tensor project_residual(const at::Tensor& x, const at::Tensor& residual, Projections projections) {
     const std::vector<at::Tensor> parameters = projections.parameters();
-    return ProjectResidual::apply(x, residual, at::TensorList(parameters), hold(std::move(projections)));
+    return ProjectResidual::apply(x, if_defined(residual), at::TensorList(parameters),
+                                  hold(std::move(projections)));
 }
 
 at::Tensor swiglu_project_residual(const at::Tensor& gate_up, const at::Tensor& residual,

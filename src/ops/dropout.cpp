@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "qlora/kernels/philox.h"
+#include "qlora/ops/device.h"
 #include "qlora/ops/projection.h"
 
 namespace qlora::ops {
@@ -11,6 +12,18 @@ at::Tensor apply_dropout(const at::Tensor& x, const DropoutSite& site) {
     if (site.p <= 0) return x;
     const at::Tensor source = x.contiguous();
     at::Tensor out = at::empty_like(source);
+    if (const kernels::KernelTable* device = device_kernels(source)) {
+        device->dropout({.x = source.const_data_ptr(),
+                         .n = source.numel(),
+                         .seed = site.seed,
+                         .step = site.step,
+                         .site = site.site,
+                         .p = static_cast<float>(site.p),
+                         .y = out.mutable_data_ptr(),
+                         .type = float_type(source.scalar_type())},
+                        current_stream(source));
+        return out;
+    }
     const float* in = source.const_data_ptr<float>();
     float* to = out.mutable_data_ptr<float>();
     const float scale = 1.0F / (1.0F - static_cast<float>(site.p));

@@ -19,7 +19,8 @@ struct Embedding : Function<Embedding> {
     }
     static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
         const at::Tensor ids = ctx->get_saved_variables()[0];
-        at::Tensor gradient = at::zeros({ctx->saved_data["rows"].toInt(), grads[0].size(1)}, at::kFloat);
+        at::Tensor gradient = at::zeros({ctx->saved_data["rows"].toInt(), grads[0].size(1)},
+                                        grads[0].options().dtype(at::kFloat));
         gradient.index_add_(0, ids, grads[0].to(at::kFloat));
         const std::int64_t padding_index = ctx->saved_data["padding_index"].toInt();
         if (padding_index >= 0) gradient.select(0, padding_index).zero_();

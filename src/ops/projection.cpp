@@ -2,6 +2,9 @@
 
 #include <numeric>
 
+#include "device_projection.h"
+#include "parts.h"
+#include "qlora/ops/device.h"
 #include "qlora/ops/gemm.h"
 
 namespace qlora::ops {
@@ -9,17 +12,6 @@ namespace {
 
 at::Tensor weight_of(const Projection& part) {
     return part.trained_weight.defined() ? part.trained_weight.detach() : part.weight->dense();
-}
-
-/// Calls f(part, first column, columns) for each part.
-template <class F>
-void for_each_part(const Projections& projections, F&& f) {
-    std::int64_t first = 0;
-    for (const Projection& part : projections.parts) {
-        const std::int64_t columns = part.out_features();
-        f(part, first, columns);
-        first += columns;
-    }
 }
 
 /// The adapters that see x itself, as one: their A one under the other, so that x is read once for all.
@@ -68,18 +60,6 @@ void add_adapters(const Projections& projections, const at::Tensor& x, at::Tenso
     });
 }
 
-/// x W^T of all parts from their stored weights; undefined unless every part can and x is short enough.
-at::Tensor product_from_storage(const Projections& projections, const at::Tensor& x) {
-    if (!projections.from_storage || x.size(0) > kFewRows) return {};
-    std::vector<at::Tensor> products;
-    for (const Projection& part : projections.parts) {
-        if (part.trained_weight.defined()) return {};
-        products.push_back(part.weight->multiply_few(x));
-        if (!products.back().defined()) return {};
-    }
-    return products.size() == 1 ? products.front() : at::cat(products, 1);
-}
-
 at::Tensor gemm_product(const Projections& projections, const at::Tensor& x, const at::Tensor& residual) {
     at::Tensor y;
     if (residual.defined()) {
@@ -111,6 +91,17 @@ at::Tensor sum_rows(const at::Tensor& gradient, const at::Tensor& bias) {
 
 }  // namespace
 
+at::Tensor stored_product(const Projections& projections, const at::Tensor& x) {
+    if (!projections.from_storage || x.size(0) > kFewRows) return {};
+    std::vector<at::Tensor> products;
+    for (const Projection& part : projections.parts) {
+        if (part.trained_weight.defined()) return {};
+        products.push_back(part.weight->multiply_few(x));
+        if (!products.back().defined()) return {};
+    }
+    return products.size() == 1 ? products.front() : at::cat(products, 1);
+}
+
 std::int64_t Projection::out_features() const {
     return trained_weight.defined() ? trained_weight.size(0) : weight->out_features();
 }
@@ -131,11 +122,19 @@ std::vector<at::Tensor> Projections::parameters() const {
     return out;
 }
 
+at::Tensor projection_input(const Projections& projections, const at::Tensor& like, std::int64_t columns) {
+    if (device_kernels(like) == nullptr || !projections.device_a) return {};
+    const at::Tensor a = projections.device_a();
+    const std::int64_t appended = a.defined() ? a.size(0) : 0;
+    return at::empty({like.size(0), columns + appended}, like.options()).narrow(1, 0, columns);
+}
+
 at::Tensor project(const Projections& projections, const at::Tensor& x, const at::Tensor& residual) {
+    if (device_kernels(x) != nullptr) return device_project(projections, x, residual);
     const at::Tensor wide = fp32(x);
     const bool rounds = x.scalar_type() != at::kFloat;
     const at::Tensor start = rounds ? at::Tensor() : residual;
-    at::Tensor y = product_from_storage(projections, wide);
+    at::Tensor y = stored_product(projections, wide);
     const bool is_folded = projections.folded && !y.defined();
     if (y.defined()) {
         if (start.defined()) y.add_(start);
@@ -150,7 +149,8 @@ at::Tensor project(const Projections& projections, const at::Tensor& x, const at
     return residual.defined() ? residual + y : y;
 }
 
-at::Tensor project_backward(const Projections& projections, const at::Tensor& g) {
+at::Tensor project_backward(const Projections& projections, const at::Tensor& g, at::Tensor* low_rank) {
+    if (device_kernels(g) != nullptr) return device_project_backward(projections, g, low_rank);
     const at::Tensor wide = fp32(g);
     at::Tensor gx;
     if (projections.stacked) {
@@ -181,7 +181,8 @@ at::Tensor project_backward(const Projections& projections, const at::Tensor& g)
 }
 
 std::vector<at::Tensor> parameter_gradients(const Projections& projections, const at::Tensor& x,
-                                            const at::Tensor& g) {
+                                            const at::Tensor& g, const at::Tensor& low_rank) {
+    if (device_kernels(x) != nullptr) return device_parameter_gradients(projections, x, g, low_rank);
     const at::Tensor wide = fp32(x), wide_g = fp32(g);
     const SharedInput shared = adapters_of_x(projections);
     at::Tensor joint_h, joint_ga;  // x A^T and the gradients of the A that share x

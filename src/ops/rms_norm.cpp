@@ -4,6 +4,7 @@
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "qlora/kernels/elementwise.h"
+#include "qlora/ops/device.h"
 #include "qlora/ops/gemm.h"
 
 namespace qlora::ops {
@@ -25,15 +26,41 @@ std::int64_t grain(std::int64_t size) {
 
 }  // namespace
 
-NormResult rms_norm_forward(const at::Tensor& x, const at::Tensor& weight, double eps) {
-    if (!is_fp32(x)) {
-        const at::Tensor wide = x.to(at::kFloat);
-        const at::Tensor inverse = at::rsqrt(wide.pow(2).mean(-1).add_(eps));
-        return {.y = rms_norm_again(x, weight, inverse), .inverse = inverse};
+NormResult rms_norm_forward(const at::Tensor& x, const at::Tensor& weight, double eps, const at::Tensor& into,
+                            const at::Tensor& residual) {
+    if (residual.defined() && device_kernels(x) == nullptr) {
+        const at::Tensor sum = x + residual;
+        NormResult out = rms_norm_forward(sum, weight, eps, into);
+        out.sum = sum;
+        return out;
     }
     const std::int64_t rows = x.size(0), size = x.size(1);
     const at::Tensor source = x.contiguous(), scale = fp32(weight);
-    NormResult out{.y = at::empty_like(source), .inverse = at::empty({rows}, source.options())};
+    NormResult out{.y = into.defined() ? into : at::empty_like(source),
+                   .inverse = at::empty({rows}, source.options().dtype(at::kFloat))};
+    if (const kernels::KernelTable* device = device_kernels(x)) {
+        const at::Tensor added = residual.defined() ? residual.contiguous() : residual;
+        if (added.defined()) out.sum = at::empty_like(source);
+        device->rms_norm({.x = source.const_data_ptr(),
+                          .residual = added.defined() ? added.const_data_ptr() : nullptr,
+                          .sum = added.defined() ? out.sum.mutable_data_ptr() : nullptr,
+                          .weight = scale.const_data_ptr<float>(),
+                          .eps = eps,
+                          .rows = rows,
+                          .size = size,
+                          .y = out.y.mutable_data_ptr(),
+                          .y_stride = out.y.stride(0),
+                          .inverse = out.inverse.mutable_data_ptr<float>(),
+                          .type = float_type(x.scalar_type())},
+                         current_stream(x));
+        return out;
+    }
+    if (!is_fp32(x)) {
+        const at::Tensor wide = x.to(at::kFloat);
+        out.inverse = at::rsqrt(wide.pow(2).mean(-1).add_(eps));
+        out.y = rms_norm_again(x, weight, out.inverse, into);
+        return out;
+    }
     const float* from = source.const_data_ptr<float>();
     const float* factors = scale.const_data_ptr<float>();
     float* y = out.y.mutable_data_ptr<float>();
@@ -45,14 +72,27 @@ NormResult rms_norm_forward(const at::Tensor& x, const at::Tensor& weight, doubl
     return out;
 }
 
-at::Tensor rms_norm_again(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& inverse) {
-    if (!is_fp32(x)) {
-        const at::Tensor normed = (x.to(at::kFloat) * inverse.unsqueeze(1)).to(x.scalar_type());
-        return normed.mul(weight.to(x.scalar_type()));
-    }
+at::Tensor rms_norm_again(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& inverse,
+                          const at::Tensor& into) {
     const std::int64_t rows = x.size(0), size = x.size(1);
     const at::Tensor source = x.contiguous(), scale = fp32(weight);
-    at::Tensor y = at::empty_like(source);
+    at::Tensor y = into.defined() ? into : at::empty_like(source);
+    if (const kernels::KernelTable* device = device_kernels(x)) {
+        device->rms_norm_again({.x = source.const_data_ptr(),
+                                .weight = scale.const_data_ptr<float>(),
+                                .inverse = inverse.const_data_ptr<float>(),
+                                .rows = rows,
+                                .size = size,
+                                .y = y.mutable_data_ptr(),
+                                .y_stride = y.stride(0),
+                                .type = float_type(x.scalar_type())},
+                               current_stream(x));
+        return y;
+    }
+    if (!is_fp32(x)) {
+        const at::Tensor normed = (x.to(at::kFloat) * inverse.unsqueeze(1)).to(x.scalar_type());
+        return y.copy_(normed.mul(weight.to(x.scalar_type())));
+    }
     const float* from = source.const_data_ptr<float>();
     const float* factors = scale.const_data_ptr<float>();
     const float* saved = inverse.const_data_ptr<float>();
@@ -66,6 +106,22 @@ at::Tensor rms_norm_again(const at::Tensor& x, const at::Tensor& weight, const a
 
 at::Tensor rms_norm_backward(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& weight,
                              const at::Tensor& inverse, const at::Tensor& residual) {
+    if (const kernels::KernelTable* device = device_kernels(x)) {
+        const at::Tensor g = dy.contiguous(), source = x.contiguous(), scale = fp32(weight);
+        const at::Tensor direct = residual.defined() ? residual.contiguous() : residual;
+        at::Tensor dx = at::empty_like(source);
+        device->rms_norm_backward({.dy = g.const_data_ptr(),
+                                   .x = source.const_data_ptr(),
+                                   .weight = scale.const_data_ptr<float>(),
+                                   .inverse = inverse.const_data_ptr<float>(),
+                                   .residual = direct.defined() ? direct.const_data_ptr() : nullptr,
+                                   .rows = x.size(0),
+                                   .size = x.size(1),
+                                   .dx = dx.mutable_data_ptr(),
+                                   .type = float_type(x.scalar_type())},
+                                  current_stream(x));
+        return dx;
+    }
     if (!is_fp32(x)) {
         // With n = x * inverse and g = dy * weight: dx = inverse * (g - n * mean(g * n)).
         const at::Tensor normed = x.to(at::kFloat) * inverse.unsqueeze(1);

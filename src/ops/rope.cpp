@@ -3,6 +3,7 @@
 #include <ATen/Parallel.h>
 
 #include "qlora/kernels/elementwise.h"
+#include "qlora/ops/device.h"
 
 namespace qlora::ops {
 
@@ -16,6 +17,19 @@ void rope_(at::Tensor& x, std::int64_t heads, std::int64_t head_dim, const RopeT
     const std::int64_t tokens = x.size(0), half = head_dim / 2;
     TORCH_CHECK(x.dim() == 2 && x.stride(1) == 1 && x.size(1) >= heads * head_dim, "rope_: rows too short");
     const int sign = direction == RopeDirection::kForward ? 1 : -1;
+    if (const kernels::KernelTable* device = device_kernels(x)) {
+        device->rope({.x = x.mutable_data_ptr(),
+                      .cos = table.cos.const_data_ptr(),
+                      .sin = table.sin.const_data_ptr(),
+                      .tokens = tokens,
+                      .heads = heads,
+                      .head_dim = head_dim,
+                      .row_stride = x.stride(0),
+                      .direction = sign,
+                      .type = float_type(x.scalar_type())},
+                     current_stream(x));
+        return;
+    }
     if (x.scalar_type() == at::kFloat) {
         const std::int64_t stride = x.stride(0);
         float* data = x.mutable_data_ptr<float>();

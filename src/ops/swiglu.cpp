@@ -3,6 +3,7 @@
 #include <ATen/Parallel.h>
 
 #include "qlora/kernels/elementwise.h"
+#include "qlora/ops/device.h"
 
 namespace qlora::ops {
 namespace {
@@ -11,8 +12,20 @@ constexpr std::int64_t kGrainRows = 4;
 
 }  // namespace
 
-at::Tensor swiglu(const at::Tensor& gate_up) {
+at::Tensor swiglu(const at::Tensor& gate_up, const at::Tensor& into) {
     const std::int64_t rows = gate_up.size(0), size = gate_up.size(1) / 2;
+    if (const kernels::KernelTable* device = device_kernels(gate_up)) {
+        const at::Tensor source = gate_up.contiguous();
+        at::Tensor y = into.defined() ? into : at::empty({rows, size}, source.options());
+        device->swiglu({.gate_up = source.const_data_ptr(),
+                        .rows = rows,
+                        .size = size,
+                        .y = y.mutable_data_ptr(),
+                        .y_stride = y.stride(0),
+                        .type = float_type(source.scalar_type())},
+                       current_stream(source));
+        return y;
+    }
     if (gate_up.scalar_type() != at::kFloat) {
         return at::silu(gate_up.narrow(1, 0, size)).mul_(gate_up.narrow(1, size, size));
     }
@@ -28,6 +41,20 @@ at::Tensor swiglu(const at::Tensor& gate_up) {
 
 SwigluGradient swiglu_backward(const at::Tensor& g, const at::Tensor& gate_up) {
     const std::int64_t rows = gate_up.size(0), size = gate_up.size(1) / 2;
+    if (const kernels::KernelTable* device = device_kernels(gate_up)) {
+        const at::Tensor source = gate_up.contiguous(), gradient = g.contiguous();
+        SwigluGradient out{.gate_up = at::empty_like(source), .y = at::empty({rows, size}, source.options())};
+        device->swiglu_backward({.dy = gradient.const_data_ptr(),
+                                 .gate_up = source.const_data_ptr(),
+                                 .rows = rows,
+                                 .size = size,
+                                 .d_gate_up = out.gate_up.mutable_data_ptr(),
+                                 .y = out.y.mutable_data_ptr(),
+                                 .y_stride = out.y.stride(0),
+                                 .type = float_type(source.scalar_type())},
+                                current_stream(source));
+        return out;
+    }
     if (gate_up.scalar_type() != at::kFloat) {
         const at::Tensor gate = gate_up.narrow(1, 0, size), up = gate_up.narrow(1, size, size);
         const at::Tensor activation = at::silu(gate);

@@ -8,6 +8,7 @@
 #include "qlora/kernels/block_layout.h"
 #include "qlora/kernels/dynamic_code.h"
 #include "qlora/kernels/kernels.h"
+#include "qlora/ops/device.h"
 #include "qlora/quant/bnb_matrix.h"
 #include "qlora/quant/tensor_bytes.h"
 
@@ -30,18 +31,6 @@ kernels::FloatType input_type(const io::TensorView& tensor) {
                                   std::string(io::name_of(tensor.dtype)) +
                                   "; only F32, F16 and BF16 weights can be quantized");
     }
-}
-
-kernels::FloatType output_type(at::ScalarType dtype) {
-    switch (dtype) {
-        case at::kHalf:
-            return kernels::FloatType::kF16;
-        case at::kBFloat16:
-            return kernels::FloatType::kBF16;
-        default:
-            TORCH_CHECK(dtype == at::kFloat, "dequantize: dtype must be float32, float16 or bfloat16");
-    }
-    return kernels::FloatType::kF32;
 }
 
 /// Bytes a thread copies at least.
@@ -92,6 +81,45 @@ kernels::Nf4View view_of(const QuantizedTensor& tensor) {
             .blocksize = static_cast<int>(tensor.blocksize)};
 }
 
+[[noreturn]] void throw_not_finite(const io::TensorView& tensor, std::int64_t index) {
+    throw CheckpointError("tensor " + tensor.name + " holds a value that is not finite (row " +
+                          std::to_string(index / tensor.shape[1]) + ", column " +
+                          std::to_string(index % tensor.shape[1]) + "); the checkpoint is damaged");
+}
+
+/// Fills `out`, whose codes lie on the device, and `absmax`, from the tensor's mapped bytes.
+void quantize_on_device(const io::TensorView& tensor, const QuantConfig& config,
+                        const kernels::KernelTable& device, at::Tensor& absmax, QuantizedTensor& out) {
+    // Nothing is written through this view of the mapped bytes.
+    auto* bytes = const_cast<std::byte*>(tensor.bytes.data());
+    const at::Tensor mapped =
+        at::from_blob(bytes, {static_cast<std::int64_t>(tensor.bytes.size())}, at::kByte);
+    const at::Tensor input = mapped.to(out.codes.device());
+    const at::Tensor first_non_finite = at::full({1}, -1, input.options().dtype(at::kLong));
+    void* stream = ops::current_stream(input);
+    device.quantize_blockwise_nf4({.input = input.const_data_ptr(),
+                                   .input_type = input_type(tensor),
+                                   .n = tensor.elements(),
+                                   .blocksize = static_cast<int>(config.bnb_4bit_blocksize),
+                                   .packed = out.codes.mutable_data_ptr<std::uint8_t>(),
+                                   .absmax = absmax.mutable_data_ptr<float>()},
+                                  first_non_finite.mutable_data_ptr<std::int64_t>(), stream);
+    const auto bad = first_non_finite.item<std::int64_t>();
+    if (bad >= 0) throw_not_finite(tensor, bad);
+    if (!config.bnb_4bit_use_double_quant) {
+        out.absmax = absmax;
+        return;
+    }
+    const std::int64_t blocks = absmax.numel();
+    out.absmax = at::empty({blocks}, out.codes.options());
+    out.nested_absmax = at::empty({kernels::nested_block_count(blocks)}, absmax.options());
+    const at::Tensor offset = at::empty({1}, absmax.options());
+    device.quantize_absmax(
+        absmax.const_data_ptr<float>(), blocks, out.absmax.mutable_data_ptr<std::uint8_t>(),
+        out.nested_absmax.mutable_data_ptr<float>(), offset.mutable_data_ptr<float>(), stream);
+    out.nested_offset = offset.item<float>();
+}
+
 }  // namespace
 
 std::int64_t QuantizedTensor::bytes() const {
@@ -100,13 +128,26 @@ std::int64_t QuantizedTensor::bytes() const {
     return static_cast<std::int64_t>(total);
 }
 
-QuantizedTensor quantize(const io::TensorView& tensor, const QuantConfig& config) {
+QuantizedTensor QuantizedTensor::to(at::Device device) const {
+    QuantizedTensor out = *this;
+    out.codes = codes.to(device);
+    out.absmax = absmax.to(device);
+    if (nested_absmax.defined()) out.nested_absmax = nested_absmax.to(device);
+    return out;
+}
+
+QuantizedTensor quantize(const io::TensorView& tensor, const QuantConfig& config, at::Device device) {
     if (tensor.shape.size() != 2) throw CheckpointError("tensor " + tensor.name + " is not a matrix");
     const std::int64_t n = tensor.elements(), blocksize = config.bnb_4bit_blocksize;
     const std::int64_t blocks = kernels::block_count(n, blocksize);
     QuantizedTensor out{.rows = tensor.shape[0], .columns = tensor.shape[1], .blocksize = blocksize};
-    out.codes = at::empty({kernels::packed_bytes(n)}, at::kByte);
-    at::Tensor absmax = at::empty({blocks}, at::kFloat);
+    const at::TensorOptions bytes = at::TensorOptions(device).dtype(at::kByte);
+    out.codes = at::empty({kernels::packed_bytes(n)}, bytes);
+    at::Tensor absmax = at::empty({blocks}, bytes.dtype(at::kFloat));
+    if (const kernels::KernelTable* kernels = ops::device_kernels(out.codes)) {
+        quantize_on_device(tensor, config, *kernels, absmax, out);
+        return out;
+    }
     const kernels::QuantizeNf4Params params{.input = tensor.bytes.data(),
                                             .input_type = input_type(tensor),
                                             .n = n,
@@ -121,11 +162,7 @@ QuantizedTensor quantize(const io::TensorView& tensor, const QuantConfig& config
                          while (index >= 0 && index < seen && !bad.compare_exchange_weak(seen, index)) {
                          }
                      });
-    if (bad.load() < n) {
-        throw CheckpointError("tensor " + tensor.name + " holds a value that is not finite (row " +
-                              std::to_string(bad.load() / out.columns) + ", column " +
-                              std::to_string(bad.load() % out.columns) + "); the checkpoint is damaged");
-    }
+    if (bad.load() < n) throw_not_finite(tensor, bad.load());
     if (!config.bnb_4bit_use_double_quant) {
         out.absmax = absmax;
         return out;
@@ -163,16 +200,27 @@ at::Tensor dequantize(const QuantizedTensor& tensor, at::ScalarType dtype) {
 
 at::Tensor dequantize_rows(const QuantizedTensor& tensor, std::int64_t first, std::int64_t count,
                            at::ScalarType dtype) {
-    at::Tensor out = at::empty({count, tensor.columns}, dtype);
+    at::Tensor out = at::empty({count, tensor.columns}, tensor.codes.options().dtype(dtype));
     dequantize_rows_into(tensor, first, out);
     return out;
 }
 
 at::Tensor multiply_few(const QuantizedTensor& tensor, const at::Tensor& x, at::ScalarType dtype) {
     const at::Tensor rows = x.contiguous();
-    at::Tensor y = at::empty({rows.size(0), tensor.rows}, at::kFloat);
+    at::Tensor y = at::empty({rows.size(0), tensor.rows}, rows.options());
+    if (const kernels::KernelTable* device = ops::device_kernels(rows)) {
+        device->matvec_nf4({.weight = view_of(tensor),
+                            .outputs = tensor.rows,
+                            .inputs = tensor.columns,
+                            .x = rows.const_data_ptr(),
+                            .rows = static_cast<int>(rows.size(0)),
+                            .y = y.mutable_data_ptr(),
+                            .type = ops::float_type(rows.scalar_type())},
+                           ops::current_stream(rows));
+        return y;
+    }
     const kernels::cpu::MatvecNf4 product{.weight = view_of(tensor),
-                                          .type = output_type(dtype),
+                                          .type = ops::float_type(dtype),
                                           .outputs = tensor.rows,
                                           .inputs = tensor.columns,
                                           .x = rows.const_data_ptr<float>(),
@@ -189,6 +237,12 @@ void dequantize_rows_into(const QuantizedTensor& tensor, std::int64_t first, at:
     TORCH_CHECK(out.is_contiguous() && out.size(1) == tensor.columns, "dequantize: rows of another shape");
     const at::ScalarType dtype = out.scalar_type();
     const kernels::Nf4View view = view_of(tensor);
+    if (const kernels::KernelTable* device = ops::device_kernels(out)) {
+        const std::int64_t begin = first * tensor.columns;
+        device->dequantize_blockwise_nf4(view, begin, begin + out.numel(), out.mutable_data_ptr(),
+                                         ops::float_type(dtype), ops::current_stream(out));
+        return;
+    }
     auto* data = static_cast<std::byte*>(out.mutable_data_ptr());
     const std::size_t width = out.element_size();
     const std::int64_t begin_value = first * tensor.columns, end_value = begin_value + out.numel();
@@ -201,8 +255,23 @@ void dequantize_rows_into(const QuantizedTensor& tensor, std::int64_t first, at:
                          const std::int64_t to = std::min(end * tensor.blocksize, end_value);
                          kernels::cpu::dequantize_blockwise_nf4(
                              view, from, to, data + static_cast<std::size_t>(from - begin_value) * width,
-                             output_type(dtype));
+                             ops::float_type(dtype));
                      });
+}
+
+void dequantize_extended_into(const QuantizedTensor& tensor, const at::Tensor& appended, at::Tensor& out) {
+    const kernels::KernelTable* device = ops::device_kernels(out);
+    TORCH_CHECK(device != nullptr && out.is_contiguous() && out.size(0) == tensor.rows,
+                "dequantize: extended rows are for a device and lie one behind the other");
+    device->dequantize_rows_nf4({.weight = view_of(tensor),
+                                 .columns = tensor.columns,
+                                 .first = 0,
+                                 .count = tensor.rows,
+                                 .appended = appended.defined() ? appended.const_data_ptr<float>() : nullptr,
+                                 .appended_columns = out.size(1) - tensor.columns,
+                                 .out = out.mutable_data_ptr(),
+                                 .type = ops::float_type(out.scalar_type())},
+                                ops::current_stream(out));
 }
 
 }  // namespace qlora::quant

@@ -5,7 +5,7 @@
 namespace qlora::train {
 
 StepGradients accumulate_gradients(const models::CausalLM& model, std::span<const data::Example> examples,
-                                   const data::StepPlan& plan, nn::ForwardContext context,
+                                   const data::StepPlan& plan, nn::ForwardContext context, double loss_scale,
                                    const std::function<bool()>& should_stop) {
     std::vector<data::Batch> batches;
     StepGradients result;
@@ -16,14 +16,14 @@ StepGradients accumulate_gradients(const models::CausalLM& model, std::span<cons
         result.tokens += batches.back().tokens();
         result.supervised_tokens += batches.back().supervised_tokens();
     }
-    double loss_sum = 0.0;
+    std::vector<at::Tensor> losses;  // read at the end: a GPU is not waited for in between
     for (const data::Batch& batch : batches) {
         if (batch.supervised_tokens() > 0) {
             const at::Tensor hidden =
                 model.forward(eval::token_batch(batch), context, eval::index_tensor(batch.loss_rows));
             const at::Tensor loss = model.loss_sum(hidden, eval::index_tensor(batch.targets));
-            loss_sum += loss.item<double>();
-            loss.backward(at::full_like(loss, 1.0 / static_cast<double>(result.supervised_tokens)));
+            losses.push_back(loss.detach());
+            loss.backward(at::full_like(loss, loss_scale / static_cast<double>(result.supervised_tokens)));
         }
         ++context.micro_step;
         if (should_stop && should_stop()) {
@@ -31,6 +31,8 @@ StepGradients accumulate_gradients(const models::CausalLM& model, std::span<cons
             return result;
         }
     }
+    double loss_sum = 0.0;
+    for (const at::Tensor& loss : losses) loss_sum += loss.item<double>();
     if (result.supervised_tokens > 0) result.loss = loss_sum / static_cast<double>(result.supervised_tokens);
     return result;
 }

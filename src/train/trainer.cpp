@@ -68,7 +68,8 @@ Trainer::Trainer(TrainerInput input, TrainingConfig config, Callback& callback)
       config_(std::move(config)),
       callback_(callback),
       paths_{config_.output_dir},
-      optimizer_(input_.adaptation->parameters, config_) {
+      optimizer_(input_.adaptation->parameters, config_),
+      scaler_(state_, input_.model->compute_dtype() == at::kHalf) {
     for (const data::Example& example : input_.train) lengths_.push_back(example.tokens());
     total_steps_ = count_steps(lengths_, input_.plan, config_);
     warmup_steps_ = warmup_steps_for(total_steps_, config_);
@@ -179,12 +180,18 @@ StepGradients Trainer::finite_gradients(const data::StepPlan& plan, double& norm
     // A second try tells a fault of the machine from one of the data.
     for (int attempt = 0; attempt < 2; ++attempt) {
         optimizer_.zero_grad();
-        gradients = accumulate_gradients(*input_.model, input_.train, plan, context, stop_received);
+        gradients =
+            accumulate_gradients(*input_.model, input_.train, plan, context, scaler_.scale(), stop_received);
         if (gradients.stopped) return gradients;
-        norm = optimizer_.grad_norm();
+        norm = optimizer_.grad_norm() / scaler_.scale();
         if (gradient_fault(gradients, norm).empty()) {
             if (attempt > 0) spdlog::warn("step {}: the second try gave finite numbers", state_.step + 1);
             return gradients;
+        }
+        if (std::isfinite(gradients.loss) && !std::isfinite(norm) && scaler_.lower()) {
+            spdlog::debug("step {}: gradients overflow in float16; loss scale {}", state_.step + 1,
+                          scaler_.scale());
+            --attempt;  // no fault yet of machine or data
         }
     }
     return gradients;
@@ -201,11 +208,10 @@ std::string Trainer::row_places(const data::StepPlan& plan) const {
 }
 
 void Trainer::apply_update(const data::StepPlan& plan, double learning_rate, double norm) {
-    float scale = 1.0F;
-    if (config_.max_grad_norm > 0) {
-        scale = static_cast<float>(std::min(1.0, config_.max_grad_norm / (norm + 1e-6)));
-    }
-    optimizer_.step(learning_rate, scale);
+    double scale = 1.0;
+    if (config_.max_grad_norm > 0) scale = std::min(1.0, config_.max_grad_norm / (norm + 1e-6));
+    optimizer_.step(learning_rate, static_cast<float>(scale / scaler_.scale()));
+    scaler_.step_done();
     ++state_.optimizer_steps;
     prove_adapters(learning_rate);
     const std::string broken = optimizer_.nonfinite_tensor();

@@ -17,6 +17,7 @@ struct LoadOptions {
     /// A checkpoint stored in 4 bits must have been quantized so.
     quant::QuantConfig quantization;
     at::ScalarType compute_dtype = at::kFloat;
+    at::Device device = at::kCPU;
     /// Linears that stay dense although the model is quantized (whole-module training); may be empty.
     std::function<bool(const std::string& path)> stays_dense;
 };

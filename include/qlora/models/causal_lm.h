@@ -51,14 +51,19 @@ class CausalLM {
     const ModelConfig& config() const { return config_; }
     at::ScalarType compute_dtype() const { return compute_dtype_; }
 
+    /// Moves everything that runs; quantized weights stay packed.
+    void to(at::Device device);
+    at::Device device() const { return embedding_table_.device(); }
+
     /// Final normed hidden states [T, hidden], or of `rows` [R] int64 alone if defined: then the last layer
     /// too runs on them alone wherever a token does not need its neighbours. With `caches` (one a sequence)
     /// new tokens follow the cached ones.
     at::Tensor forward(const TokenBatch& batch, const nn::ForwardContext& context,
                        const at::Tensor& rows = {}, std::span<KvCache* const> caches = {}) const;
-    /// Sum of the cross-entropies of `targets` [R] given hidden rows [R, hidden]; fp32 scalar.
+    /// Sum of the cross-entropies of `targets` [R] given hidden rows [R, hidden]; fp32 scalar. Targets, like
+    /// ids and rows, may lie on the CPU.
     at::Tensor loss_sum(const at::Tensor& hidden_rows, const at::Tensor& targets) const;
-    /// Log probabilities of `targets` [R] and whether they are the most likely, without gradient.
+    /// Log probabilities of `targets` [R] and whether they are the most likely, without gradient; on the CPU.
     ops::TokenScores score(const at::Tensor& hidden_rows, const at::Tensor& targets) const;
     /// fp32 logits [R, vocabulary], without gradient.
     at::Tensor logits(const at::Tensor& hidden_rows) const;
@@ -87,7 +92,8 @@ class CausalLM {
     const at::Tensor& trained_embedding() const { return trained_embedding_; }
     const at::Tensor& trained_head() const { return trained_head_; }
 
-    /// Keeps fp32 forms of all frozen matrices: same results, faster, 4 bytes a weight.
+    /// Keeps fp32 forms of all frozen matrices, on a device forms in the compute dtype: same results, faster.
+    /// On a device without them the linears share two buffers; there it is called once adapters are set.
     void keep_dense(bool keep);
     /// Bytes of all weights as held (adapters and kept fp32 forms not counted).
     std::int64_t weight_bytes() const;
@@ -97,7 +103,7 @@ class CausalLM {
 
   private:
     at::Tensor layer_forward(std::size_t index, const at::Tensor& hidden, const at::Tensor& cos,
-                             const at::Tensor& sin, const std::vector<std::int64_t>& offsets,
+                             const at::Tensor& sin, const ops::SequenceOffsets& offsets,
                              const nn::ForwardContext& context, const at::Tensor& rows,
                              std::span<KvCache* const> caches) const;
     at::Tensor attend_to_caches(std::size_t index, const at::Tensor& qkv,
@@ -112,6 +118,7 @@ class CausalLM {
     nn::Weight head_;
     at::Tensor trained_embedding_, trained_head_;
     std::vector<std::unique_ptr<DecoderLayer>> layers_;
+    std::unique_ptr<nn::WeightScratch> scratch_;  ///< on a device, unless dense forms are kept
     nn::RmsNorm norm_;
 };
 

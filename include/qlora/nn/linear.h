@@ -37,6 +37,8 @@ class Linear {
     const at::Tensor& trained_weight() const { return trained_weight_; }
     /// Makes the bias an fp32 parameter (LoraConfig `bias`).
     void train_bias();
+    /// Moves weight, bias and adapter; parameters stay the same tensors.
+    void to(at::Device device);
 
   private:
     std::string path_;

@@ -5,14 +5,16 @@
 #include <vector>
 
 #include "qlora/nn/linear.h"
+#include "qlora/nn/weight_scratch.h"
 #include "qlora/ops/projection.h"
 
 namespace qlora::nn {
 
 /// Linears that share an input and run as one product: q/k/v, gate/up, or one alone. In fp32 and without
 /// adapter dropout their effective weights W + scaling * B A are stacked in one matrix, made anew when an
-/// adapter has changed. Kept or not, it holds the same bits.
-class LinearGroup {
+/// adapter has changed. On a device the operands of one product for weights and adapters are made instead, in
+/// every compute dtype. Kept or not, a matrix holds the same bits.
+class LinearGroup final : public ScratchSource {
   public:
     /// The linears must outlive the group.
     explicit LinearGroup(std::vector<const Linear*> linears);
@@ -21,19 +23,36 @@ class LinearGroup {
 
     /// Whether the stacked matrix stays in memory between passes: 4 bytes a weight.
     void keep_dense(bool keep);
+    /// On a device, where a matrix that is not kept is written; outlives the group's use.
+    void use_scratch(WeightScratch* scratch) { scratch_ = scratch; }
+
+    std::vector<std::int64_t> scratch_shape() const override;
+    void prepare_scratch() const override { update_adapters(); }
+    std::vector<std::int64_t> scratch_version() const override { return adapter_versions_; }
+    void write_scratch(at::Tensor& out) const override;
+    std::vector<at::Tensor> scratch_inputs() const override;
 
   private:
     bool trains_a_weight() const;
     bool folds() const;
     at::Tensor stacked() const;
     at::Tensor make_stacked() const;
+    bool runs_on_device() const;
+    ops::DeviceOperands device_operands() const;
+    /// Brings `a_` and `columns_` up to date.
+    void update_adapters() const;
     /// Changes of the adapters' values, as counted by the tensors themselves.
     std::vector<std::int64_t> versions() const;
 
     std::vector<const Linear*> linears_;
     bool keeps_ = false;
+    WeightScratch* scratch_ = nullptr;
     mutable at::Tensor kept_;
     mutable std::vector<std::int64_t> kept_versions_;
+    /// On a device: the adapters' A in the compute dtype and their scaling * B in fp32, each B in columns of
+    /// its own; undefined without adapters.
+    mutable at::Tensor a_, columns_;
+    mutable std::vector<std::int64_t> adapter_versions_;
 };
 
 }  // namespace qlora::nn

@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "qlora/nn/move.h"
 #include "qlora/ops/rms_norm.h"
 
 namespace qlora::nn {
@@ -20,6 +21,8 @@ class RmsNorm {
     const at::Tensor& weight() const { return weight_; }
     void set_weight(at::Tensor weight) { weight_ = std::move(weight); }
     void train_whole_module() { weight_ = weight_.to(at::kFloat).clone().requires_grad_(); }
+
+    void to(at::Device device) { move_to(weight_, device); }
 
     at::Tensor forward(const at::Tensor& x) const { return ops::rms_norm(x, weight_, eps_); }
 

@@ -21,6 +21,9 @@ class Weight final : public ops::FrozenWeight {
     std::int64_t out_features() const override;
     std::int64_t in_features() const override;
     at::Tensor dense_rows(std::int64_t first, std::int64_t count) const override;
+    bool stores(at::ScalarType dtype) const override;
+    at::Tensor rows_as(std::int64_t first, std::int64_t count, at::ScalarType dtype) const override;
+    void write_extended(at::Tensor out, const at::Tensor& appended) const override;
     at::Tensor multiply_few(const at::Tensor& x) const override;
     /// All of it into `out`, fp32 [out, in], rows contiguous.
     void dense_into(at::Tensor& out) const;
@@ -32,6 +35,8 @@ class Weight final : public ops::FrozenWeight {
     /// Bytes held, the kept fp32 form not counted.
     std::int64_t bytes() const;
     void keep_dense(bool keep);
+    at::Device device() const;
+    void to(at::Device device);
 
   private:
     at::Tensor make_rows(std::int64_t first, std::int64_t count) const;

@@ -21,6 +21,17 @@ struct AttentionShape {
     std::int64_t kv_size() const { return kv_heads * head_dim; }
 };
 
+/// Cumulative lengths [S + 1] of the sequences of a batch.
+struct SequenceOffsets {
+    SequenceOffsets() = default;
+    SequenceOffsets(std::vector<std::int64_t> offsets) : host(std::move(offsets)) {}
+
+    std::int64_t longest() const;
+
+    std::vector<std::int64_t> host;
+    at::Tensor device;  ///< the same, int32, where attention runs on a GPU
+};
+
 /// RMSNorm of each query and key head before the rotation (Qwen3's q_norm and k_norm).
 struct HeadNorms {
     at::Tensor q_weight, k_weight;  ///< [head_dim]
@@ -28,12 +39,11 @@ struct HeadNorms {
 };
 
 /// Rotary position embedding and causal attention of each sequence alone. qkv [T, q_size + 2 kv_size] is
-/// consumed: without head norms it is rotated in place. offsets [S + 1] cumulative lengths. Softmax in fp32;
-/// in bf16 the probabilities are rounded before they meet v, as in transformers' sdpa attention. Result [T,
-/// q_size]. One node for all sequences.
-at::Tensor rotary_attention(const at::Tensor& qkv, const RopeTable& table,
-                            const std::vector<std::int64_t>& offsets, const AttentionShape& shape,
-                            const HeadNorms* norms);
+/// consumed: without head norms it is rotated in place. Softmax in fp32; in bf16 the probabilities are
+/// rounded before they meet v, as in transformers' sdpa attention. Result [T, q_size]. One node for all
+/// sequences.
+at::Tensor rotary_attention(const at::Tensor& qkv, const RopeTable& table, const SequenceOffsets& offsets,
+                            const AttentionShape& shape, const HeadNorms* norms);
 
 /// qkv with normed (if any) and rotated q and k, for `cached_attention`; no gradient. Consumes qkv.
 at::Tensor rotated(const at::Tensor& qkv, const RopeTable& table, const AttentionShape& shape,

@@ -13,10 +13,11 @@ struct NormedProjection {
     at::Tensor y;         ///< [T, sum of out] = project(rms_norm(hidden))
     at::Tensor residual;  ///< `hidden` itself, for what follows: its gradient joins that of the norm
 };
+/// `pending`, if defined, is added to `hidden` first: on a device the norm's kernel does that on its way.
 NormedProjection norm_project(const at::Tensor& hidden, const at::Tensor& norm_weight, double eps,
-                              Projections projections);
+                              Projections projections, const at::Tensor& pending = {});
 
-/// residual + project(x).
+/// residual + project(x), or project(x) alone where residual is undefined.
 at::Tensor project_residual(const at::Tensor& x, const at::Tensor& residual, Projections projections);
 
 /// residual + project(swiglu(gate_up)); keeps gate_up alone.

@@ -16,7 +16,18 @@ class FrozenWeight {
     /// Rows [first, first + count) in fp32; a temporary of the call unless the implementation keeps a cache.
     /// In a bf16 run the values are those rounded to bf16, as bitsandbytes dequantizes to the compute dtype.
     virtual at::Tensor dense_rows(std::int64_t first, std::int64_t count) const = 0;
-    /// x [n, in] W^T in fp32 for at most kFewRows rows, straight from how it is stored; undefined where
+    /// Whether it is held in `dtype`, so that `rows_as` copies nothing.
+    virtual bool stores(at::ScalarType /*dtype*/) const { return false; }
+    /// Rows [first, first + count) in `dtype`, for products of a device.
+    virtual at::Tensor rows_as(std::int64_t first, std::int64_t count, at::ScalarType dtype) const {
+        return dense_rows(first, count).to(dtype);
+    }
+    /// Into `out` [out, in + k]: W, and `appended` [out, k] fp32 behind each row; k may be 0.
+    virtual void write_extended(at::Tensor out, const at::Tensor& appended) const {
+        out.narrow(1, 0, in_features()).copy_(dense());
+        if (appended.defined()) out.narrow(1, in_features(), appended.size(1)).copy_(appended);
+    }
+    /// x [n, in] W^T in x's dtype for at most kFewRows rows, straight from how it is stored; undefined where
     /// nothing is gained by that.
     virtual at::Tensor multiply_few(const at::Tensor& /*x*/) const { return {}; }
     /// All of it.

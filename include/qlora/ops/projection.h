@@ -19,7 +19,8 @@ struct DropoutSite {
     std::uint32_t site = 0;  ///< of the adapter in the model
 };
 
-/// x scaled by 1 / (1 - p) where kept, else 0; x fp32 [T, in]. No gradient of its own.
+/// x scaled by 1 / (1 - p) where kept, else 0; x [T, in] fp32, on a device also fp16 and bf16. No gradient of
+/// its own.
 at::Tensor apply_dropout(const at::Tensor& x, const DropoutSite& site);
 
 /// scaling * (dropout(x) A^T) B^T, A [r, in] and B [out, r] fp32 (Hu et al. 2021, equation 3; peft's
@@ -40,6 +41,17 @@ struct Projection {
     std::int64_t out_features() const;
 };
 
+/// What a device multiplies with, in the compute dtype.
+struct DeviceOperands {
+    at::Tensor weight;  ///< [sum of out, in + appended]: each part's rows are W | scaling * B in its columns
+    at::Tensor a;       ///< [appended, in]: the parts' A one under the other; undefined without adapters
+};
+
+/// Columns that adapters of this rank in all take behind W: a multiple of 8, so that rows stay aligned.
+constexpr std::int64_t appended_columns(std::int64_t rank) {
+    return (rank + 7) / 8 * 8;
+}
+
 /// Linear layers of one input, their outputs side by side: y [T, sum of out] = x W^T + bias + adapters.
 /// Everything that `parts` point to must outlive backward.
 struct Projections {
@@ -52,21 +64,32 @@ struct Projections {
     /// Without gradients and for at most kFewRows rows, weights are multiplied as they are stored and
     /// adapters apart: generation reads an eighth of the bytes. The same sums in another order.
     bool from_storage = false;
+    /// On a device, in the place of `stacked`. The weight may be a scratch that the next call of any group
+    /// writes over; `device_a` is the operands' `a` alone.
+    std::function<DeviceOperands()> device_operands;
+    std::function<at::Tensor()> device_a;
 
     std::int64_t out_features() const;
     /// What requires a gradient, in the order of `parameter_gradients`.
     std::vector<at::Tensor> parameters() const;
 };
 
+/// Memory for an x of `columns` with as many rows as `like`, with room behind each row for what adapters
+/// append: saves `project` a copy. Undefined where no kernels of a device run.
+at::Tensor projection_input(const Projections& projections, const at::Tensor& like, std::int64_t columns);
+
 /// y in x's dtype (fp32 or bf16). Sums in fp32; in bf16 the base's result is rounded before the adapter's is
-/// added in fp32 and the sum rounded, as peft does. In fp32 `residual` [T, sum of out], if defined, is where
+/// added in fp32 and the sum rounded, as peft does; a
+/// device makes both in one product with fp32 sums. In fp32 `residual` [T, sum of out], if defined, is where
 /// the sums start; in bf16 it is added to the rounded y.
 at::Tensor project(const Projections& projections, const at::Tensor& x, const at::Tensor& residual = {});
 
-/// Gradient of x for g [T, sum of out], the gradient of y; g's dtype.
-at::Tensor project_backward(const Projections& projections, const at::Tensor& g);
+/// Gradient of x for g [T, sum of out], the gradient of y; g's dtype. Where a device's product makes scaling
+/// * g B besides, it becomes *low_rank, which saves `parameter_gradients` that product.
+at::Tensor project_backward(const Projections& projections, const at::Tensor& g,
+                            at::Tensor* low_rank = nullptr);
 /// Gradients of projections.parameters().
 std::vector<at::Tensor> parameter_gradients(const Projections& projections, const at::Tensor& x,
-                                            const at::Tensor& g);
+                                            const at::Tensor& g, const at::Tensor& low_rank = {});
 
 }  // namespace qlora::ops

@@ -5,8 +5,8 @@
 namespace qlora::ops {
 
 /// silu(gate) * up [T, intermediate] of gate_up [T, 2 * intermediate], gate first; silu is rounded to the
-/// dtype before the product (transformers' LlamaMLP).
-at::Tensor swiglu(const at::Tensor& gate_up);
+/// dtype before the product (transformers' LlamaMLP). `into` as in rms_norm.h.
+at::Tensor swiglu(const at::Tensor& gate_up, const at::Tensor& into = {});
 
 struct SwigluGradient {
     at::Tensor gate_up;

@@ -28,11 +28,13 @@ struct QuantizedTensor {
 
     bool double_quantized() const { return nested_absmax.defined(); }
     std::int64_t bytes() const;
+    QuantizedTensor to(at::Device device) const;
 };
 
 /// Quantizes a matrix straight from its (mapped) bytes, F32, F16 or BF16. A value that is not finite is a
-/// CheckpointError that names the tensor and the place.
-QuantizedTensor quantize(const io::TensorView& tensor, const QuantConfig& config);
+/// CheckpointError that names the tensor and the place. On a GPU its kernels do the work: the same bytes.
+QuantizedTensor quantize(const io::TensorView& tensor, const QuantConfig& config,
+                         at::Device device = at::kCPU);
 
 /// A copy of a matrix that bitsandbytes' format holds. Scales that are not finite are a CheckpointError.
 /// Where the file's map of nested scales is not ours to the bit, the scales are decoded with the file's and
@@ -44,10 +46,13 @@ at::Tensor dequantize(const QuantizedTensor& tensor, at::ScalarType dtype);
 /// Rows [first, first + count) of it, the same bits.
 at::Tensor dequantize_rows(const QuantizedTensor& tensor, std::int64_t first, std::int64_t count,
                            at::ScalarType dtype);
-/// x [n, columns] times the transposed matrix, [n, rows], for a few fp32 rows x; weights as `dtype` holds
-/// them.
+/// x [n, columns] times the transposed matrix, [n, rows], for a few rows x, fp32 on the CPU, of `dtype` on a
+/// device; weights as `dtype` holds them.
 at::Tensor multiply_few(const QuantizedTensor& tensor, const at::Tensor& x, at::ScalarType dtype);
 /// As many rows as `out` [.., columns] has, in its dtype; its rows are contiguous.
 void dequantize_rows_into(const QuantizedTensor& tensor, std::int64_t first, at::Tensor& out);
+/// All of it into `out` [rows, columns + k], contiguous, with `appended` [rows, k] fp32 behind each row. On a
+/// device alone.
+void dequantize_extended_into(const QuantizedTensor& tensor, const at::Tensor& appended, at::Tensor& out);
 
 }  // namespace qlora::quant

@@ -24,6 +24,9 @@ struct RunState {
     bool adapters_proven = false;    ///< every B was seen finite and non-zero after an update
     bool boundary_pending = false;   ///< the step's evaluation was not finished when this was saved
 
+    double loss_scale = 0.0;               ///< of a float16 run (LossScaler); 0 before its first step
+    std::int64_t steps_at_loss_scale = 0;  ///< updates since it changed
+
     // Since the last log line.
     double logged_loss_sum = 0.0;
     std::int64_t logged_steps = 0;
@@ -49,6 +52,8 @@ struct RunState {
         visit("skipped_steps", self.skipped_steps);
         visit("adapters_proven", self.adapters_proven);
         visit("boundary_pending", self.boundary_pending);
+        visit("loss_scale", self.loss_scale);
+        visit("steps_at_loss_scale", self.steps_at_loss_scale);
         visit("logged_loss_sum", self.logged_loss_sum);
         visit("logged_steps", self.logged_steps);
         visit("logged_rows", self.logged_rows);

@@ -21,9 +21,9 @@ struct StepGradients {
 
 /// Adds the gradients of a whole optimizer step to the parameters: forward and backward of each micro-batch,
 /// every loss divided by the supervised tokens of the *step*, so 1 x 8 equals 8 x 1. `context.micro_step` is
-/// that of the first.
+/// that of the first. Gradients, not the loss reported, are multiplied by `loss_scale`.
 StepGradients accumulate_gradients(const models::CausalLM& model, std::span<const data::Example> examples,
-                                   const data::StepPlan& plan, nn::ForwardContext context,
+                                   const data::StepPlan& plan, nn::ForwardContext context, double loss_scale,
                                    const std::function<bool()>& should_stop);
 
 }  // namespace qlora::train

@@ -15,6 +15,7 @@
 #include "qlora/tokenizer/tokenizer.h"
 #include "qlora/train/adamw.h"
 #include "qlora/train/callback.h"
+#include "qlora/train/loss_scaler.h"
 #include "qlora/train/metrics_log.h"
 #include "qlora/train/run_folder.h"
 #include "qlora/train/run_state.h"
@@ -105,6 +106,7 @@ class Trainer {
     RunPaths paths_;
     AdamW optimizer_;
     RunState state_;
+    LossScaler scaler_;
     std::optional<MetricsLog> metrics_;
     std::int64_t total_steps_ = 0;
     std::int64_t warmup_steps_ = 0;

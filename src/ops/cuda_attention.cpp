@@ -1,0 +1,96 @@
+#include "cuda_attention.h"
+
+#include "qlora/ops/device.h"
+
+namespace qlora::ops {
+namespace {
+
+/// LibTorch's name for a causal mask aligned to the first token, among its custom_mask_type values.
+constexpr std::int64_t kCausalFromTopLeft = 1;
+constexpr int kFirstFlashCapability = 80;
+
+bool uses_flash(const at::Tensor& x) {
+    return x.scalar_type() != at::kFloat &&
+           device_kernels(x)->compute_capability(x.device().index()) >= kFirstFlashCapability;
+}
+
+/// [T, heads, head_dim] of the columns from `column` on, no copy.
+at::Tensor heads_of(const at::Tensor& x, std::int64_t column, std::int64_t heads, std::int64_t head_dim) {
+    return x.narrow(1, column, heads * head_dim).unflatten(1, {heads, head_dim});
+}
+
+struct Heads {
+    Heads(const at::Tensor& qkv, const AttentionShape& shape)
+        : q(heads_of(qkv, 0, shape.heads, shape.head_dim)),
+          k(heads_of(qkv, shape.q_size(), shape.kv_heads, shape.head_dim)),
+          v(heads_of(qkv, shape.q_size() + shape.kv_size(), shape.kv_heads, shape.head_dim)) {}
+    at::Tensor q, k, v;
+};
+
+std::optional<std::int64_t> tokens_before(const AttentionShape& shape) {
+    if (shape.window == 0) return std::nullopt;
+    return shape.window - 1;
+}
+
+std::optional<std::int64_t> window_of(const AttentionShape& shape) {
+    if (shape.window == 0) return std::nullopt;
+    return shape.window;
+}
+
+/// Each key and value head repeated for its query heads, [1, T, heads, head_dim]: this kernel knows no
+/// groups.
+at::Tensor repeated(const at::Tensor& x, const AttentionShape& shape) {
+    return x.repeat_interleave(shape.heads / shape.kv_heads, 1).unsqueeze(0);
+}
+
+/// The sum over the repetitions, [T, kv_heads, head_dim].
+at::Tensor summed(const at::Tensor& x, const AttentionShape& shape) {
+    return x.squeeze(0).unflatten(1, {shape.kv_heads, shape.heads / shape.kv_heads}).sum(2);
+}
+
+}  // namespace
+
+CudaAttended cuda_attend(const at::Tensor& qkv, const SequenceOffsets& offsets, const AttentionShape& shape) {
+    const Heads in(qkv, shape);
+    const std::int64_t longest = offsets.longest();
+    if (uses_flash(qkv)) {
+        auto [out, logsumexp, seed, offset, debug] =
+            at::_flash_attention_forward(in.q, in.k, in.v, offsets.device, offsets.device, longest, longest,
+                                         0.0, true, false, std::nullopt, tokens_before(shape), std::nullopt);
+        return {.out = out.flatten(1), .logsumexp = logsumexp, .seed = seed, .offset = offset};
+    }
+    auto [out, logsumexp, seed, offset, max_q, max_k] = at::_efficient_attention_forward(
+        in.q.unsqueeze(0), repeated(in.k, shape), repeated(in.v, shape), std::nullopt, offsets.device,
+        offsets.device, longest, longest, 0.0, kCausalFromTopLeft, true, std::nullopt, std::nullopt,
+        window_of(shape));
+    return {.out = out.squeeze(0).flatten(1), .logsumexp = logsumexp, .seed = seed, .offset = offset};
+}
+
+at::Tensor cuda_attend_backward(const at::Tensor& g, const at::Tensor& qkv, const CudaAttended& saved,
+                                const SequenceOffsets& offsets, const AttentionShape& shape) {
+    const Heads in(qkv, shape);
+    const std::int64_t longest = offsets.longest();
+    const at::Tensor d_out = heads_of(g.contiguous(), 0, shape.heads, shape.head_dim);
+    const at::Tensor out = heads_of(saved.out, 0, shape.heads, shape.head_dim);
+    at::Tensor d_qkv = at::empty_like(qkv);
+    const Heads to(d_qkv, shape);
+    if (uses_flash(qkv)) {
+        const auto [dq, dk, dv] = at::_flash_attention_backward(
+            d_out, in.q, in.k, in.v, out, saved.logsumexp, offsets.device, offsets.device, longest, longest,
+            0.0, true, saved.seed, saved.offset, std::nullopt, tokens_before(shape), std::nullopt);
+        to.q.copy_(dq);
+        to.k.copy_(dk);
+        to.v.copy_(dv);
+        return d_qkv;
+    }
+    const auto [dq, dk, dv, d_bias] = at::_efficient_attention_backward(
+        d_out.unsqueeze(0), in.q.unsqueeze(0), repeated(in.k, shape), repeated(in.v, shape), std::nullopt,
+        out.unsqueeze(0), offsets.device, offsets.device, longest, longest, saved.logsumexp, 0.0, saved.seed,
+        saved.offset, kCausalFromTopLeft, false, std::nullopt, std::nullopt, window_of(shape));
+    to.q.copy_(dq.squeeze(0));
+    to.k.copy_(summed(dk, shape));
+    to.v.copy_(summed(dv, shape));
+    return d_qkv;
+}
+
+}  // namespace qlora::ops
