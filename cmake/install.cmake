@@ -10,4 +10,7 @@ install(RUNTIME_DEPENDENCY_SET qlora_dependencies DESTINATION lib
 foreach(program IN LISTS programs)
   install(PROGRAMS ${PROJECT_SOURCE_DIR}/scripts/installed_program.sh DESTINATION bin RENAME ${program})
 endforeach()
+if(QLORA_CUDA)
+  install(TARGETS qlora_kernels_cuda LIBRARY DESTINATION lib)
+endif()
 install(FILES ${PROJECT_SOURCE_DIR}/LICENSE ${PROJECT_SOURCE_DIR}/README.md DESTINATION share/doc/qlora)
