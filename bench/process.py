@@ -46,8 +46,9 @@ def read_stream(stream, lines):
         lines.append((time.monotonic(), line.rstrip("\n")))
 
 
-def run(command, env, watched=None):
-    """Starts the program as a copy of this process, whose memory then counts: keep this small."""
+def run(command, env, watched=None, limit=None):
+    """Starts the program as a copy of this process, whose memory then counts: keep this small. One
+    that takes longer than `limit` seconds is killed."""
     began = time.monotonic()
     process = subprocess.Popen(
         [str(part) for part in command],
@@ -67,6 +68,9 @@ def run(command, env, watched=None):
         threads.append(threading.Thread(target=watch_lines, args=(watched, ended, times)))
     for thread in threads:
         thread.start()
+    alarm = threading.Timer(limit, process.kill) if limit is not None else None
+    if alarm:
+        alarm.start()
     try:
         _, status, usage = os.wait4(process.pid, 0)
     except BaseException:
@@ -75,10 +79,14 @@ def run(command, env, watched=None):
         raise
     finally:
         seconds = time.monotonic() - began
+        if alarm:
+            alarm.cancel()
         ended.set()
         for thread in threads:
             thread.join()
     process.returncode = os.waitstatus_to_exitcode(status)
+    if limit is not None and seconds >= limit and process.returncode < 0:
+        raise ProcessError(f"took longer than {limit:.0f} s")
     if process.returncode != 0:
         last = [line for _, line in log if line.strip()][-3:]
         raise ProcessError(f"exit code {process.returncode}: " + (" / ".join(last) or "no output"))

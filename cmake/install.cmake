@@ -13,6 +13,6 @@ endforeach()
 if(QLORA_CUDA)
   # LibTorch's CUDA runtime is loaded before it.
   set_target_properties(qlora_kernels_cuda PROPERTIES INSTALL_RPATH "")
-  install(TARGETS qlora_kernels_cuda DESTINATION lib)
+  install(TARGETS qlora_kernels_cuda LIBRARY DESTINATION lib)
 endif()
 install(FILES ${PROJECT_SOURCE_DIR}/LICENSE ${PROJECT_SOURCE_DIR}/README.md DESTINATION share/doc/qlora)

@@ -152,9 +152,9 @@ def build_settings():
     top = (ROOT / "CMakeLists.txt").read_text(encoding="utf-8")
     below = (ROOT / "src" / "CMakeLists.txt").read_text(encoding="utf-8")
     listed = re.search(r'set\(QLORA_CUDA_ARCHITECTURES "([^"]+)"', top)
-    flags = re.search(r"target_compile_options\(qlora_kernels_cuda PRIVATE ([^)]+)\)", below)
+    flags = re.search(r"target_compile_options\(qlora_cuda_objects PRIVATE ([^)]+)\)", below)
     if not listed or not flags:
-        raise ReportError("CMakeLists.txt does not tell the architectures or the flags of qlora_kernels_cuda")
+        raise ReportError("CMakeLists.txt does not tell the architectures or the flags of qlora_cuda_objects")
     return [f"sm_{arch.partition('-')[0]}" for arch in listed[1].split(";")], flags[1].split()
 
 

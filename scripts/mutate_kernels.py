@@ -25,16 +25,10 @@ from typing import NamedTuple
 ROOT = Path(__file__).resolve().parent.parent
 EQUIVALENT = Path(__file__).resolve().with_name("equivalent_mutants.json")
 KERNELS = "src/kernels/cuda"
+TESTS = ROOT / "tests" / "kernels" / "device"
 COPIED = ("CMakeLists.txt", "cmake", "include", "src", "tests")
 NOT_EMULATED = {"element_math.cu"}
 
-# Tests that cover a file; headers are covered by all of them.
-SUITES = {
-    "quantize_blockwise.cu": "DeviceQuantizeBlockwise*:DeviceQuantizeArguments*",
-    "nested_absmax.cu": "DeviceQuantizeAbsmax*",
-    "dequantize_blockwise.cu": "DeviceDequantize*",
-    "matvec_nf4.cu": "DeviceMatvec*",
-}
 TIME_LIMIT = 60  # seconds: a mutant's loop may never end
 
 
@@ -61,7 +55,7 @@ def blanked(text):
         return re.sub(r"[^\n]", " ", match[0])
 
     text = re.sub(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"', blank, text, flags=re.S)
-    return re.sub(r"#if defined\(__CUDACC__\).*?#else", blank, text, flags=re.S)
+    return re.sub(r"#if defined\(__CUDACC__\).*?#(?:else|endif)", blank, text, flags=re.S)
 
 
 def closing(text, opening):
@@ -185,6 +179,15 @@ def mutants_of(path):
     return list(found.values())
 
 
+def suites_of(name):
+    """A filter for the tests that cover a kernel file: those of its name, else those of all kernels."""
+    own = TESTS / f"{Path(name).stem}_test.cpp"
+    files = [own] if name.endswith(".cu") and own.is_file() else sorted(TESTS.glob("*_test.cpp"))
+    text = "".join(file.read_text(encoding="utf-8") for file in files)
+    suites = re.findall(r"^TEST(?:_F|_P)?\((\w+),", text, flags=re.M)
+    return ":".join(f"*{suite}.*" for suite in dict.fromkeys(suites))
+
+
 class Builds:
     """The copied tree and its builds, from the fastest to the slowest."""
 
@@ -268,14 +271,14 @@ def main():
         return 0
 
     builds = Builds(arguments.folder, arguments.jobs)
-    if noticed := builds.noticed_by("Device*"):
+    if noticed := builds.noticed_by(suites_of("all")):
         sys.exit(f"mutate_kernels: the tests fail without any mutant ({noticed})")
     originals = {path.name: path.read_text(encoding="utf-8") for path in paths}
     started, caught, failures = time.monotonic(), {}, []
     for number, mutant in enumerate(mutants, 1):
         original = originals[mutant.file]
         builds.write(mutant.file, original[: mutant.begin] + mutant.replacement + original[mutant.end :])
-        noticed = builds.noticed_by(SUITES.get(mutant.file, "Device*"))
+        noticed = builds.noticed_by(suites_of(mutant.file))
         builds.write(mutant.file, original)
         listed = mutant.key() in equivalent
         outcome = f"caught by {noticed}" if noticed else "equivalent" if listed else "SURVIVES"

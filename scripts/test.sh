@@ -41,9 +41,22 @@ build() {
 export OMP_NUM_THREADS=1  # two threaded programs side by side slow each other down
 export QLORA_BIN=$PWD/build/release/bin
 export QLORA_SMOLLM2=$PWD/models/SmolLM2-135M-Instruct
+export PATH=$PATH:/usr/local/cuda/bin  # nvcc, where its installer puts it
 workers=$(nproc)
 
 pytest() { .venv/bin/python -B -m pytest -q -p no:cacheprovider --durations=5 "$@"; }
+
+# The plug-in for one architecture, and what can be tested of it without a GPU: that it builds without warnings and
+# links, and that no kernel spills registers.
+cuda_plug_in() {
+    local build=build/cuda-one
+    cmake --preset cuda -B $build -DQLORA_WITH_TORCH=OFF -DQLORA_WERROR=ON -DQLORA_CUDA_ARCHITECTURES=90 \
+        >$build.log || { cat $build.log; return 1; }
+    cmake --build $build --target qlora_kernels_cuda cuda_tests cuda_kernels_bench || return 1
+    ctest --test-dir $build --output-on-failure --no-tests=error -L cuda || return 1
+    .venv/bin/python -B scripts/kernel_report.py --arch sm_90 --jobs "$workers"
+}
+
 peers() { pytest -n "$workers" --dist loadscope tests/peers --ignore tests/peers/test_training_parity.py; }
 training_parity() { OMP_NUM_THREADS=$workers pytest tests/peers/test_training_parity.py; }
 faults() { pytest -n "$workers" --dist worksteal tests/faults; }
@@ -54,6 +67,11 @@ part "the model SmolLM2-135M-Instruct" .venv/bin/python -B scripts/fetch_smollm2
 part "build release" build release || finish
 part "unit tests" ctest --preset release --no-tests=error -j "$workers"
 part "build asan (torch-free libraries)" build asan && part "unit tests, ASan and UBSan" ctest --preset asan --no-tests=error -j "$workers"
+if command -v nvcc >/dev/null; then
+    part "the CUDA plug-in for one architecture" cuda_plug_in
+else
+    echo "test: the CUDA plug-in is left out: nvcc is neither on PATH nor in /usr/local/cuda/bin"
+fi
 part "the Python peers" peers
 part "training parity with transformers and peft" training_parity
 part "faults: resume, kill, signals, disk, memory" faults

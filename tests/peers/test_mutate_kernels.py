@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-from mutate_kernels import mutants_of
+from mutate_kernels import mutants_of, suites_of
 
 KERNEL = """
 __global__ void sum(const float* in, float* out, int n) {  // if (comment) stays
@@ -22,6 +22,9 @@ __global__ void sum(const float* in, float* out, int n) {  // if (comment) stays
 void only_for_nvcc() { if (a < b) return; }
 #else
 void emulated() {}
+#endif
+#if defined(__CUDACC__)
+void also_only_for_nvcc() { if (a < b) return; }
 #endif
 """
 
@@ -64,6 +67,13 @@ def test_barriers_conditions_operands_and_comparisons_are_found(tmp_path):
 
 def test_code_without_conditions_has_no_mutants(tmp_path):
     assert changes(tmp_path, "__global__ void copy(const float* in, float* out) { out[0] = in[0]; }\n") == []
+
+
+def test_a_kernel_file_is_tried_against_the_tests_of_its_name_and_a_header_against_all():
+    assert suites_of("matvec_nf4.cu") == "*DeviceMatvec.*:*DeviceMatvecArguments.*"
+    everything = suites_of("launch.cuh").split(":")
+    assert {"*DeviceMatvec.*", "*DeviceQuantizeAbsmax.*", "*DeviceDequantizeBlockwise.*"} <= set(everything)
+    assert suites_of("of_no_test.cu").split(":") == everything
 
 
 def test_the_list_of_equivalent_mutants_is_current(root):

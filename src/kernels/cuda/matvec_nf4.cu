@@ -1,5 +1,7 @@
 // One to eight rows times a quantized matrix, without a dequantized copy. One warp two outputs: each lane
 // takes groups of 16 inputs, decodes the weights of both outputs into registers and uses them for every row.
+#include <type_traits>
+
 #include "nf4.cuh"
 #include "warp.cuh"
 
@@ -55,10 +57,15 @@ __device__ void load_inputs(const void* x, const Shape& shape, int row, int64_t 
     }
 }
 
-/// kRows is at least the number of rows. Four CUDA blocks a multiprocessor: up to 128 registers. Read where
-/// the launch put them, the structures take none; copies of them take up to 37, and then eight rows spill.
+/// CUDA blocks a multiprocessor, which bounds the registers of a thread to 128 or 168: eight rows of fp32
+/// spill at 128.
 template <class Elements, int kRows>
-__global__ void __launch_bounds__(kThreads, 4)
+constexpr int kBlocksPerMultiprocessor = kRows == 8 && std::is_same_v<Elements, F32Elements> ? 3 : 4;
+
+/// kRows is at least the number of rows. Read where the launch put them, the structures take no registers;
+/// copies of them take up to 37.
+template <class Elements, int kRows>
+__global__ void __launch_bounds__(kThreads, kBlocksPerMultiprocessor<Elements, kRows>)
     multiply_rows(const __grid_constant__ Nf4View weight, const __grid_constant__ Shape shape, const void* x,
                   void* y) {
     __shared__ float table[kNf4Codes];
