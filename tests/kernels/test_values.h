@@ -33,6 +33,22 @@ inline std::vector<uint8_t> encode_elements(const std::vector<float>& values, Fl
     return bytes;
 }
 
+/// The values of such bytes.
+inline std::vector<float> decode_elements(const std::vector<uint8_t>& bytes, FloatType type) {
+    const size_t size = static_cast<size_t>(float_bytes(type));
+    std::vector<float> values(bytes.size() / size);
+    for (size_t i = 0; i < values.size(); ++i) {
+        uint16_t half = 0;
+        if (type == FloatType::kF32) {
+            std::memcpy(&values[i], bytes.data() + size * i, size);
+            continue;
+        }
+        std::memcpy(&half, bytes.data() + size * i, size);
+        values[i] = type == FloatType::kF16 ? f16_to_float(half) : bf16_to_float(half);
+    }
+    return values;
+}
+
 /// What a tensor of `type` holds after `values` were rounded to it.
 inline std::vector<float> round_elements(std::vector<float> values, FloatType type) {
     for (float& value : values) {

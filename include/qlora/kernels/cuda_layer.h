@@ -103,7 +103,8 @@ void swiglu(const SwigluParams& params, Stream stream);
 /// d_up = round(dy * round(silu(gate))), d_gate = round(round(dy * up) * silu'(gate)).
 void swiglu_backward(const SwigluBackwardParams& params, Stream stream);
 
-/// y = x / (1 - p) where dropout_keep (philox.h) of the element's index, else 0: the mask of the CPU.
+/// y = x * (1 / (1 - p)) where dropout_keep (philox.h) of the element's index, else 0: the bits of the CPU.
+/// p is in [0, 1].
 void dropout(const DropoutParams& params, Stream stream);
 
 }  // namespace qlora::kernels::QLORA_KERNEL_BACKEND

@@ -6,7 +6,8 @@
 #include "qlora/kernels/kernel_backend.h"
 
 /// Softmax over rows of logits on a GPU. The caller walks over the head in chunks of rows, so logits are
-/// never held whole. Errors and streams as in cuda_kernels.h.
+/// never held whole; a row has 1 to 2^30 columns. Errors and streams as in cuda_kernels.h, but for targets,
+/// which nobody checks.
 namespace qlora::kernels {
 
 struct CrossEntropyParams {

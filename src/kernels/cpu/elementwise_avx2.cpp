@@ -1,10 +1,11 @@
 #if defined(__x86_64__)
-// The standard headers come first: their inline functions must not be compiled for AVX2, as the linker may
-// choose that copy for the whole program.
+// These headers come first: their inline functions must not be compiled for AVX2, as the linker may choose
+// that copy for the whole program.
 #include <cmath>
 #include <cstdint>
 
 #include "elementwise_path.h"
+#include "qlora/kernels/float16.h"
 
 #if defined(__clang__)
 #pragma clang attribute push([[gnu::target("avx2")]], apply_to = function)

@@ -1,5 +1,6 @@
 #pragma once
 
+#include "qlora/kernels/silu_math.h"
 #include "vector_exp.h"
 
 namespace qlora::kernels::cpu::QLORA_PATH {
@@ -75,41 +76,13 @@ static void rope(float* x, const float* cos, const float* sin, int64_t tokens, i
     }
 }
 
-/// Logistic function and 1 minus it, neither by subtraction: e^-|x| never overflows.
-struct Sigmoid {
-    Floats value, complement;
-};
-
-QLORA_LANES_INLINE Sigmoid sigmoid(Floats x) {
-    constexpr uint32_t kSignBit = 0x80000000;
-    const Floats minus_magnitude = as_floats(as_ints(x) | all<Ints>(kSignBit));
-    const Floats e = exp_nonpositive(minus_magnitude);
-    const Floats larger_part = all<Floats>(1.0f) / (all<Floats>(1.0f) + e);
-    const Floats smaller_part = e * larger_part;
-    const auto negative = x < all<Floats>(0.0f);
-    return {select(negative, smaller_part, larger_part), select(negative, larger_part, smaller_part)};
-}
-
-// Beyond it the smaller part of the sigmoid is 0, which an infinite x would turn into NaN.
-inline constexpr float kSigmoidEnds = 105.0f;
-
-QLORA_LANES_INLINE Floats silu(Floats x, const Sigmoid& s) {
-    return larger(all<Floats>(-kSigmoidEnds), x) * s.value;
-}
-
-/// s (1 + x (1 - s)).
-QLORA_LANES_INLINE Floats silu_slope(Floats x, const Sigmoid& s) {
-    const Floats bounded = larger(all<Floats>(-kSigmoidEnds), smaller(all<Floats>(kSigmoidEnds), x));
-    return s.value * (all<Floats>(1.0f) + bounded * s.complement);
-}
-
 static void swiglu(const float* gate_up, int64_t rows, int64_t size, float* out) {
     for (int64_t row = 0; row < rows; ++row, gate_up += 2 * size, out += size) {
         const float* up = gate_up + size;
         walk(
             size, [&](auto place) __attribute__((always_inline)) {
                 const Floats gate = load(gate_up, place);
-                store(out, place, silu(gate, sigmoid(gate)) * load(up, place));
+                store(out, place, silu(gate, sigmoid<RowLanes>(gate)) * load(up, place));
             });
     }
 }
@@ -123,7 +96,7 @@ static void swiglu_backward(const float* d_out, const float* gate_up, int64_t ro
         walk(
             size, [&](auto place) __attribute__((always_inline)) {
                 const Floats gate = load(gate_up, place), up = load(up_row, place), d = load(d_out, place);
-                const Sigmoid s = sigmoid(gate);
+                const Sigmoid<RowLanes> s = sigmoid<RowLanes>(gate);
                 const Floats activated = silu(gate, s);
                 store(d_gate_up, place, d * up * silu_slope(gate, s));
                 store(d_up, place, d * activated);

@@ -8,7 +8,7 @@
 
 #include <cstdint>
 
-#define QLORA_LANES_INLINE [[gnu::always_inline]] inline
+#include "qlora/kernels/exp_math.h"
 
 namespace qlora::kernels::cpu::QLORA_PATH {
 

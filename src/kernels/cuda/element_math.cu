@@ -3,17 +3,8 @@
 #include <cstdint>
 
 #include "qlora/kernels/adamw_math.h"
-#include "qlora/kernels/philox.h"
 
 namespace qlora::kernels::cuda {
-
-/// x scaled by 1 / (1 - p) where dropout keeps it, else 0.
-__global__ void dropout_elements(const float* in, float* out, int64_t n, uint64_t seed, uint32_t step,
-                                 uint32_t site, float p) {
-    const int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
-    if (i < n)
-        out[i] = dropout_keep(seed, step, site, static_cast<uint64_t>(i), p) ? in[i] / (1.0f - p) : 0.0f;
-}
 
 /// One AdamW update an element.
 __global__ void adamw_elements(AdamwFactors factors, const float* g, float* p, float* m, float* v,

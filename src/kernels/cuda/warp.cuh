@@ -28,7 +28,8 @@ __device__ T warp_min(T value) {
     return value;
 }
 
-__device__ inline float warp_sum(float value) {
+template <class T>
+__device__ T warp_sum(T value) {
     for (int distance = kWarpSize / 2; distance > 0; distance /= 2) {
         value += __shfl_xor_sync(kAllLanes, value, distance);
     }
