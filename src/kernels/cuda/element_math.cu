@@ -2,7 +2,6 @@
 // headers stay free of host-only code. One thread an element.
 #include <cstdint>
 
-#include "qlora/kernels/adamw_math.h"
 #include "qlora/kernels/philox.h"
 
 namespace qlora::kernels::cuda {
@@ -13,13 +12,6 @@ __global__ void dropout_elements(const float* in, float* out, int64_t n, uint64_
     const int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
     if (i < n)
         out[i] = dropout_keep(seed, step, site, static_cast<uint64_t>(i), p) ? in[i] / (1.0f - p) : 0.0f;
-}
-
-/// One AdamW update an element.
-__global__ void adamw_elements(AdamwFactors factors, const float* g, float* p, float* m, float* v,
-                               int64_t n) {
-    const int64_t i = blockIdx.x * static_cast<int64_t>(blockDim.x) + threadIdx.x;
-    if (i < n) adamw_update(factors, g[i], p[i], m[i], v[i]);
 }
 
 }  // namespace qlora::kernels::cuda
