@@ -53,7 +53,7 @@ def test_fifty_steps_equal_torch(tmp_path, n, settings, grad_scale):
     gradients.numpy().tofile(tmp_path / "g.bin")
     numbers = [settings["lr"], *settings["betas"], settings["eps"], settings["weight_decay"], grad_scale, STEPS]
     files = [str(tmp_path / name) for name in ("p.bin", "g.bin", "out.bin")]
-    subprocess.run([program("adamw_file"), *map(repr, numbers), *files], check=True)
+    subprocess.run([program("adamw_file"), "32", *map(repr, numbers), *files], check=True)
     found = np.fromfile(tmp_path / "out.bin", np.float32).reshape(STEPS, 3, n)
 
     optimizers = {}

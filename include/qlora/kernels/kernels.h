@@ -47,6 +47,18 @@ struct QuantizeAbsmaxParams {
     float* nested_absmax;  ///< [nested_block_count(blocks)]
 };
 
+/// A trained tensor with 8-bit moments in blocks of kAdamwBlocksize (adamw_8bit_math.h). Codes and scales
+/// that are all zero are moments of zero.
+struct Adamw8bitParams {
+    float* p;          ///< [n]
+    const float* g;    ///< [n]
+    uint8_t* m_codes;  ///< [n], into the signed dynamic map
+    uint8_t* v_codes;  ///< [n], into the unsigned one
+    float* m_absmax;   ///< [ceil(n / kAdamwBlocksize)]
+    float* v_absmax;
+    int64_t n;
+};
+
 namespace cpu {
 
 /// Blocks [block_begin, block_end): absmax in fp32, x = v * (1.0f / absmax), nearest code (encode_nf4). All
@@ -90,6 +102,12 @@ void matvec_nf4(const MatvecNf4& product, int64_t begin, int64_t end);
 
 /// One AdamW step on n parameters: p, m and v change, g does not. See adamw_update.
 void adamw_step(float* p, const float* g, float* m, float* v, int64_t n, const AdamwSettings& settings);
+
+/// The same with 8-bit moments, for blocks [block_begin, block_end); the gradients are finite. See
+/// adamw_8bit_update.
+void adamw_8bit_step(const Adamw8bitParams& params, int64_t block_begin, int64_t block_end,
+                     const AdamwSettings& settings);
+void adamw_8bit_step(const Adamw8bitParams& params, const AdamwSettings& settings);
 
 /// Sum of squares in double, in the order of fixed_order_sum. Squares of finite floats cannot overflow it, so
 /// the sum is finite exactly when every value is.

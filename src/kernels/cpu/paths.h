@@ -1,5 +1,6 @@
 #pragma once
 
+#include "qlora/kernels/adamw_8bit_math.h"
 #include "qlora/kernels/instruction_set.h"
 #include "qlora/kernels/kernels.h"
 
@@ -23,6 +24,8 @@ int64_t quantize_blockwise_nf4(const QuantizeNf4Params& params, int64_t block_be
 void quantize_absmax(const QuantizeAbsmaxParams& params, int64_t nested_begin, int64_t nested_end);
 void dequantize_absmax(const AbsmaxView& absmax, int64_t block_begin, int64_t block_end, float* out);
 void adamw_step(float* p, const float* g, float* m, float* v, int64_t n, const AdamwFactors& factors);
+void adamw_8bit_step(const Adamw8bitParams& params, int64_t block_begin, int64_t block_end,
+                     const Adamw8bitFactors& factors);
 
 /// `count` values of one block from `packed[0]` on; count is a multiple of 16, absmax finite.
 void dequantize_run_nf4(const uint8_t* packed, int64_t count, float absmax, void* out, FloatType type);

@@ -1,8 +1,8 @@
 // 8-bit codes of block scales (double quantization): the mean of all scales, then one CUDA block of 256
 // threads a nested block of 256 scales. Every CUDA block sums all the scales for itself: the sums run side by
 // side, so they take the time of one, and the card needs neither a second launch nor a barrier over the grid.
+#include "fixed_order_sum.cuh"
 #include "nf4.cuh"
-#include "qlora/kernels/fixed_order_sum.h"
 #include "warp.cuh"
 
 namespace qlora::kernels::QLORA_KERNEL_BACKEND {
@@ -15,21 +15,6 @@ constexpr int kWarps = kThreads / kWarpSize;
 constexpr int64_t kMaxGrid = 256;
 static_assert(kThreads == kSumLanes, "the sum's lanes are the threads");
 
-/// The sum of fixed_order_sum over all scales, in every thread. `lanes` holds it when done.
-__device__ double sum_all(const float* absmax, int64_t blocks, double (&lanes)[kSumLanes]) {
-    const int thread = static_cast<int>(threadIdx.x);
-    double sum = 0.0;
-#pragma unroll 8
-    for (int64_t i = thread; i < blocks; i += kSumLanes) sum += static_cast<double>(absmax[i]);
-    lanes[thread] = sum;
-    __syncthreads();
-    for (int stride = kSumLanes / 2; stride > 0; stride /= 2) {
-        if (thread < stride) lanes[thread] += lanes[thread + stride];
-        __syncthreads();
-    }
-    return lanes[0];
-}
-
 __global__ void __launch_bounds__(kThreads)
     quantize_scales(const float* absmax, int64_t blocks, uint8_t* codes, float* nested_absmax,
                     float* offset_out) {
@@ -38,7 +23,9 @@ __global__ void __launch_bounds__(kThreads)
     __shared__ float maxima[kWarps];
     const int thread = static_cast<int>(threadIdx.x);
     map[thread] = kDeviceSignedMap.value[thread];
-    const float offset = static_cast<float>(sum_all(absmax, blocks, lanes) / static_cast<double>(blocks));
+    const double sum =
+        block_sum(blocks, lanes, [absmax](int64_t i) { return static_cast<double>(absmax[i]); });
+    const float offset = static_cast<float>(sum / static_cast<double>(blocks));
     if (blockIdx.x == 0 && thread == 0) *offset_out = offset;
 
     const int64_t nested_blocks = nested_block_count(blocks);
