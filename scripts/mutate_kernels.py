@@ -34,6 +34,9 @@ SUITES = {
     "nested_absmax.cu": "DeviceQuantizeAbsmax*",
     "dequantize_blockwise.cu": "DeviceDequantize*",
     "matvec_nf4.cu": "DeviceMatvec*",
+    "rms_norm.cu": "DeviceRmsNorm*",
+    "rope.cu": "DeviceRope*",
+    "swiglu.cu": "DeviceSwiglu*",
 }
 TIME_LIMIT = 60  # seconds: a mutant's loop may never end
 
