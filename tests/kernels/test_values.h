@@ -49,13 +49,30 @@ inline std::vector<float> decode_elements(const std::vector<uint8_t>& bytes, Flo
     return values;
 }
 
-/// What a tensor of `type` holds after `values` were rounded to it.
+/// What a tensor of `type` holds after `value` was stored.
+inline float round_element(float value, FloatType type) {
+    if (type == FloatType::kF16) return f16_to_float(float_to_f16(value));
+    if (type == FloatType::kBF16) return bf16_to_float(float_to_bf16(value));
+    return value;
+}
+/// The same of many.
 inline std::vector<float> round_elements(std::vector<float> values, FloatType type) {
-    for (float& value : values) {
-        if (type == FloatType::kF16) value = f16_to_float(float_to_f16(value));
-        if (type == FloatType::kBF16) value = bf16_to_float(float_to_bf16(value));
-    }
+    for (float& value : values) value = round_element(value, type);
     return values;
+}
+
+/// Element `index` of a tensor of `type` that begins with the first byte.
+inline float element(const std::vector<uint8_t>& bytes, FloatType type, int64_t index) {
+    const size_t size = static_cast<size_t>(float_bytes(type));
+    const uint8_t* place = bytes.data() + static_cast<size_t>(index) * size;
+    if (type == FloatType::kF32) {
+        float value;
+        std::memcpy(&value, place, size);
+        return value;
+    }
+    uint16_t bits;
+    std::memcpy(&bits, place, size);
+    return type == FloatType::kF16 ? f16_to_float(bits) : bf16_to_float(bits);
 }
 
 }  // namespace qlora::kernels

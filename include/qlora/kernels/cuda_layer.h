@@ -87,8 +87,8 @@ struct DropoutParams {
 
 namespace qlora::kernels::QLORA_KERNEL_BACKEND {
 
-/// y = weight * round(x * inverse), as transformers' LlamaRMSNorm. The mean of squares has a fixed order
-/// that `size` alone decides.
+/// y = weight * round(x * inverse), as transformers' LlamaRMSNorm. The sum of squares has a fixed order that
+/// `size` alone decides; where it overflows fp32 inverse and the row are 0.
 void rms_norm(const RmsNormParams& params, Stream stream);
 void rms_norm_again(const RmsNormAgainParams& params, Stream stream);
 /// With n = x * inverse and g = dy * weight in fp32: dx = round(inverse * (g - n * mean(g * n))), plus the

@@ -10,6 +10,11 @@ namespace qlora::kernels::QLORA_KERNEL_BACKEND {
 inline constexpr int kGroup = 16;
 
 struct F32Elements {
+    /// A 32-bit word of memory holds one value, or two, the first in the low half.
+    static constexpr int kPerWord = 1;
+    static __device__ float unpack(uint32_t word, int) { return float_from_bits(word); }
+    static __device__ uint32_t pack(float value) { return float_bits(value); }
+
     static __device__ float load(const void* base, int64_t index) {
         return static_cast<const float*>(base)[index];
     }
@@ -42,6 +47,12 @@ struct F32Elements {
 /// `Format` converts between a float and its 16 bits.
 template <class Format>
 struct SixteenBitElements {
+    static constexpr int kPerWord = 2;
+    static __device__ float unpack(uint32_t word, int place) {
+        return Format::decode(static_cast<uint16_t>(word >> (16 * place)));
+    }
+    static __device__ uint32_t pack(float value) { return Format::encode(value); }
+
     static __device__ float load(const void* base, int64_t index) {
         return Format::decode(static_cast<const uint16_t*>(base)[index]);
     }

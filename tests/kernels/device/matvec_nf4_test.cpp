@@ -21,20 +21,6 @@ struct Case {
     int x_shift = 0;               // elements, of x and y
 };
 
-/// A value as its type holds it.
-float element(const std::vector<uint8_t>& bytes, FloatType type, int64_t index) {
-    const std::size_t size = static_cast<std::size_t>(float_bytes(type));
-    const uint8_t* place = bytes.data() + static_cast<std::size_t>(index) * size;
-    if (type == FloatType::kF32) {
-        float value;
-        std::memcpy(&value, place, size);
-        return value;
-    }
-    uint16_t bits;
-    std::memcpy(&bits, place, size);
-    return type == FloatType::kF16 ? f16_to_float(bits) : bf16_to_float(bits);
-}
-
 /// The product in the documented order, one value at a time.
 std::vector<uint8_t> reference(const std::vector<uint8_t>& weight, const std::vector<uint8_t>& x,
                                const Case& test) {

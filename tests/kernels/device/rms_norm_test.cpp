@@ -1,0 +1,322 @@
+#include "kernels/device/rms_norm_case.h"
+
+#include <stdexcept>
+
+namespace qlora::kernels {
+namespace {
+
+class DeviceRmsNorm : public OnDevice {};
+
+struct Normed {
+    std::vector<float> y, inverse, sum;
+};
+
+Normed on_device(const NormCase& test, const NormTensors& host, double eps = kNormEps) {
+    const RowsLayout y_layout{test.rows, test.size, test.type, test.y_shift, test.y_gap};
+    const DeviceRows x({test.rows, test.size, test.type, test.x_shift}, host.x);
+    const DeviceRows residual({test.rows, test.size, test.type, test.residual_shift}, host.residual);
+    const DeviceRows weight({1, test.size, FloatType::kF32, test.weight_shift}, host.weight);
+    const DeviceRows sum({test.rows, test.size, test.type, test.sum_shift}), y(y_layout);
+    const DeviceRows inverse({1, test.rows, FloatType::kF32, test.y_shift});
+    device::rms_norm(
+        {x.data(), test.residual ? residual.data() : nullptr, test.residual ? sum.data() : nullptr,
+         static_cast<const float*>(weight.data()), eps, test.rows, test.size, y.data(), y_layout.stride(),
+         static_cast<float*>(inverse.data()), test.type},
+        nullptr);
+    return {y.download(), inverse.download(), sum.download()};
+}
+
+std::vector<float> again_on_device(const NormCase& test, const std::vector<float>& x,
+                                   const std::vector<float>& weight, const std::vector<float>& inverse) {
+    const RowsLayout y_layout{test.rows, test.size, test.type, test.y_shift, test.y_gap};
+    const DeviceRows from({test.rows, test.size, test.type, test.x_shift}, x), y(y_layout);
+    const DeviceRows scale({1, test.size, FloatType::kF32, test.weight_shift}, weight);
+    const DeviceRows saved({1, test.rows, FloatType::kF32, test.y_shift}, inverse);
+    device::rms_norm_again(
+        {from.data(), static_cast<const float*>(scale.data()), static_cast<const float*>(saved.data()),
+         test.rows, test.size, y.data(), y_layout.stride(), test.type},
+        nullptr);
+    return y.download();
+}
+
+/// One value at a time, rounded where transformers rounds; the sum in the kernel's order.
+Normed reference(const NormCase& test, const NormTensors& host, double eps = kNormEps) {
+    const auto rounded = [&](float value) { return round_element(value, test.type); };
+    Normed result;
+    result.sum = host.x;
+    for (std::size_t i = 0; test.residual && i < host.x.size(); ++i) {
+        result.sum[i] = rounded(host.x[i] + host.residual[i]);
+    }
+    for (int64_t row = 0; row < test.rows; ++row) {
+        const float* x = result.sum.data() + row * test.size;
+        const auto value = [x](int64_t i) { return x[i]; };
+        const float mean = norm_sum(test.size, value, value) / static_cast<float>(test.size);
+        const float inverse = 1.0f / std::sqrt(mean + static_cast<float>(eps));
+        result.inverse.push_back(inverse);
+        for (int64_t i = 0; i < test.size; ++i) {
+            const float weight = rounded(host.weight[static_cast<std::size_t>(i)]);
+            result.y.push_back(rounded(weight * rounded(x[i] * inverse)));
+        }
+    }
+    if (!test.residual) result.sum.assign(host.x.size(), -7.0f);  // not written
+    return result;
+}
+
+void expect_reference(const NormCase& test, const NormTensors& host) {
+    const Normed expected = reference(test, host), found = on_device(test, host);
+    ASSERT_EQ(bits_of(found.inverse), bits_of(expected.inverse)) << test.rows << " of " << test.size;
+    ASSERT_EQ(bits_of(found.y), bits_of(expected.y)) << test.rows << " of " << test.size;
+    ASSERT_EQ(bits_of(found.sum), bits_of(expected.sum)) << test.rows << " of " << test.size;
+    ASSERT_EQ(bits_of(again_on_device(test, test.residual ? found.sum : host.x, host.weight, found.inverse)),
+              bits_of(expected.y))
+        << test.rows << " of " << test.size;
+}
+
+TEST_F(DeviceRmsNorm, EverySizeFollowsTheRoundingPointsAndTheOrder) {
+    for (FloatType type : kFloatTypes) {
+        for (int64_t size : kPieceSizes) {
+            const NormCase test{3, size, type, size % 2 == 1, size % 3};
+            with_some_schedule(size, [&] { expect_reference(test, NormTensors(test)); });
+            const NormCase other{2, size, type, size % 2 == 0};
+            expect_reference(other, NormTensors(other));
+        }
+        // The ends of what one warp, 128 and 512 threads keep, by vectors and one by one.
+        for (int64_t size : {1016, 1024, 1025, 1032, 4096, 4104, 16384, 16385, 16392, 20480}) {
+            for (bool residual : {false, true}) {
+                const NormCase test{1, size, type, residual};
+                expect_reference(test, NormTensors(test));
+            }
+        }
+        for (const NormCase& test :
+             {NormCase{67, 64, type}, NormCase{67, 33, type, true, 3}, NormCase{5, 128, type, true, 32}}) {
+            expect_reference(test, NormTensors(test));
+        }
+    }
+}
+
+TEST_F(DeviceRmsNorm, TheFp32BitsAreThoseOfTheCpuForTheSameInverse) {
+    for (int64_t size : {1, 17, 64, 576, 1536, 5000}) {
+        const NormCase test{3, size};
+        const NormTensors host(test);
+        const Normed found = on_device(test, host);
+        std::vector<float> y(host.x.size()), inverse(3);
+        cpu::rms_norm_again(host.x.data(), host.weight.data(), found.inverse.data(), 3, size, y.data());
+        EXPECT_EQ(bits_of(found.y), bits_of(y)) << size;
+        cpu::rms_norm(host.x.data(), host.weight.data(), kNormEps, 3, size, y.data(), inverse.data());
+        for (std::size_t row = 0; row < 3; ++row) {
+            // The root halves the error of the sum; mean, eps, root and quotient add one rounding each, and
+            // the CPU, which sums in double, rounds once.
+            EXPECT_NEAR(found.inverse[row], inverse[row],
+                        (norm_roundings(size) / 2 + 4) * kRounding * inverse[row]);
+        }
+    }
+}
+
+TEST_F(DeviceRmsNorm, TheInverseIsTheFormulaInDoubleForEveryType) {
+    for (FloatType type : kFloatTypes) {
+        for (int64_t size : {64, 576, 4096, 16392}) {
+            const NormCase test{2, size, type};
+            const NormTensors host(test);
+            const Normed found = on_device(test, host);
+            for (int64_t row = 0; row < 2; ++row) {
+                double squares = 0.0;
+                for (float value : part(host.x, row * size, size)) squares += double{value} * value;
+                const double exact = 1.0 / std::sqrt(squares / static_cast<double>(size) + kNormEps);
+                EXPECT_NEAR(found.inverse[static_cast<std::size_t>(row)], exact,
+                            (norm_roundings(size) / 2 + 4) * kRounding * exact);
+            }
+        }
+    }
+}
+
+TEST_F(DeviceRmsNorm, TheInverseDependsOnNeitherTypeNorAlignment) {
+    for (int64_t size : {200, 2048, 6000}) {
+        const NormCase wide{2, size};
+        NormTensors host(wide);
+        // Values that every type holds.
+        host.x = round_elements(round_elements(host.x, FloatType::kBF16), FloatType::kF16);
+        const std::vector<float> expected = on_device(wide, host).inverse;
+        for (FloatType type : kFloatTypes) {
+            for (int shift : {0, 1}) {
+                const NormCase test{2, size, type, false, 0, shift};
+                EXPECT_EQ(bits_of(on_device(test, host).inverse), bits_of(expected)) << size;
+            }
+        }
+    }
+}
+
+TEST_F(DeviceRmsNorm, EveryMisalignmentAndStrideGivesTheSameBits) {
+    for (FloatType type : kFloatTypes) {
+        for (int shift : {1, 2, 4, 8}) {
+            for (const NormCase& test :
+                 {NormCase{2, 64, type, true, shift}, NormCase{2, 64, type, true, 0, shift},
+                  NormCase{2, 64, type, true, 0, 0, shift}, NormCase{2, 64, type, true, 0, 0, 0, shift},
+                  NormCase{2, 64, type, true, 0, 0, 0, 0, shift},
+                  NormCase{2, 64, type, true, 0, 0, 0, 0, 0, shift}}) {
+                expect_reference(test, NormTensors(test));
+            }
+        }
+    }
+}
+
+TEST_F(DeviceRmsNorm, TheBitsAreTheSameUnderEverySchedule) {
+    for (const NormCase& test :
+         {NormCase{9, 576, FloatType::kBF16, true}, NormCase{3, 300}, NormCase{2, 1536, FloatType::kF16},
+          NormCase{2, 4100, FloatType::kF32}, NormCase{1, 16400, FloatType::kBF16, true}}) {
+        const NormTensors host(test);
+        for_each_schedule([&] { expect_reference(test, host); });
+    }
+}
+
+TEST_F(DeviceRmsNorm, EpsKeepsARowOfZerosFinite) {
+    for (int64_t size : {3, 64, 2048}) {
+        const NormCase test{2, size};
+        NormTensors host(test);
+        std::fill(host.x.begin(), host.x.begin() + size, 0.0f);
+        const Normed found = on_device(test, host, 0.25);
+        EXPECT_EQ(found.inverse[0], 2.0f);
+        EXPECT_EQ(bits_of(found.inverse), bits_of(reference(test, host, 0.25).inverse));
+        for (float value : part(found.y, 0, size)) EXPECT_EQ(value, 0.0f);
+        EXPECT_EQ(on_device(test, host, 0.0).inverse[0], kInfinity);
+    }
+}
+
+TEST_F(DeviceRmsNorm, NonFiniteValuesReachExactlyTheirRow) {
+    for (int64_t size : {40, 41, 1536}) {
+        for (float bad : {kNan, kInfinity, -kInfinity}) {
+            const NormCase test{3, size};
+            NormTensors host(test);
+            host.x[static_cast<std::size_t>(2 * size - 1)] = bad;
+            const Normed found = on_device(test, host);
+            EXPECT_EQ(bits_of(found.y), bits_of(reference(test, host).y));
+            EXPECT_TRUE(std::isnan(found.y[static_cast<std::size_t>(2 * size - 1)]));
+            EXPECT_TRUE(std::isfinite(found.inverse[0]) && std::isfinite(found.inverse[2]));
+            EXPECT_EQ(std::isnan(found.inverse[1]), std::isnan(bad));
+            EXPECT_EQ(found.inverse[1] == 0.0f, std::isinf(bad));
+        }
+    }
+}
+
+TEST_F(DeviceRmsNorm, ARowWhoseSquaresOverflowBecomesZero) {
+    for (int64_t size : {16, 19, 1536}) {
+        const NormCase test{2, size, FloatType::kBF16};
+        NormTensors host(test);
+        host.x[1] = 0x1p64f;  // its square is beyond fp32
+        const Normed found = on_device(test, host);
+        EXPECT_EQ(found.inverse[0], 0.0f);
+        EXPECT_NE(found.inverse[1], 0.0f);
+        for (float value : part(found.y, 0, size)) EXPECT_EQ(value, 0.0f);
+    }
+}
+
+TEST_F(DeviceRmsNorm, AlignedRowsAreReadOnceByWideAccesses) {
+    if (device_vector_accesses() < 0)
+        GTEST_SKIP() << "nobody counts the accesses of a " << device_name() << " device";
+    const auto accesses = [](const NormCase& test) {
+        return vector_accesses_of([&] { on_device(test, NormTensors(test)); });
+    };
+    // A piece of x and of y, two accesses to the weight; residual and sum.
+    for (int64_t size : {8, 256, 576, 1024, 1536, 4096, 16384}) {
+        const int64_t pieces = size / 8;
+        EXPECT_EQ(accesses({3, size, FloatType::kBF16}), 3 * pieces * (1 + 1 + 2)) << size;
+        EXPECT_EQ(accesses({1, size, FloatType::kF16, true, 8}), pieces * (1 + 1 + 2 + 2)) << size;
+        EXPECT_EQ(accesses({1, size, FloatType::kF32}), pieces * (2 + 2 + 2)) << size;
+    }
+    // More than the registers of a CUDA block hold: x is read twice.
+    EXPECT_EQ(accesses({1, 16392, FloatType::kBF16}), 16392 / 8 * (2 + 1 + 2));
+    for (const NormCase& test :
+         {NormCase{2, 576, FloatType::kBF16, true, 4}, NormCase{2, 576, FloatType::kBF16, true, 0, 4},
+          NormCase{2, 576, FloatType::kBF16, true, 0, 0, 4},
+          NormCase{2, 576, FloatType::kBF16, true, 0, 0, 0, 2},
+          NormCase{2, 576, FloatType::kBF16, true, 0, 0, 0, 0, 4},
+          NormCase{2, 576, FloatType::kBF16, true, 0, 0, 0, 0, 0, 4}, NormCase{1, 577, FloatType::kBF16}}) {
+        EXPECT_EQ(accesses(test), 0);
+    }
+    const auto again = [](const NormCase& test) {
+        const NormTensors host(test);
+        const std::vector<float> inverse(static_cast<std::size_t>(test.rows), 1.0f);
+        return vector_accesses_of([&] { again_on_device(test, host.x, host.weight, inverse); });
+    };
+    EXPECT_EQ(again({3, 576, FloatType::kBF16}), 3 * 72 * (1 + 1 + 2));
+    EXPECT_EQ(again({3, 576, FloatType::kF32, false, 4}), 3 * 72 * (2 + 2 + 2));
+    for (const NormCase& test :
+         {NormCase{2, 576, FloatType::kBF16, false, 4}, NormCase{2, 576, FloatType::kBF16, false, 0, 4},
+          NormCase{2, 576, FloatType::kBF16, false, 0, 0, 0, 2},
+          NormCase{2, 576, FloatType::kBF16, false, 0, 0, 0, 0, 4}, NormCase{1, 577, FloatType::kBF16}}) {
+        EXPECT_EQ(again(test), 0);
+    }
+}
+
+TEST_F(DeviceRmsNorm, EachTakesOneLaunchAndNoneForNoRows) {
+    const int64_t before = device_launches();
+    if (before < 0) GTEST_SKIP() << "nobody counts the launches of a " << device_name() << " device";
+    const NormCase test{3, 1536, FloatType::kBF16, true};
+    on_device(test, NormTensors(test));
+    EXPECT_EQ(device_launches(), before + 1);
+    const NormTensors host(test);
+    again_on_device(test, host.x, host.weight, {1.0f, 1.0f, 1.0f});
+    EXPECT_EQ(device_launches(), before + 2);
+    const NormCase none{0, 64};
+    on_device(none, NormTensors(none));
+    again_on_device(none, {}, NormTensors(none).weight, {});
+    EXPECT_EQ(device_launches(), before + 2);
+}
+
+TEST(DeviceRmsNormArguments, ImpossibleOnesThrow) {
+    alignas(16) uint8_t bytes[64] = {};
+    float* const floats = reinterpret_cast<float*>(bytes);
+    float* const misaligned = reinterpret_cast<float*>(bytes + 2);
+    const RmsNormParams good{bytes, bytes, bytes, floats, kNormEps, 0, 4, bytes, 4, floats, FloatType::kF32};
+    EXPECT_NO_THROW(device::rms_norm(good, nullptr));
+    const auto refused = [&](auto change) {
+        RmsNormParams params = good;
+        change(params);
+        EXPECT_THROW(device::rms_norm(params, nullptr), std::invalid_argument);
+    };
+    refused([](RmsNormParams& params) { params.rows = -1; });
+    refused([](RmsNormParams& params) { params.size = 0; });
+    refused([](RmsNormParams& params) { params.eps = -1e-9; });
+    refused([](RmsNormParams& params) { params.eps = kNan; });
+    refused([](RmsNormParams& params) { params.eps = kInfinity; });
+    refused([](RmsNormParams& params) { params.sum = nullptr; });
+    refused([](RmsNormParams& params) { params.residual = nullptr; });
+    refused([](RmsNormParams& params) { params.y_stride = 3; });
+    refused([&](RmsNormParams& params) { params.x = bytes + 2; });
+    refused([&](RmsNormParams& params) { params.residual = bytes + 2; });
+    refused([&](RmsNormParams& params) { params.sum = bytes + 2; });
+    refused([&](RmsNormParams& params) { params.y = bytes + 2; });
+    refused([&](RmsNormParams& params) { params.weight = misaligned; });
+    refused([&](RmsNormParams& params) { params.inverse = misaligned; });
+    refused([](RmsNormParams& params) { params.rows = int64_t{1} << 34; });
+    refused([](RmsNormParams& params) {
+        params.rows = 1;
+        params.type = static_cast<FloatType>(9);
+    });
+    RmsNormParams exact = good;
+    exact.eps = 0.0;
+    EXPECT_NO_THROW(device::rms_norm(exact, nullptr));
+}
+
+TEST(DeviceRmsNormArguments, ImpossibleOnesOfTheSecondTimeThrow) {
+    alignas(16) uint8_t bytes[64] = {};
+    float* const floats = reinterpret_cast<float*>(bytes);
+    float* const misaligned = reinterpret_cast<float*>(bytes + 2);
+    const RmsNormAgainParams good{bytes, floats, floats, 0, 4, bytes, 4, FloatType::kF32};
+    EXPECT_NO_THROW(device::rms_norm_again(good, nullptr));
+    const auto refused = [&](auto change) {
+        RmsNormAgainParams params = good;
+        change(params);
+        EXPECT_THROW(device::rms_norm_again(params, nullptr), std::invalid_argument);
+    };
+    refused([](RmsNormAgainParams& params) { params.rows = -1; });
+    refused([](RmsNormAgainParams& params) { params.size = 0; });
+    refused([](RmsNormAgainParams& params) { params.y_stride = 3; });
+    refused([&](RmsNormAgainParams& params) { params.x = bytes + 2; });
+    refused([&](RmsNormAgainParams& params) { params.y = bytes + 2; });
+    refused([&](RmsNormAgainParams& params) { params.weight = misaligned; });
+    refused([&](RmsNormAgainParams& params) { params.inverse = misaligned; });
+    refused([](RmsNormAgainParams& params) { params.rows = int64_t{1} << 31; });
+}
+
+}  // namespace
+}  // namespace qlora::kernels
