@@ -67,6 +67,18 @@ at::Tensor product_from_storage(const Projections& projections, const at::Tensor
     return y;
 }
 
+/// g W [T, in] and scaling * g B [T, appended], which one product makes.
+struct BaseGradient {
+    at::Tensor x, low_rank;
+};
+
+BaseGradient base_gradient(const DeviceOperands& operands, const at::Tensor& g) {
+    const at::Tensor wide = at::mm(g, operands.weight);
+    if (!operands.a.defined()) return {.x = wide, .low_rank = {}};
+    const std::int64_t appended = operands.a.size(0), in = wide.size(1) - appended;
+    return {.x = wide.narrow(1, 0, in), .low_rank = wide.narrow(1, in, appended)};
+}
+
 }  // namespace
 
 at::Tensor device_project(const Projections& projections, const at::Tensor& x, const at::Tensor& residual) {
@@ -88,14 +100,12 @@ at::Tensor device_project(const Projections& projections, const at::Tensor& x, c
 at::Tensor device_project_backward(const Projections& projections, const at::Tensor& g,
                                    at::Tensor* low_rank) {
     const DeviceOperands operands = projections.device_operands();
-    const std::int64_t appended = operands.a.defined() ? operands.a.size(0) : 0;
-    const at::Tensor wide = at::mm(g, operands.weight);  // g W | scaling * g B
-    if (appended == 0) return wide;
-    const std::int64_t in = wide.size(1) - appended;
-    const at::Tensor gh = wide.narrow(1, in, appended), base = wide.narrow(1, 0, in);
+    const BaseGradient base = base_gradient(operands, g);
+    if (!operands.a.defined()) return base.x;
+    const at::Tensor& gh = base.low_rank;
     if (low_rank != nullptr) *low_rank = gh;
-    if (!has_dropout(projections)) return at::addmm(base, gh, operands.a);
-    at::Tensor gx = base.contiguous();
+    if (!has_dropout(projections)) return at::addmm(base.x, gh, operands.a);
+    at::Tensor gx = base.x.contiguous();
     for_each_adapter(projections, [&](const LowRank& adapter, std::int64_t rank, auto...) {
         const std::int64_t r = adapter.a.size(0);
         const at::Tensor through = at::mm(gh.narrow(1, rank, r), operands.a.narrow(0, rank, r));
@@ -109,15 +119,8 @@ std::vector<at::Tensor> device_parameter_gradients(const Projections& projection
     const at::Tensor a = projections.device_a();
     at::Tensor h, joint_ga;
     if (a.defined()) {
-        if (!low_rank.defined()) {
-            low_rank = at::zeros({g.size(0), a.size(0)}, g.options());
-            for_each_adapter(projections, [&](const LowRank& adapter, std::int64_t rank, std::int64_t first,
-                                              std::int64_t columns) {
-                const at::Tensor b = adapter.b.detach().to(g.scalar_type());
-                low_rank.narrow(1, rank, b.size(1))
-                    .copy_(at::mm(g.narrow(1, first, columns), b).mul_(adapter.scaling));
-            });
-        }
+        // The same product as when the gradient of x is wanted: the same bits.
+        if (!low_rank.defined()) low_rank = base_gradient(projections.device_operands(), g).low_rank;
         h = at::empty({x.size(0), a.size(0)}, x.options());
         low_rank_inputs(projections, x, a, h);
         if (!has_dropout(projections)) joint_ga = mm_to_fp32(low_rank.t(), x);

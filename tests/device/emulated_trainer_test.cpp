@@ -1,0 +1,75 @@
+// A whole run on kernels of a device, emulated.
+#include "device/emulated.h"
+
+#include <gtest/gtest.h>
+
+#include "qlora/ops/device.h"
+#include "train/tiny_run.h"
+
+namespace qlora {
+namespace {
+
+using test::TempDir;
+using test::TinyRun;
+
+struct Course {
+    std::vector<double> losses;
+    std::vector<at::Tensor> values;
+};
+
+Course train(const train::OptimizerType optimizer, std::int64_t steps) {
+    const TempDir folder;
+    TinyRun run(folder);
+    run.training.optim = optimizer;
+    run.training.max_steps = steps;
+    run.evaluates = true;
+    Course course;
+    run.run([&](const train::StepReport& report) { course.losses.push_back(report.loss); });
+    course.values = run.values();
+    return course;
+}
+
+class EmulatedTrainer : public testing::TestWithParam<train::OptimizerType> {};
+INSTANTIATE_TEST_SUITE_P(Optimizers, EmulatedTrainer,
+                         testing::Values(train::OptimizerType::kAdamwTorch,
+                                         train::OptimizerType::kAdamw8bit));
+
+TEST_P(EmulatedTrainer, ten_steps_give_the_losses_of_the_cpu) {
+    constexpr std::int64_t kSteps = 10;
+    const Course cpu = train(GetParam(), kSteps);
+    const ops::CpuKernelsGuard guard(kernels::emulated::kernel_table());
+    const Course device = train(GetParam(), kSteps);
+    ASSERT_EQ(cpu.losses.size(), static_cast<std::size_t>(kSteps));
+    ASSERT_EQ(device.losses.size(), cpu.losses.size());
+    for (std::size_t step = 0; step < cpu.losses.size(); ++step) {
+        // fp32 sums in another order; ten updates pass them on.
+        EXPECT_NEAR(device.losses[step] / cpu.losses[step], 1.0, 1e-5) << "step " << step + 1;
+    }
+    EXPECT_LT(cpu.losses.back(), cpu.losses.front()) << "nothing was learned";
+    EXPECT_FALSE(test::equal(cpu.values, device.values)) << "did the kernels run?";
+}
+
+TEST_P(EmulatedTrainer, a_resumed_run_has_the_same_bits) {
+    const ops::CpuKernelsGuard guard(kernels::emulated::kernel_table());
+    const auto values_after = [&](std::int64_t stop) {
+        const TempDir folder;
+        TinyRun first(folder);
+        first.training.optim = GetParam();
+        first.training.save_steps = stop;
+        first.training.save_total_limit = std::nullopt;
+        first.run();
+        if (stop >= first.training.max_steps) return first.values();
+        const TempDir model;
+        TinyRun second(model);
+        second.training = first.training;
+        test::AfterStep callback({});
+        train::Trainer trainer = second.trainer(callback);
+        trainer.resume_from(first.training.output_dir / "checkpoints" / ("step-" + std::to_string(stop)));
+        trainer.run();
+        return second.values();
+    };
+    EXPECT_TRUE(test::equal(values_after(3), values_after(100)));
+}
+
+}  // namespace
+}  // namespace qlora
