@@ -7,6 +7,7 @@
 #include "qlora/core/log.h"
 #include "qlora/data/batch_plan.h"
 #include "qlora/data/preview.h"
+#include "qlora/train/adamw.h"
 #include "training_plan.h"
 
 namespace qlora::cli {
@@ -40,7 +41,11 @@ train::MemoryRequest memory_request(const RunConfig& config, const ModelFolder& 
         .stored_bytes_per_weight = folder.config.dtype == "float32" ? 4 : 2,
         .keep_dense = train::keeps_dense(folder.config)};
     models::CausalLM empty(folder.config, at::kFloat);
-    request.trained_elements = adapters::trained_elements(adapters::trained_tensors(match, empty));
+    for (const adapters::TrainedTensor& tensor : adapters::trained_tensors(match, empty)) {
+        const std::int64_t elements = adapters::trained_elements({tensor});
+        request.trained_elements += elements;
+        request.moment_bytes += train::moment_bytes(elements, config.training.optim);
+    }
     std::vector<std::int64_t> lengths;
     for (const data::Example& example : train.examples) lengths.push_back(example.tokens());
     for (const data::StepPlan& step : data::plan_epoch(lengths, batch_plan_options(config), 0)) {

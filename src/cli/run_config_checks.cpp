@@ -66,10 +66,6 @@ void check_schedule(const train::TrainingConfig& training, FaultList& faults) {
 void check_training(const RunConfig& config, FaultList& faults) {
     const train::TrainingConfig& training = config.training;
     check_schedule(training, faults);
-    if (training.optim == train::OptimizerType::kAdamw8bit) {
-        faults.add("training.optim",
-                   "adamw_8bit is not available: 8-bit states come with the CUDA kernels; use adamw_torch");
-    }
     if (!config.data.eval && training.eval_steps) {
         faults.add("training.eval_steps", "has no effect without data.eval, the held-out file");
     }

@@ -1,9 +1,13 @@
 #include "qlora/train/adamw.h"
 
+#include <ATen/Parallel.h>
+
 #include <cmath>
 
 #include "qlora/core/error.h"
 #include "qlora/io/safetensors.h"
+#include "qlora/kernels/adamw_8bit_math.h"
+#include "qlora/kernels/block_layout.h"
 #include "qlora/kernels/kernels.h"
 #include "qlora/quant/tensor_bytes.h"
 
@@ -15,18 +19,55 @@ bool is_finite(const at::Tensor& tensor) {
     return std::isfinite(kernels::cpu::sum_of_squares(tensor.const_data_ptr<float>(), tensor.numel()));
 }
 
+bool has_codes(std::int64_t elements, OptimizerType type) {
+    return type == OptimizerType::kAdamw8bit && elements >= kernels::kMin8bitElements;
+}
+
+/// Elements from one gradient's start to the next one's: 64 bytes a cache line.
+std::int64_t gradient_room(std::int64_t elements) {
+    constexpr std::int64_t kLine = 16;
+    return (elements + kLine - 1) / kLine * kLine;
+}
+
+constexpr const char* kAbsmaxSuffix = ".absmax";
+/// Blocks of 8-bit moments a thread takes, at least.
+constexpr std::int64_t kGrain = 16;
+
 }  // namespace
+
+std::int64_t moment_bytes(std::int64_t elements, OptimizerType type) {
+    if (!has_codes(elements, type)) return 2 * 4 * elements;
+    return 2 * (elements + 4 * kernels::block_count(elements, kernels::kAdamwBlocksize));
+}
+
+AdamW::Moment AdamW::make_moment(std::string key, const at::Tensor& parameter, OptimizerType type) {
+    Moment moment{.key = std::move(key)};
+    const bool codes = has_codes(parameter.numel(), type);
+    moment.values = at::zeros(parameter.sizes(), codes ? at::kByte : at::kFloat);
+    if (codes) {
+        moment.absmax =
+            at::zeros({kernels::block_count(parameter.numel(), kernels::kAdamwBlocksize)}, at::kFloat);
+    }
+    return moment;
+}
 
 AdamW::AdamW(const std::vector<adapters::TrainableParameter>& parameters, const TrainingConfig& config)
     : beta1_(config.adam_beta1),
       beta2_(config.adam_beta2),
       eps_(config.adam_epsilon),
       weight_decay_(config.weight_decay) {
+    std::int64_t room = 0;
+    for (const adapters::TrainableParameter& parameter : parameters) {
+        room += gradient_room(parameter.tensor.numel());
+    }
+    gradients_ = at::zeros({room}, at::kFloat);
+    std::int64_t offset = 0;
     for (const adapters::TrainableParameter& parameter : parameters) {
         at::Tensor tensor = parameter.tensor;
-        tensor.mutable_grad() = at::zeros_like(tensor, at::TensorOptions().requires_grad(false));
-        slots_.push_back(
-            {parameter, at::zeros(tensor.sizes(), at::kFloat), at::zeros(tensor.sizes(), at::kFloat)});
+        tensor.mutable_grad() = gradients_.narrow(0, offset, tensor.numel()).view(tensor.sizes());
+        offset += gradient_room(tensor.numel());
+        slots_.push_back({parameter, make_moment("exp_avg." + parameter.key, tensor, config.optim),
+                          make_moment("exp_avg_sq." + parameter.key, tensor, config.optim)});
     }
 }
 
@@ -41,17 +82,33 @@ void AdamW::step(double learning_rate, float grad_scale) {
                                               .step = steps_,
                                               .grad_scale = grad_scale};
         at::Tensor value = slot.parameter.tensor.detach();
-        kernels::cpu::adamw_step(value.mutable_data_ptr<float>(),
-                                 slot.parameter.tensor.grad().const_data_ptr<float>(),
-                                 slot.exp_avg.mutable_data_ptr<float>(),
-                                 slot.exp_avg_sq.mutable_data_ptr<float>(), value.numel(), settings);
+        float* p = value.mutable_data_ptr<float>();
+        const float* g = slot.parameter.tensor.grad().const_data_ptr<float>();
+        at::Tensor& m = slot.exp_avg.values;
+        at::Tensor& v = slot.exp_avg_sq.values;
+        if (slot.exp_avg.absmax.defined()) {
+            const kernels::Adamw8bitParams params{p,
+                                                  g,
+                                                  m.mutable_data_ptr<std::uint8_t>(),
+                                                  v.mutable_data_ptr<std::uint8_t>(),
+                                                  slot.exp_avg.absmax.mutable_data_ptr<float>(),
+                                                  slot.exp_avg_sq.absmax.mutable_data_ptr<float>(),
+                                                  value.numel()};
+            at::parallel_for(0, slot.exp_avg.absmax.numel(), kGrain,
+                             [&](std::int64_t begin, std::int64_t end) {
+                                 kernels::cpu::adamw_8bit_step(params, begin, end, settings);
+                             });
+        } else {
+            kernels::cpu::adamw_step(p, g, m.mutable_data_ptr<float>(), v.mutable_data_ptr<float>(),
+                                     value.numel(), settings);
+        }
         // Writes through a pointer are not counted by themselves; kept effective weights depend on the count.
         slot.parameter.tensor.unsafeGetTensorImpl()->bump_version();
     }
 }
 
 void AdamW::zero_grad() {
-    for (Slot& slot : slots_) slot.parameter.tensor.mutable_grad().zero_();
+    gradients_.zero_();
 }
 
 double AdamW::grad_norm() const {
@@ -66,8 +123,12 @@ double AdamW::grad_norm() const {
 std::string AdamW::nonfinite_tensor() const {
     for (const Slot& slot : slots_) {
         if (!is_finite(slot.parameter.tensor)) return slot.parameter.key;
-        if (!is_finite(slot.exp_avg)) return "exp_avg." + slot.parameter.key;
-        if (!is_finite(slot.exp_avg_sq)) return "exp_avg_sq." + slot.parameter.key;
+        for (const Moment* moment : {&slot.exp_avg, &slot.exp_avg_sq}) {
+            const bool codes = moment->absmax.defined();
+            if (!is_finite(codes ? moment->absmax : moment->values)) {
+                return codes ? moment->key + kAbsmaxSuffix : moment->key;
+            }
+        }
     }
     return {};
 }
@@ -75,8 +136,10 @@ std::string AdamW::nonfinite_tensor() const {
 std::vector<adapters::TrainableParameter> AdamW::state() const {
     std::vector<adapters::TrainableParameter> out;
     for (const Slot& slot : slots_) {
-        out.push_back({"exp_avg." + slot.parameter.key, slot.exp_avg});
-        out.push_back({"exp_avg_sq." + slot.parameter.key, slot.exp_avg_sq});
+        for (const Moment* moment : {&slot.exp_avg, &slot.exp_avg_sq}) {
+            out.push_back({moment->key, moment->values});
+            if (moment->absmax.defined()) out.push_back({moment->key + kAbsmaxSuffix, moment->absmax});
+        }
     }
     return out;
 }
@@ -92,13 +155,14 @@ void AdamW::load_state(const std::filesystem::path& file, std::int64_t steps) {
     for (const adapters::TrainableParameter& target : targets) {
         const io::TensorView* view = source.find(target.key);
         if (view == nullptr || at::IntArrayRef(view->shape) != target.tensor.sizes() ||
-            view->dtype != io::DType::kF32) {
-            faults.add(target.key, "is missing or has another shape");
+            view->dtype != quant::dtype_of(target.tensor.scalar_type())) {
+            faults.add(target.key, "is missing or has another shape or type");
             continue;
         }
         at::Tensor tensor = target.tensor;
         tensor.copy_(quant::tensor_from_view(*view));
-        if (!is_finite(tensor)) faults.add(target.key, "holds a value that is not a finite number");
+        if (tensor.is_floating_point() && !is_finite(tensor))
+            faults.add(target.key, "holds a value that is not a finite number");
     }
     faults.throw_if_any<CheckpointError>(file.string());
     steps_ = steps;

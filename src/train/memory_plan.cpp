@@ -56,7 +56,7 @@ MemoryPlan plan_memory(const MemoryRequest& request) {
     plan.dense_copies = request.keep_dense
                             ? sizes.total * 4 + head
                             : std::max(sizes.largest_group * 4, std::min(head, ops::kHeadPanelBytes));
-    plan.adapters = request.trained_elements * 16;  // value, gradient, two moments
+    plan.adapters = request.trained_elements * 8 + request.moment_bytes;  // value, gradient, two moments
     const std::int64_t width = request.bytes_per_element;
     const std::int64_t layer_bytes = saved_elements_per_token(c) * width * request.tokens;
     // While one layer runs, its temporaries (fp32) come on top: gate, up, their product and two gradients.

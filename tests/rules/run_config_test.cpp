@@ -77,6 +77,8 @@ TEST(RunConfig, fused_adamw_is_the_same_optimizer) {
     const RunConfig config = parse(kSmallest, {"training.optim=adamw_torch_fused"});
     EXPECT_EQ(config.training.optim, train::OptimizerType::kAdamwTorch);
     EXPECT_EQ(run_config_json(config)["training"]["optim"], "adamw_torch");
+    EXPECT_EQ(parse(kSmallest, {"training.optim=adamw_8bit"}).training.optim,
+              train::OptimizerType::kAdamw8bit);
 }
 
 TEST(RunConfig, relative_paths_are_relative_to_the_file_also_in_overrides) {

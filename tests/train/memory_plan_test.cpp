@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include "qlora/core/error.h"
+#include "qlora/train/adamw.h"
 
 namespace qlora {
 namespace {
@@ -43,11 +44,40 @@ TEST(MemoryPlan, weights_are_counted_as_they_are_stored) {
     EXPECT_EQ(train::plan_memory(request).weights, 320 + 1152 * 4);
 }
 
-TEST(MemoryPlan, a_trained_value_costs_sixteen_bytes) {
+TEST(MemoryPlan, a_trained_value_costs_eight_bytes_and_its_moments) {
     MemoryRequest request = small_request();
     EXPECT_EQ(train::plan_memory(request).adapters, 0);
     request.trained_elements = 212;
-    EXPECT_EQ(train::plan_memory(request).adapters, 16 * 212);
+    request.moment_bytes = 1000;
+    EXPECT_EQ(train::plan_memory(request).adapters, 8 * 212 + 1000);
+}
+
+TEST(MemoryPlan, moments_take_eight_bytes_or_two_and_the_scales_of_their_blocks) {
+    using train::OptimizerType;
+    for (const std::int64_t elements : {0, 1, 4095, 4096, 1'000'000}) {
+        EXPECT_EQ(train::moment_bytes(elements, OptimizerType::kAdamwTorch), 8 * elements);
+    }
+    EXPECT_EQ(train::moment_bytes(4095, OptimizerType::kAdamw8bit), 8 * 4095) << "small tensors keep fp32";
+    EXPECT_EQ(train::moment_bytes(4096, OptimizerType::kAdamw8bit), 2 * (4096 + 4 * 16));
+    EXPECT_EQ(train::moment_bytes(4097, OptimizerType::kAdamw8bit), 2 * (4097 + 4 * 17));
+}
+
+TEST(MemoryPlan, moments_are_planned_as_the_optimizer_makes_them) {
+    for (const auto type : {train::OptimizerType::kAdamwTorch, train::OptimizerType::kAdamw8bit}) {
+        train::TrainingConfig config;
+        config.optim = type;
+        std::int64_t planned = 0, made = 0;
+        std::vector<adapters::TrainableParameter> parameters;
+        for (const std::int64_t elements : {3, 4095, 4096, 5000}) {
+            parameters.push_back(
+                {std::to_string(elements), at::zeros({elements}, at::kFloat).set_requires_grad(true)});
+            planned += train::moment_bytes(elements, type);
+        }
+        for (const auto& moment : train::AdamW(parameters, config).state()) {
+            made += static_cast<std::int64_t>(moment.tensor.nbytes());
+        }
+        EXPECT_EQ(planned, made);
+    }
 }
 
 TEST(MemoryPlan, fp32_forms_are_all_matrices_or_the_largest_product) {

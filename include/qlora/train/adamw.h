@@ -12,9 +12,16 @@
 
 namespace qlora::train {
 
-/// AdamW with fp32 states (Loshchilov and Hutter 2019; torch.optim.AdamW, element by element).
+/// Bytes of both moments of one tensor.
+std::int64_t moment_bytes(std::int64_t elements, OptimizerType type);
+
+/// AdamW (Loshchilov and Hutter 2019). With adamw_torch every moment is fp32, as in torch.optim.AdamW,
+/// element by element; with adamw_8bit those of tensors with kMin8bitElements and more are 8-bit codes in
+/// blocks (kernels/adamw_8bit_math.h), as in bitsandbytes.
 class AdamW {
   public:
+    /// The parameters are fp32 and contiguous. Their gradients are views of one buffer from here on, into
+    /// which autograd adds: their places never change.
     AdamW(const std::vector<adapters::TrainableParameter>& parameters, const TrainingConfig& config);
 
     /// One update from the parameters' gradients, each multiplied by `grad_scale` first.
@@ -24,21 +31,32 @@ class AdamW {
     /// sqrt of the sum of squares of all gradients, in double; finite exactly when every gradient is.
     double grad_norm() const;
 
-    /// Key of the first parameter or moment that holds a value that is not finite; empty if there is none.
+    /// Key of the first parameter, moment or scale that holds a value that is not finite; empty if there is
+    /// none.
     std::string nonfinite_tensor() const;
 
     std::int64_t steps() const { return steps_; }
-    /// The moments under "exp_avg." and "exp_avg_sq." + the parameter's key.
+    /// The moments under "exp_avg." and "exp_avg_sq." + the parameter's key; where they are codes, the
+    /// blocks' scales follow under the same name + ".absmax".
     std::vector<adapters::TrainableParameter> state() const;
-    /// Takes what `state` gave from `file`; strict (names, shapes, finite). `steps` comes from the run state.
+    /// Takes what `state` gave from `file`; strict (names, shapes, types, finite). `steps` comes from the run
+    /// state.
     void load_state(const std::filesystem::path& file, std::int64_t steps);
 
   private:
+    struct Moment {
+        std::string key;
+        at::Tensor values;  ///< fp32, or uint8 codes
+        at::Tensor absmax;  ///< fp32 scales of the codes, else undefined
+    };
     struct Slot {
         adapters::TrainableParameter parameter;
-        at::Tensor exp_avg, exp_avg_sq;
+        Moment exp_avg, exp_avg_sq;
     };
+    static Moment make_moment(std::string key, const at::Tensor& parameter, OptimizerType type);
+
     std::vector<Slot> slots_;
+    at::Tensor gradients_;  ///< of all parameters, each from a multiple of 64 bytes on; the gaps are zero
     double beta1_, beta2_, eps_, weight_decay_;
     std::int64_t steps_ = 0;
 };

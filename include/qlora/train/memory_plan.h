@@ -27,6 +27,7 @@ struct MemoryRequest {
     models::ModelConfig config;
     quant::QuantConfig quantization;
     std::int64_t trained_elements = 0;         ///< of all that trains (adapters::trained_elements)
+    std::int64_t moment_bytes = 0;             ///< the optimizer's, of the same (train::moment_bytes)
     std::int64_t tokens = 0;                   ///< in the largest micro-batch
     std::int64_t supervised_tokens = 0;        ///< in the same
     std::int64_t bytes_per_element = 4;        ///< of activations

@@ -81,7 +81,9 @@ struct TrainingConfig {
               "steps of linear warm-up; below 1 a share of all steps");
         visit("warmup_ratio", self.warmup_ratio, {.min = 0, .max = 1, .max_excluded = true},
               "older name for a warmup_steps below 1");
-        visit("optim", self.optim, {}, "optimizer; adamw_torch_fused is the same as adamw_torch");
+        visit("optim", self.optim, {},
+              "optimizer; adamw_torch_fused is the same as adamw_torch; adamw_8bit keeps the moments of "
+              "tensors with 4096 and more values in 8 bits");
         visit("weight_decay", self.weight_decay, {.min = 0}, "decoupled decay of the adapter matrices");
         visit("adam_beta1", self.adam_beta1, {.min = 0, .max = 1, .max_excluded = true},
               "decay of the first moment");
