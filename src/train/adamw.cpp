@@ -4,11 +4,13 @@
 
 #include <cmath>
 
+#include "device_adamw.h"
 #include "qlora/core/error.h"
 #include "qlora/io/safetensors.h"
 #include "qlora/kernels/adamw_8bit_math.h"
 #include "qlora/kernels/block_layout.h"
 #include "qlora/kernels/kernels.h"
+#include "qlora/ops/device.h"
 #include "qlora/quant/tensor_bytes.h"
 
 namespace qlora::train {
@@ -16,6 +18,7 @@ namespace {
 
 /// Squares of floats do not overflow in the double that they are summed in.
 bool is_finite(const at::Tensor& tensor) {
+    if (!tensor.is_cpu()) return is_finite(tensor.cpu());
     return std::isfinite(kernels::cpu::sum_of_squares(tensor.const_data_ptr<float>(), tensor.numel()));
 }
 
@@ -43,10 +46,11 @@ std::int64_t moment_bytes(std::int64_t elements, OptimizerType type) {
 AdamW::Moment AdamW::make_moment(std::string key, const at::Tensor& parameter, OptimizerType type) {
     Moment moment{.key = std::move(key)};
     const bool codes = has_codes(parameter.numel(), type);
-    moment.values = at::zeros(parameter.sizes(), codes ? at::kByte : at::kFloat);
+    const at::TensorOptions there = at::TensorOptions(parameter.device());
+    moment.values = at::zeros(parameter.sizes(), there.dtype(codes ? at::kByte : at::kFloat));
     if (codes) {
-        moment.absmax =
-            at::zeros({kernels::block_count(parameter.numel(), kernels::kAdamwBlocksize)}, at::kFloat);
+        moment.absmax = at::zeros({kernels::block_count(parameter.numel(), kernels::kAdamwBlocksize)},
+                                  there.dtype(at::kFloat));
     }
     return moment;
 }
@@ -60,7 +64,8 @@ AdamW::AdamW(const std::vector<adapters::TrainableParameter>& parameters, const 
     for (const adapters::TrainableParameter& parameter : parameters) {
         room += gradient_room(parameter.tensor.numel());
     }
-    gradients_ = at::zeros({room}, at::kFloat);
+    const at::Device device = parameters.empty() ? at::kCPU : parameters.front().tensor.device();
+    gradients_ = at::zeros({room}, at::TensorOptions(device).dtype(at::kFloat));
     std::int64_t offset = 0;
     for (const adapters::TrainableParameter& parameter : parameters) {
         at::Tensor tensor = parameter.tensor;
@@ -69,42 +74,69 @@ AdamW::AdamW(const std::vector<adapters::TrainableParameter>& parameters, const 
         slots_.push_back({parameter, make_moment("exp_avg." + parameter.key, tensor, config.optim),
                           make_moment("exp_avg_sq." + parameter.key, tensor, config.optim)});
     }
+    if (ops::device_kernels(device) == nullptr) return;
+    std::vector<kernels::AdamwTensor> tensors;
+    for (Slot& slot : slots_) {
+        at::Tensor value = slot.parameter.tensor.detach();
+        kernels::AdamwTensor tensor{.p = value.mutable_data_ptr<float>(),
+                                    .g = slot.parameter.tensor.grad().const_data_ptr<float>(),
+                                    .n = value.numel(),
+                                    .decays = slot.parameter.decays ? 1 : 0};
+        if (slot.exp_avg.absmax.defined()) {
+            tensor.m_codes = slot.exp_avg.values.mutable_data_ptr<std::uint8_t>();
+            tensor.v_codes = slot.exp_avg_sq.values.mutable_data_ptr<std::uint8_t>();
+            tensor.m_absmax = slot.exp_avg.absmax.mutable_data_ptr<float>();
+            tensor.v_absmax = slot.exp_avg_sq.absmax.mutable_data_ptr<float>();
+        } else {
+            tensor.m = slot.exp_avg.values.mutable_data_ptr<float>();
+            tensor.v = slot.exp_avg_sq.values.mutable_data_ptr<float>();
+        }
+        tensors.push_back(tensor);
+    }
+    device_ = std::make_unique<DeviceAdamw>(tensors, gradients_);
 }
+
+AdamW::~AdamW() = default;
 
 void AdamW::step(double learning_rate, float grad_scale) {
     ++steps_;
+    kernels::AdamwSettings settings{.lr = learning_rate,
+                                    .beta1 = beta1_,
+                                    .beta2 = beta2_,
+                                    .eps = eps_,
+                                    .weight_decay = weight_decay_,
+                                    .step = steps_,
+                                    .grad_scale = grad_scale};
+    if (device_) device_->step(settings);
     for (Slot& slot : slots_) {
-        const kernels::AdamwSettings settings{.lr = learning_rate,
-                                              .beta1 = beta1_,
-                                              .beta2 = beta2_,
-                                              .eps = eps_,
-                                              .weight_decay = slot.parameter.decays ? weight_decay_ : 0.0,
-                                              .step = steps_,
-                                              .grad_scale = grad_scale};
-        at::Tensor value = slot.parameter.tensor.detach();
-        float* p = value.mutable_data_ptr<float>();
-        const float* g = slot.parameter.tensor.grad().const_data_ptr<float>();
-        at::Tensor& m = slot.exp_avg.values;
-        at::Tensor& v = slot.exp_avg_sq.values;
-        if (slot.exp_avg.absmax.defined()) {
-            const kernels::Adamw8bitParams params{p,
-                                                  g,
-                                                  m.mutable_data_ptr<std::uint8_t>(),
-                                                  v.mutable_data_ptr<std::uint8_t>(),
-                                                  slot.exp_avg.absmax.mutable_data_ptr<float>(),
-                                                  slot.exp_avg_sq.absmax.mutable_data_ptr<float>(),
-                                                  value.numel()};
-            at::parallel_for(0, slot.exp_avg.absmax.numel(), kGrain,
-                             [&](std::int64_t begin, std::int64_t end) {
-                                 kernels::cpu::adamw_8bit_step(params, begin, end, settings);
-                             });
-        } else {
-            kernels::cpu::adamw_step(p, g, m.mutable_data_ptr<float>(), v.mutable_data_ptr<float>(),
-                                     value.numel(), settings);
-        }
+        settings.weight_decay = slot.parameter.decays ? weight_decay_ : 0.0;
+        if (!device_) step_on_cpu(slot, settings);
         // Writes through a pointer are not counted by themselves; kept effective weights depend on the count.
         slot.parameter.tensor.unsafeGetTensorImpl()->bump_version();
     }
+}
+
+void AdamW::step_on_cpu(Slot& slot, const kernels::AdamwSettings& settings) {
+    at::Tensor value = slot.parameter.tensor.detach();
+    float* p = value.mutable_data_ptr<float>();
+    const float* g = slot.parameter.tensor.grad().const_data_ptr<float>();
+    at::Tensor& m = slot.exp_avg.values;
+    at::Tensor& v = slot.exp_avg_sq.values;
+    if (!slot.exp_avg.absmax.defined()) {
+        kernels::cpu::adamw_step(p, g, m.mutable_data_ptr<float>(), v.mutable_data_ptr<float>(),
+                                 value.numel(), settings);
+        return;
+    }
+    const kernels::Adamw8bitParams params{p,
+                                          g,
+                                          m.mutable_data_ptr<std::uint8_t>(),
+                                          v.mutable_data_ptr<std::uint8_t>(),
+                                          slot.exp_avg.absmax.mutable_data_ptr<float>(),
+                                          slot.exp_avg_sq.absmax.mutable_data_ptr<float>(),
+                                          value.numel()};
+    at::parallel_for(0, slot.exp_avg.absmax.numel(), kGrain, [&](std::int64_t begin, std::int64_t end) {
+        kernels::cpu::adamw_8bit_step(params, begin, end, settings);
+    });
 }
 
 void AdamW::zero_grad() {
@@ -112,6 +144,7 @@ void AdamW::zero_grad() {
 }
 
 double AdamW::grad_norm() const {
+    if (device_) return std::sqrt(device_->gradient_sum_of_squares());
     double sum = 0.0;
     for (const Slot& slot : slots_) {
         const at::Tensor gradient = slot.parameter.tensor.grad();
@@ -121,6 +154,7 @@ double AdamW::grad_norm() const {
 }
 
 std::string AdamW::nonfinite_tensor() const {
+    if (device_ && device_->all_finite()) return {};
     for (const Slot& slot : slots_) {
         if (!is_finite(slot.parameter.tensor)) return slot.parameter.key;
         for (const Moment* moment : {&slot.exp_avg, &slot.exp_avg_sq}) {
@@ -159,10 +193,10 @@ void AdamW::load_state(const std::filesystem::path& file, std::int64_t steps) {
             faults.add(target.key, "is missing or has another shape or type");
             continue;
         }
-        at::Tensor tensor = target.tensor;
-        tensor.copy_(quant::tensor_from_view(*view));
-        if (tensor.is_floating_point() && !is_finite(tensor))
+        const at::Tensor saved = quant::tensor_from_view(*view);
+        if (saved.is_floating_point() && !is_finite(saved))
             faults.add(target.key, "holds a value that is not a finite number");
+        target.tensor.copy_(saved);
     }
     faults.throw_if_any<CheckpointError>(file.string());
     steps_ = steps;

@@ -4,25 +4,30 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <memory>
 #include <string>
 #include <vector>
 
 #include "qlora/adapters/inject.h"
+#include "qlora/kernels/adamw_math.h"
 #include "qlora/train/training_config.h"
 
 namespace qlora::train {
+
+class DeviceAdamw;
 
 /// Bytes of both moments of one tensor.
 std::int64_t moment_bytes(std::int64_t elements, OptimizerType type);
 
 /// AdamW (Loshchilov and Hutter 2019). With adamw_torch every moment is fp32, as in torch.optim.AdamW,
 /// element by element; with adamw_8bit those of tensors with kMin8bitElements and more are 8-bit codes in
-/// blocks (kernels/adamw_8bit_math.h), as in bitsandbytes.
+/// blocks (kernels/adamw_8bit_math.h), as in bitsandbytes. States lie where the parameters do.
 class AdamW {
   public:
     /// The parameters are fp32 and contiguous. Their gradients are views of one buffer from here on, into
     /// which autograd adds: their places never change.
     AdamW(const std::vector<adapters::TrainableParameter>& parameters, const TrainingConfig& config);
+    ~AdamW();
 
     /// One update from the parameters' gradients, each multiplied by `grad_scale` first.
     void step(double learning_rate, float grad_scale);
@@ -53,12 +58,14 @@ class AdamW {
         adapters::TrainableParameter parameter;
         Moment exp_avg, exp_avg_sq;
     };
+    void step_on_cpu(Slot& slot, const kernels::AdamwSettings& settings);
     static Moment make_moment(std::string key, const at::Tensor& parameter, OptimizerType type);
 
     std::vector<Slot> slots_;
     at::Tensor gradients_;  ///< of all parameters, each from a multiple of 64 bytes on; the gaps are zero
     double beta1_, beta2_, eps_, weight_decay_;
     std::int64_t steps_ = 0;
+    std::unique_ptr<DeviceAdamw> device_;  ///< where kernels of a device serve the parameters
 };
 
 }  // namespace qlora::train
