@@ -35,10 +35,12 @@ QLORA_HOST_DEVICE constexpr float bf16_to_float(uint16_t bits) {
     return float_from_bits(static_cast<uint32_t>(bits) << 16);
 }
 
-/// Round to nearest even. Every NaN becomes 0x7fc0, as in c10::BFloat16 on the host.
+inline constexpr uint16_t kBF16Nan = 0x7fc0;
+
+/// Round to nearest even. Every NaN becomes kBF16Nan, as in c10::BFloat16 on the host.
 QLORA_HOST_DEVICE constexpr uint16_t float_to_bf16(float value) {
     const uint32_t bits = float_bits(value);
-    if ((bits & ~kFloatSignBit) > kFloatInfinityBits) return 0x7fc0;
+    if ((bits & ~kFloatSignBit) > kFloatInfinityBits) return kBF16Nan;
     return static_cast<uint16_t>((bits + 0x7fffu + ((bits >> 16) & 1u)) >> 16);
 }
 
@@ -58,12 +60,16 @@ QLORA_HOST_DEVICE constexpr float f16_to_float(uint16_t bits) {
     return float_from_bits(sign | ((exponent + 112u) << 23) | (mantissa << 13));
 }
 
-/// Round to nearest even; from 65520 on infinity. A NaN becomes 0x7e00 with its sign, as in c10::Half on the
-/// host.
+/// The half that a NaN becomes: quiet, with its sign.
+QLORA_HOST_DEVICE constexpr uint16_t f16_nan(float nan) {
+    return static_cast<uint16_t>(((float_bits(nan) & kFloatSignBit) >> 16) | 0x7e00u);
+}
+
+/// Round to nearest even; from 65520 on infinity. A NaN becomes f16_nan, as in c10::Half on the host.
 QLORA_HOST_DEVICE constexpr uint16_t float_to_f16(float value) {
     const uint32_t sign = (float_bits(value) & kFloatSignBit) >> 16;
     const uint32_t magnitude = float_magnitude_bits(value);
-    if (magnitude > kFloatInfinityBits) return static_cast<uint16_t>(sign | 0x7e00u);
+    if (magnitude > kFloatInfinityBits) return f16_nan(value);
     if (magnitude >= 0x477ff000u) return static_cast<uint16_t>(sign | 0x7c00u);
     if (magnitude < 0x38800000u) {
         // Below the least normal half, 2^-14: adding 0.5 leaves the value rounded to a multiple of 2^-24 in

@@ -2,6 +2,10 @@
 
 #include "launch.cuh"
 #include "qlora/kernels/float16.h"
+#if defined(__CUDACC__)
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#endif
 
 /// Tensor elements of each type as floats, one at a time or sixteen by 16-byte accesses.
 namespace qlora::kernels::QLORA_KERNEL_BACKEND {
@@ -85,13 +89,33 @@ struct SixteenBitElements {
     }
 };
 
+/// A GPU's own conversions round as those of float16.h and take an instruction instead of a dozen; only their
+/// NaN differs, which is put right.
 struct F16Format {
-    static __device__ float decode(uint16_t bits) { return f16_to_float(bits); }
-    static __device__ uint16_t encode(float value) { return float_to_f16(value); }
+    static __device__ float decode(uint16_t bits) {
+#if defined(__CUDA_ARCH__)
+        return __half2float(__ushort_as_half(bits));
+#else
+        return f16_to_float(bits);
+#endif
+    }
+    static __device__ uint16_t encode(float value) {
+#if defined(__CUDA_ARCH__)
+        return value == value ? __half_as_ushort(__float2half_rn(value)) : f16_nan(value);
+#else
+        return float_to_f16(value);
+#endif
+    }
 };
 struct BF16Format {
     static __device__ float decode(uint16_t bits) { return bf16_to_float(bits); }
-    static __device__ uint16_t encode(float value) { return float_to_bf16(value); }
+    static __device__ uint16_t encode(float value) {
+#if defined(__CUDA_ARCH__)
+        return value == value ? __bfloat16_as_ushort(__float2bfloat16_rn(value)) : kBF16Nan;
+#else
+        return float_to_bf16(value);
+#endif
+    }
 };
 using F16Elements = SixteenBitElements<F16Format>;
 using BF16Elements = SixteenBitElements<BF16Format>;

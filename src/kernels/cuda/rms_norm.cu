@@ -112,8 +112,9 @@ struct Norm {
     }
 };
 
+// One CUDA block a multiprocessor is all that is demanded of the compiler, which else spills to reach more.
 template <class Elements, bool kVectors, class Shape>
-__global__ void __launch_bounds__(Shape::kThreads) norm_rows(RmsNormParams params, float eps) {
+__global__ void __launch_bounds__(Shape::kThreads, 1) norm_rows(RmsNormParams params, float eps) {
     using Row = Norm<Elements, kVectors>;
     const int64_t row = Shape::row(), begin = row * params.size, y_begin = row * params.y_stride;
     if (row >= params.rows) return;  // a whole warp, or never
@@ -168,7 +169,7 @@ __global__ void __launch_bounds__(kPieceThreads)
 }
 
 template <class Elements, bool kVectors, class Shape>
-__global__ void __launch_bounds__(Shape::kThreads) norm_gradient_rows(RmsNormBackwardParams params) {
+__global__ void __launch_bounds__(Shape::kThreads, 1) norm_gradient_rows(RmsNormBackwardParams params) {
     const int64_t row = Shape::row(), begin = row * params.size;
     if (row >= params.rows) return;  // a whole warp, or never
     const float inverse = params.inverse[row];
