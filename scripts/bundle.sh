@@ -35,12 +35,12 @@ if [[ -n $build_first ]]; then
 fi
 
 rm -rf "$folder"
+mkdir -p "$folder/googletest" "$folder/source"
+ln -s source/scripts/gpu_check.sh "$folder/gpu_check.sh"
 cmake --install $build --prefix "$folder" --strip >/dev/null
 cmake --install $build --prefix "$folder" --component gpu_check --strip >/dev/null
-mkdir -p "$folder/googletest" "$folder/source"
 cp -r $googletest/{include,src} "$folder/googletest/"
 git ls-files -z | tar --null --files-from=- -cf - | tar -xf - -C "$folder/source"
-ln -s source/scripts/gpu_check.sh "$folder/gpu_check.sh"
 
 size=$(du -sm --apparent-size "$folder" | cut -f1)
 du -sm --apparent-size "$folder"/*/ | sort -rn | sed 's/^/bundle: MB /'

@@ -1,17 +1,17 @@
 #!/usr/bin/env bash
 # Checks and measures this project on the machine's GPU, in under 8 minutes: every kernel test on the card, a
-# tiny model trained on CPU and card, rates of the kernels, training of three models of known shapes, and the same
-# with transformers + peft + bitsandbytes where they are installed. One table comes last; all figures are in one
-# JSON file.
+# tiny model trained on CPU and card, rates of the kernels, training of three models of known shapes, and the
+# same with transformers + peft + bitsandbytes where they are installed. One table comes last; all figures are
+# in one JSON file.
 #
 #   scripts/gpu_check.sh                       everything
 #   scripts/gpu_check.sh --parts kernels       only these: kernels, training, kernel-speed, training-speed
 #   scripts/gpu_check.sh --help                all options
 #
-# Needs an NVIDIA driver and Python 3.10. In a folder that scripts/bundle.sh made, programs are there and LibTorch
-# is that of the active Python; elsewhere nvcc 13 builds the kernels' tests and benchmark on the spot, and
-# QLORA_BIN may name a folder with qlora-train. No network is used. Exit codes: 0 all well, 1 something failed, 2
-# it cannot run here.
+# Needs an NVIDIA driver and Python 3.10. In a folder that scripts/bundle.sh made, programs are there and
+# LibTorch is that of the active Python; elsewhere nvcc 13 builds the kernels' tests and benchmark here, and
+# QLORA_BIN may name a folder with qlora-train. No network is used.
+# Exit codes: 0 all well, 1 something failed, 2 it cannot run here.
 set -euo pipefail
 here=$(cd "$(dirname "$(readlink -f "${BASH_SOURCE[0]}")")" && pwd)
 

@@ -1,4 +1,4 @@
-"""Builds the kernels' tests and benchmark with nvcc and g++ alone, where the project's packages are missing."""
+"""Builds the kernels' tests and benchmark with nvcc and g++ alone, without the project's packages."""
 
 import concurrent.futures
 import os

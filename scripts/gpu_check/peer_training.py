@@ -1,5 +1,5 @@
-"""The training loop of a user of transformers, peft and bitsandbytes: bf16 autocast, sdpa, fused AdamW, rows of
-one length, checkpointing only where the model does not fit without.
+"""The training loop of a user of transformers, peft and bitsandbytes: bf16 autocast, sdpa, fused AdamW, rows
+of one length, checkpointing only where the model does not fit without.
 
     peer_training.py JOB.json    with model, rows (ids), steps (places of rows), output
 """

@@ -1,4 +1,4 @@
-"""Where the programs are: in the folder that scripts/bundle.sh made, or built on the spot beside the sources."""
+"""Where the programs are: in the folder that scripts/bundle.sh made, or built here beside the sources."""
 
 import dataclasses
 import os

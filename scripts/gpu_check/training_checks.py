@@ -1,4 +1,4 @@
-"""A tiny random model trained on the CPU and on the card: equal losses, and what must change nothing does not."""
+"""A tiny random model trained on the CPU and on the card: equal losses; what must change nothing does not."""
 
 import shutil
 

@@ -1,5 +1,5 @@
-"""Tokens per second, share of the card's own GEMM rate and peak memory for models of known shapes, ours and the
-peers', from the same files.
+"""Tokens per second, share of the card's own GEMM rate and peak memory for models of known shapes, ours and
+the peers', from the same files.
 """
 
 import json
