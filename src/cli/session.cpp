@@ -64,7 +64,7 @@ at::ScalarType compute_dtype(const quant::QuantConfig& quantization) {
 
 LoadedModel load_model(const ModelFolder& folder, const quant::QuantConfig& quantization,
                        const adapters::LoraConfig* peft, const std::optional<std::filesystem::path>& adapter,
-                       std::int64_t seed) {
+                       std::int64_t seed, std::optional<bool> keep_dense) {
     std::vector<std::string> whole;
     if (peft != nullptr) {
         whole =
@@ -83,7 +83,10 @@ LoadedModel load_model(const ModelFolder& folder, const quant::QuantConfig& quan
         for (const std::string& warning : out.adaptation.warnings) spdlog::warn("{}", warning);
         if (adapter) adapters::load_adapter_weights(*adapter, out.adaptation);
     }
-    if (train::keeps_dense(*out.model)) out.model->keep_dense(true);
+    const auto fits = [&] {
+        return out.model->dense_bytes() <= train::dense_limit(train::available_memory_bytes());
+    };
+    if (keep_dense ? *keep_dense : fits()) out.model->keep_dense(true);
     return out;
 }
 

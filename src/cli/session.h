@@ -46,10 +46,11 @@ struct LoadedModel {
 };
 
 /// Loads the weights, quantizing them as asked, and sets the adapters of `peft` (null: none). `adapter`: the
-/// folder whose tensors are taken. Frozen matrices are kept in fp32 besides when memory allows.
+/// folder whose tensors are taken. `keep_dense`: whether frozen matrices are kept in fp32 besides; null: when
+/// memory allows.
 LoadedModel load_model(const ModelFolder& folder, const quant::QuantConfig& quantization,
                        const adapters::LoraConfig* peft, const std::optional<std::filesystem::path>& adapter,
-                       std::int64_t seed);
+                       std::int64_t seed, std::optional<bool> keep_dense = std::nullopt);
 
 /// float32 unless bfloat16 is asked for (on the CPU).
 at::ScalarType compute_dtype(const quant::QuantConfig& quantization);

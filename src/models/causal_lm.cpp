@@ -6,6 +6,7 @@
 #include "qlora/ops/checkpoint.h"
 #include "qlora/ops/decoder_nodes.h"
 #include "qlora/ops/embedding.h"
+#include "qlora/ops/mlp_node.h"
 
 namespace qlora::models {
 namespace {
@@ -77,7 +78,8 @@ at::Tensor CausalLM::forward(const TokenBatch& batch, const nn::ForwardContext& 
                              const at::Tensor& rows, std::span<KvCache* const> caches) const {
     const at::Tensor& table = trained_embedding_.defined() ? trained_embedding_ : embedding_table_;
     at::Tensor hidden = ops::embedding(table, batch.ids, compute_dtype_, config_.pad_token_id.value_or(-1));
-    const bool checkpointed = context.gradient_checkpointing && at::GradMode::is_enabled();
+    const bool checkpointed =
+        context.recomputation == nn::Recomputation::kLayers && at::GradMode::is_enabled();
     // A checkpointed layer has no parameters among its arguments: without this it would get no backward pass.
     if (checkpointed && !hidden.requires_grad()) hidden.requires_grad_();
     const auto [cos, sin] = ops::rope_table(batch.positions, inverse_frequency_, compute_dtype_);
@@ -115,6 +117,15 @@ at::Tensor CausalLM::layer_forward(std::size_t index, const at::Tensor& hidden, 
         residual = residual.index_select(0, rows);
     }
     const at::Tensor middle = ops::project_residual(attended, residual, layer.output.projections(context));
+    if (context.recomputation != nn::Recomputation::kNone && at::GradMode::is_enabled()) {
+        // A whole layer runs with gradients only in backward, where nobody looks at its result again.
+        const ops::NodeOutput output = context.recomputation == nn::Recomputation::kLayers
+                                           ? ops::NodeOutput::kGraphOnly
+                                           : ops::NodeOutput::kUsed;
+        return ops::mlp_residual(middle, layer.post_attention_layernorm.weight(),
+                                 layer.post_attention_layernorm.eps(), layer.gate_up.projections(context),
+                                 layer.down.projections(context), output);
+    }
     const auto [gate_up, middle_residual] =
         ops::norm_project(middle, layer.post_attention_layernorm.weight(),
                           layer.post_attention_layernorm.eps(), layer.gate_up.projections(context));

@@ -34,7 +34,8 @@ ops::Projections LinearGroup::projections(const ForwardContext& context) const {
         out.parts.push_back(std::move(part));
     }
     // Recomputation repeats a pass under another grad mode, and must take the same way.
-    out.from_storage = !context.training && !context.gradient_checkpointing && !at::GradMode::is_enabled();
+    out.from_storage =
+        !context.training && context.recomputation == Recomputation::kNone && !at::GradMode::is_enabled();
     if (trains_a_weight()) return out;
     out.stacked = [this] { return stacked(); };
     out.folded = folds();

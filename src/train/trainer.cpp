@@ -172,7 +172,7 @@ void Trainer::train_one_step() {
 
 StepGradients Trainer::finite_gradients(const data::StepPlan& plan, double& norm) {
     const nn::ForwardContext context{.training = true,
-                                     .gradient_checkpointing = input_.gradient_checkpointing,
+                                     .recomputation = input_.recomputation,
                                      .seed = static_cast<std::uint64_t>(config_.seed),
                                      .micro_step = static_cast<std::uint32_t>(state_.micro_step)};
     StepGradients gradients;

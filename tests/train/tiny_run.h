@@ -55,7 +55,10 @@ class TinyRun {
     }
 
     train::Trainer trainer(train::Callback& callback) {
-        train::TrainerInput input{.model = model_.get(), .adaptation = &adaptation, .train = rows()};
+        train::TrainerInput input{.model = model_.get(),
+                                  .adaptation = &adaptation,
+                                  .train = rows(),
+                                  .recomputation = recomputation};
         if (evaluates) input.eval = rows();
         input.plan.gradient_accumulation_steps = training.gradient_accumulation_steps;
         input.base_model = "tiny";
@@ -96,6 +99,7 @@ class TinyRun {
     adapters::Adaptation adaptation;
     train::TrainingConfig training;
     bool evaluates = false;  ///< on the training rows
+    nn::Recomputation recomputation = nn::Recomputation::kNone;
 
   private:
     static std::vector<data::Example> rows() {
