@@ -52,7 +52,7 @@ cuda_plug_in() {
     local build=build/cuda-one
     cmake --preset cuda -B $build -DQLORA_WITH_TORCH=OFF -DQLORA_WERROR=ON -DQLORA_CUDA_ARCHITECTURES=90 \
         >$build.log || { cat $build.log; return 1; }
-    cmake --build $build --target qlora_kernels_cuda cuda_tests cuda_kernels_bench || return 1
+    cmake --build $build --target qlora_kernels_cuda cuda_tests plugin_tests cuda_kernels_bench || return 1
     ctest --test-dir $build --output-on-failure --no-tests=error -L cuda || return 1
     .venv/bin/python -B scripts/kernel_report.py --arch sm_90 --jobs "$workers"
 }

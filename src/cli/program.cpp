@@ -13,6 +13,7 @@
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
 #include "qlora/ops/cpu_arena.h"
+#include "qlora/ops/device.h"
 #include "qlora/train/memory_plan.h"
 #include "version.h"
 
@@ -24,8 +25,8 @@ int report(ExitCode code, const std::string& message) {
     return static_cast<int>(code);
 }
 
-int report_out_of_memory() {
-    return report(ExitCode::kResources, std::string("memory ran out; ") + train::kMemoryAdvice);
+int report_out_of_memory(const std::string& advice) {
+    return report(ExitCode::kResources, "memory ran out; " + advice);
 }
 
 bool is_out_of_memory(const std::error_code& code) {
@@ -35,8 +36,8 @@ bool is_out_of_memory(const std::error_code& code) {
 }  // namespace
 
 Program::Program(const std::string& name, const std::string& description)
-    : app_(std::make_unique<CLI::App>(description, name)) {
-    app_->set_version_flag("--version", version_text(name));
+    : app_(std::make_unique<CLI::App>(description, name)), memory_advice_(train::kMemoryAdvice) {
+    app_->set_version_flag("--version", [name] { return version_text(name); });
     app_->add_flag("--verbose", verbose_, "also log details");
     app_->add_flag("--quiet", quiet_, "only warnings and errors");
     app_->add_flag_callback(
@@ -64,17 +65,17 @@ int Program::run(int argc, char** argv, const std::function<int()>& body) {
     } catch (const Error& error) {
         return report(error.code(), error.what());
     } catch (const std::bad_alloc&) {
-        return report_out_of_memory();
+        return report_out_of_memory(memory_advice_);
     } catch (const c10::Error& error) {
         const std::string text = error.what_without_backtrace();
         const bool memory = text.find("can't allocate memory") != std::string::npos ||
                             text.find("out of memory") != std::string::npos;
-        if (memory) return report_out_of_memory();
+        if (memory) return report_out_of_memory(memory_advice_);
         return report(ExitCode::kInternal, "a fault of this program, please report it: " + text);
     } catch (const std::filesystem::filesystem_error& error) {
         return report(ExitCode::kInput, error.what());
     } catch (const std::system_error& error) {
-        if (is_out_of_memory(error.code())) return report_out_of_memory();
+        if (is_out_of_memory(error.code())) return report_out_of_memory(memory_advice_);
         return report(ExitCode::kInternal,
                       std::string("a fault of this program, please report it: ") + error.what());
     } catch (const std::exception& error) {
@@ -84,7 +85,9 @@ int Program::run(int argc, char** argv, const std::function<int()>& body) {
 }
 
 std::string version_text(const std::string& program) {
-    return program + " " + QLORA_VERSION + ", LibTorch " + TORCH_VERSION + ", CUDA kernels: not built in";
+    const std::string fault = ops::cuda_fault();
+    return program + " " + QLORA_VERSION + ", LibTorch " + TORCH_VERSION +
+           ", CUDA: " + (fault.empty() ? "ready" : fault);
 }
 
 }  // namespace qlora::cli

@@ -3,6 +3,7 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <utility>
 #include <vector>
 
 namespace CLI {
@@ -24,10 +25,15 @@ class Program {
     int run(int argc, char** argv, const std::function<int()>& body);
     bool quiet() const { return quiet_; }
 
+    /// What makes this run need less memory, for the message when it runs out.
+    void set_memory_advice(std::string advice) { memory_advice_ = std::move(advice); }
+    const std::string& memory_advice() const { return memory_advice_; }
+
   private:
     std::unique_ptr<CLI::App> app_;
     bool verbose_ = false;
     bool quiet_ = false;
+    std::string memory_advice_;
 };
 
 /// "qlora-train 0.1.0, LibTorch 2.11.0, CUDA: not built in".

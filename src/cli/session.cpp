@@ -75,7 +75,7 @@ at::ScalarType compute_dtype(const quant::QuantConfig& quantization, at::Device 
 
 LoadedModel load_model(const ModelFolder& folder, const quant::QuantConfig& quantization,
                        const adapters::LoraConfig* peft, const std::optional<std::filesystem::path>& adapter,
-                       std::int64_t seed, at::Device device) {
+                       std::int64_t seed, at::Device device, std::optional<bool> keep_dense) {
     std::vector<std::string> whole;
     if (peft != nullptr) {
         whole =
@@ -96,7 +96,10 @@ LoadedModel load_model(const ModelFolder& folder, const quant::QuantConfig& quan
         if (adapter) adapters::load_adapter_weights(*adapter, out.adaptation);
     }
     out.model->to(device);
-    out.model->keep_dense(train::keeps_dense(*out.model));
+    const auto fits = [&] {
+        return out.model->dense_bytes() <= train::dense_limit(train::available_memory_bytes(device));
+    };
+    out.model->keep_dense(keep_dense ? *keep_dense : fits());
     return out;
 }
 

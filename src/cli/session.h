@@ -46,11 +46,11 @@ struct LoadedModel {
 };
 
 /// Loads the weights, quantizing them as asked, and sets the adapters of `peft` (null: none). `adapter`: the
-/// folder whose tensors are taken. Everything lies on `device`. Frozen matrices are kept in fp32 besides when
-/// memory allows.
+/// folder whose tensors are taken. Everything lies on `device`. `keep_dense`: whether forms of the frozen
+/// matrices that products read are kept besides; null: when memory allows.
 LoadedModel load_model(const ModelFolder& folder, const quant::QuantConfig& quantization,
                        const adapters::LoraConfig* peft, const std::optional<std::filesystem::path>& adapter,
-                       std::int64_t seed, at::Device device);
+                       std::int64_t seed, at::Device device, std::optional<bool> keep_dense = std::nullopt);
 
 /// What is asked for; `auto` is float32 on the CPU and bfloat16 on a GPU.
 at::ScalarType compute_dtype(const quant::QuantConfig& quantization, at::Device device);

@@ -2,6 +2,7 @@
 #include <iostream>
 
 #include "dry_run.h"
+#include "memory_options.h"
 #include "program.h"
 #include "progress.h"
 #include "qlora/adapters/peft_format.h"
@@ -122,7 +123,7 @@ int stopped_before_training() {
     return 128 + train::StopSignal::received();
 }
 
-int train(const TrainFlags& flags, bool quiet) {
+int train(const TrainFlags& flags, Program& program) {
     // Never destroyed: a signal that comes after the last save must not make a finished run look killed.
     static const auto* const stop_signal = new train::StopSignal;
     static_cast<void>(stop_signal);
@@ -173,19 +174,22 @@ int train(const TrainFlags& flags, bool quiet) {
         }
     }
 
-    const adapters::MatchResult match =
-        adapters::match_targets(config.peft, adapters::module_infos(folder.config), folder.config.model_type);
-    train::MemoryRequest request = memory_request(config, folder, match, data.train, device);
-    request.gradient_checkpointing = uses_gradient_checkpointing(config, request);
-    const train::MemoryPlan memory = train::plan_memory(request);
-    spdlog::info("{}", memory.text());
-    train::require_memory(memory);
+    const RowLengths rows = row_lengths(data.train);
+    const std::int64_t available = train::available_memory_bytes(device);
+    const train::MemoryChoice memory =
+        train::choose_memory(memory_request(config, folder.config, rows, device),
+                             config.training.gradient_checkpointing, available);
+    spdlog::info("{}", memory.text);
+    spdlog::info("{}", memory.plan.text());
+    program.set_memory_advice(train::memory_advice(
+        memory_options(config, folder.config, rows, memory, device), memory.plan.needed()));
+    train::require_memory(memory.plan, available, program.memory_advice());
 
     LoadedModel loaded = load_model(folder, config.quantization, &config.peft, config.model.adapter,
-                                    config.training.seed, device);
+                                    config.training.seed, device, memory.keep_dense);
     spdlog::info("{} trainable of {} parameters, {} adapters", loaded.adaptation.trainable_elements(),
                  loaded.model->parameter_count(), loaded.adaptation.targets.size());
-    const std::unique_ptr<train::Callback> progress = make_progress(quiet);
+    const std::unique_ptr<train::Callback> progress = make_progress(program.quiet());
     train::Trainer trainer({.model = loaded.model.get(),
                             .adaptation = &loaded.adaptation,
                             .train = std::move(data.train.examples),
@@ -193,7 +197,7 @@ int train(const TrainFlags& flags, bool quiet) {
                             .tokenizer = folder.tokenizer.get(),
                             .stop_ids = folder.stop_ids(prompt_template),
                             .plan = batch_plan_options(config),
-                            .gradient_checkpointing = request.gradient_checkpointing,
+                            .recomputation = memory.recomputation,
                             .base_model = config.model.path.string(),
                             .metadata = metadata,
                             .files_to_copy = tokenizer::tokenizer_files(folder.folder),
@@ -222,7 +226,7 @@ int train_main(int argc, char** argv) {
     program.app().add_option("--set", flags.overrides, "overrides a setting: section.key=value")->take_all();
     program.app().add_flag("--resume", flags.resume, "go on from the newest whole checkpoint");
     program.app().add_flag("--dry-run", flags.dry_run, "show data, adapters and memory, then stop");
-    return program.run(argc, argv, [&] { return train(flags, program.quiet()); });
+    return program.run(argc, argv, [&] { return train(flags, program); });
 }
 
 }  // namespace qlora::cli

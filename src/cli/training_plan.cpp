@@ -1,6 +1,22 @@
 #include "training_plan.h"
 
+#include <algorithm>
+
+#include "qlora/adapters/trained_tensors.h"
+#include "qlora/train/adamw.h"
+#include "session.h"
+
 namespace qlora::cli {
+namespace {
+
+std::vector<adapters::TrainedTensor> trained_tensors(const RunConfig& config,
+                                                     const models::ModelConfig& model) {
+    models::CausalLM empty(model, at::kFloat);
+    return adapters::trained_tensors(
+        adapters::match_targets(config.peft, adapters::module_infos(model), model.model_type), empty);
+}
+
+}  // namespace
 
 data::BatchPlanOptions batch_plan_options(const RunConfig& config) {
     return {.per_device_train_batch_size = config.training.per_device_train_batch_size,
@@ -8,6 +24,42 @@ data::BatchPlanOptions batch_plan_options(const RunConfig& config) {
             .gradient_accumulation_steps = config.training.gradient_accumulation_steps,
             .group_by_length = config.data.group_by_length,
             .seed = static_cast<std::uint64_t>(config.training.seed)};
+}
+
+RowLengths row_lengths(const data::Dataset& dataset) {
+    RowLengths out;
+    for (const data::Example& example : dataset.examples) {
+        out.tokens.push_back(example.tokens());
+        out.supervised.push_back(example.supervised_tokens());
+    }
+    return out;
+}
+
+train::MemoryRequest memory_request(const RunConfig& config, const models::ModelConfig& model,
+                                    const RowLengths& rows, at::Device device) {
+    train::MemoryRequest request{
+        .config = model,
+        .quantization = config.quantization,
+        .bytes_per_element = compute_dtype(config.quantization, device) == at::kFloat ? 4 : 2,
+        .stored_bytes_per_weight = model.dtype == "float32" ? 4 : 2,
+        .on_gpu = device.is_cuda()};
+    for (const adapters::TrainedTensor& tensor : trained_tensors(config, model)) {
+        const std::int64_t elements = adapters::trained_elements({tensor});
+        request.trained_elements += elements;
+        request.moment_bytes += train::moment_bytes(elements, config.training.optim);
+    }
+    for (const data::StepPlan& step : data::plan_epoch(rows.tokens, batch_plan_options(config), 0)) {
+        for (const auto& micro_batch : step.micro_batches) {
+            std::int64_t tokens = 0, supervised = 0;
+            for (const std::int64_t place : micro_batch) {
+                tokens += rows.tokens[static_cast<std::size_t>(place)];
+                supervised += rows.supervised[static_cast<std::size_t>(place)];
+            }
+            request.tokens = std::max(request.tokens, tokens);
+            request.supervised_tokens = std::max(request.supervised_tokens, supervised);
+        }
+    }
+    return request;
 }
 
 }  // namespace qlora::cli

@@ -7,6 +7,7 @@
 #include "qlora/ops/decoder_nodes.h"
 #include "qlora/ops/device.h"
 #include "qlora/ops/embedding.h"
+#include "qlora/ops/mlp_node.h"
 
 namespace qlora::models {
 namespace {
@@ -79,7 +80,8 @@ at::Tensor CausalLM::forward(const TokenBatch& batch, const nn::ForwardContext& 
     const at::Tensor& table = trained_embedding_.defined() ? trained_embedding_ : embedding_table_;
     at::Tensor hidden =
         ops::embedding(table, batch.ids.to(device()), compute_dtype_, config_.pad_token_id.value_or(-1));
-    const bool checkpointed = context.gradient_checkpointing && at::GradMode::is_enabled();
+    const bool checkpointed =
+        context.recomputation == nn::Recomputation::kLayers && at::GradMode::is_enabled();
     // A checkpointed layer has no parameters among its arguments: without this it would get no backward pass.
     if (checkpointed && !hidden.requires_grad()) hidden.requires_grad_();
     const auto [cos, sin] = ops::rope_table(batch.positions.to(device()), inverse_frequency_, compute_dtype_);
@@ -125,6 +127,16 @@ at::Tensor CausalLM::layer_forward(std::size_t index, const at::Tensor& hidden, 
     const bool adds_in_norm = ops::device_kernels(hidden) != nullptr;
     const at::Tensor output = ops::project_residual(attended, adds_in_norm ? at::Tensor() : residual,
                                                     layer.output.projections(context));
+    if (context.recomputation != nn::Recomputation::kNone && at::GradMode::is_enabled()) {
+        // A whole layer runs with gradients only in backward, where nobody looks at its result again.
+        const ops::NodeOutput use = context.recomputation == nn::Recomputation::kLayers
+                                        ? ops::NodeOutput::kGraphOnly
+                                        : ops::NodeOutput::kUsed;
+        return ops::mlp_residual(adds_in_norm ? residual + output : output,
+                                 layer.post_attention_layernorm.weight(),
+                                 layer.post_attention_layernorm.eps(), layer.gate_up.projections(context),
+                                 layer.down.projections(context), use);
+    }
     const auto [gate_up, middle_residual] =
         ops::norm_project(adds_in_norm ? residual : output, layer.post_attention_layernorm.weight(),
                           layer.post_attention_layernorm.eps(), layer.gate_up.projections(context),
@@ -252,11 +264,14 @@ std::int64_t CausalLM::weight_bytes() const {
 }
 
 std::int64_t CausalLM::dense_bytes() const {
-    std::int64_t elements = config_.vocab_size * config_.hidden_size;
+    std::int64_t elements = 0;
     for (const nn::Linear* linear : const_cast<CausalLM*>(this)->linears()) {
         elements += linear->in_features() * linear->out_features();
     }
-    return elements * 4;
+    if (ops::device_kernels(device()) != nullptr) {
+        return elements * static_cast<std::int64_t>(c10::elementSize(compute_dtype_));
+    }
+    return (elements + config_.vocab_size * config_.hidden_size) * 4;
 }
 
 std::int64_t CausalLM::parameter_count() const {

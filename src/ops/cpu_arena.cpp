@@ -41,6 +41,11 @@ class Arena final : public c10::Allocator {
         return use_;
     }
 
+    void restart_peak() {
+        const std::lock_guard lock(mutex_);
+        use_.peak = use_.live;
+    }
+
     static Arena* instance;
 
   private:
@@ -141,6 +146,10 @@ bool install_cpu_arena() {
 
 ArenaUse arena_use() {
     return Arena::instance == nullptr ? ArenaUse{} : Arena::instance->use();
+}
+
+void restart_arena_peak() {
+    if (Arena::instance != nullptr) Arena::instance->restart_peak();
 }
 
 }  // namespace qlora::ops

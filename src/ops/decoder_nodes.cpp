@@ -1,7 +1,6 @@
 #include "qlora/ops/decoder_nodes.h"
 
-#include <torch/csrc/autograd/custom_function.h>
-
+#include "projections_holder.h"
 #include "qlora/ops/rms_norm.h"
 #include "qlora/ops/swiglu.h"
 
@@ -12,33 +11,7 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
 
-/// Carries the projections in the saved data of a node.
-struct ProjectionsHolder : torch::CustomClassHolder {
-    explicit ProjectionsHolder(Projections held) : value(std::move(held)) {}
-    Projections value;
-};
-using Holder = c10::intrusive_ptr<ProjectionsHolder>;
-
-constexpr const char* kProjections = "projections";
 constexpr const char* kPending = "pending";
-
-void save(AutogradContext* ctx, const Holder& holder) {
-    ctx->saved_data[kProjections] = c10::IValue::make_capsule(holder);
-}
-
-const Projections& saved_projections(AutogradContext* ctx) {
-    return c10::static_intrusive_pointer_cast<ProjectionsHolder>(ctx->saved_data[kProjections].toCapsule())
-        ->value;
-}
-
-/// Gradients of the fixed arguments first, then of the parameters, then one nothing for each trailing
-/// argument.
-variable_list gradients(variable_list fixed, variable_list parameters, std::size_t trailing) {
-    fixed.insert(fixed.end(), std::make_move_iterator(parameters.begin()),
-                 std::make_move_iterator(parameters.end()));
-    fixed.resize(fixed.size() + trailing);
-    return fixed;
-}
 
 struct NormProject : Function<NormProject> {
     static variable_list forward(AutogradContext* ctx, const at::Tensor& hidden, const at::Tensor& weight,
@@ -117,10 +90,6 @@ struct SwigluProjectResidual : Function<SwigluProjectResidual> {
 /// An argument that may be absent: a node refuses undefined tensors.
 std::optional<at::Tensor> if_defined(const at::Tensor& tensor) {
     return tensor.defined() ? std::optional<at::Tensor>(tensor) : std::nullopt;
-}
-
-Holder hold(Projections projections) {
-    return c10::make_intrusive<ProjectionsHolder>(std::move(projections));
 }
 
 }  // namespace

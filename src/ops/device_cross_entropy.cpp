@@ -7,9 +7,6 @@
 namespace qlora::ops {
 namespace {
 
-/// Rows of a chunk: enough for products near the card's peak.
-constexpr std::int64_t kChunkRows = 1024;
-
 /// Calls f(rows of the head, first row, rows): all at once where it is stored in `dtype`, else as many rows
 /// as a conversion may take.
 template <class F>
@@ -34,9 +31,10 @@ void logits_into(at::Tensor logits, const at::Tensor& hidden, const FrozenWeight
 template <class F>
 void for_each_chunk(const at::Tensor& hidden, const FrozenWeight& head, F&& f) {
     const std::int64_t rows = hidden.size(0);
-    const at::Tensor buffer = at::empty({std::min(rows, kChunkRows), head.out_features()}, hidden.options());
-    for (std::int64_t first = 0; first < rows; first += kChunkRows) {
-        const std::int64_t count = std::min(kChunkRows, rows - first);
+    const at::Tensor buffer =
+        at::empty({std::min(rows, kDeviceLogitsRows), head.out_features()}, hidden.options());
+    for (std::int64_t first = 0; first < rows; first += kDeviceLogitsRows) {
+        const std::int64_t count = std::min(kDeviceLogitsRows, rows - first);
         const at::Tensor logits = buffer.narrow(0, 0, count);
         logits_into(logits, hidden.narrow(0, first, count), head);
         f(logits, first, count);

@@ -9,38 +9,141 @@
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
 #include "qlora/ops/cross_entropy.h"
+#include "qlora/ops/device.h"
 
 namespace qlora::train {
 namespace {
 
 /// LibTorch, its thread pool and the tokenizer, measured on an empty program.
 constexpr std::int64_t kBaselineBytes = 180LL << 20;
+/// The driver's context and cuBLAS's workspace, as others report them; not yet measured here.
+constexpr std::int64_t kGpuBaselineBytes = 600LL << 20;
 
-struct LinearSizes {
-    std::int64_t total = 0;          ///< weights of all layers
-    std::int64_t largest_group = 0;  ///< weights of the linears that run as one product
+/// Elements of a layer's tensors for one token.
+struct LayerSizes {
+    explicit LayerSizes(const models::ModelConfig& c)
+        : hidden(c.hidden_size),
+          inner(c.intermediate_size),
+          q(c.num_attention_heads * c.head_dim),
+          qkv(q + 2 * c.num_key_value_heads * c.head_dim),
+          heads(c.num_attention_heads),
+          normed_heads(c.query_key_norm ? c.num_attention_heads + c.num_key_value_heads : 0) {}
+
+    std::int64_t weights() const { return hidden * (qkv + q + 3 * inner); }
+    /// Of the linears that run as one product.
+    std::int64_t largest_group() const { return hidden * std::max(qkv, 2 * inner); }
+    std::int64_t largest_matrix() const { return hidden * std::max(q, inner); }
+
+    std::int64_t hidden, inner, q, qkv, heads, normed_heads;
 };
 
-LinearSizes linear_sizes(const models::ModelConfig& c) {
-    const std::int64_t q = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
-    const std::int64_t layer = c.hidden_size * (2 * q + 2 * kv + 3 * c.intermediate_size);
-    return {.total = layer * c.num_hidden_layers,
-            .largest_group = c.hidden_size * std::max(q + 2 * kv, 2 * c.intermediate_size)};
+/// Bytes for each token that enters a layer, and for each that leaves attention: in the last layer only the
+/// supervised ones do.
+struct LayerBytes {
+    std::int64_t attention = 0, mlp = 0;
+};
+
+/// What backward reads of a layer: the inputs of both norms, rotated q and k with v, attention's result, gate
+/// and up; besides fp32 statistics of norms and softmax.
+LayerBytes read_by_backward(const LayerSizes& sizes, std::int64_t width) {
+    const std::int64_t before_head_norms = sizes.normed_heads > 0 ? sizes.qkv : 0;
+    return {.attention = (sizes.hidden + sizes.qkv + before_head_norms + sizes.q) * width +
+                         (1 + sizes.heads + sizes.normed_heads) * 4,
+            .mlp = (sizes.hidden + 2 * sizes.inner) * width + 4};
 }
 
-/// Elements that one decoder layer keeps for backward, per token: the inputs of both norms, rotated q and k
-/// with v, attention's result, gate and up. What the adapters see is made again.
-std::int64_t saved_elements_per_token(const models::ModelConfig& c) {
-    const std::int64_t q = c.num_attention_heads * c.head_dim, kv = c.num_key_value_heads * c.head_dim;
-    const std::int64_t before_head_norms = c.query_key_norm ? q + 2 * kv : 0;
-    return 2 * c.hidden_size + (q + 2 * kv) + before_head_norms + q + 2 * c.intermediate_size;
+LayerBytes kept_by_layer(const LayerSizes& sizes, std::int64_t width, nn::Recomputation level) {
+    if (level == nn::Recomputation::kLayers) return {.attention = sizes.hidden * width};
+    LayerBytes out = read_by_backward(sizes, width);
+    if (level == nn::Recomputation::kMlp) out.mlp = sizes.hidden * width;
+    return out;
+}
+
+/// A matrix that is not kept in fp32 is made for each product, in bf16 by way of copies of its own. (A GPU
+/// has buffers for it.)
+std::int64_t temporary_weights(const MemoryRequest& request, const LayerSizes& sizes) {
+    if (request.keep_dense || request.on_gpu) return 0;
+    std::int64_t copies = 0;
+    if (request.bytes_per_element == 2)
+        copies = 6;
+    else if (!request.quantization.load_in_4bit && request.stored_bytes_per_weight != 4)
+        copies = 4;
+    return sizes.largest_group() * 4 + sizes.largest_matrix() * copies;
+}
+
+/// Temporaries of an MLP's backward pass, the layer's largest: for each token the gradients of the layer's
+/// result, of gate and up and of their product, and the product itself; gate and up too where they are made
+/// again. In bf16 each product goes through fp32.
+std::int64_t mlp_backward_bytes(const MemoryRequest& request, const LayerSizes& sizes, std::int64_t tokens) {
+    const std::int64_t weights = temporary_weights(request, sizes);
+    const bool is_fp32 = request.bytes_per_element == 4;
+    if (request.on_gpu) {
+        // The product's gradient before and after the adapters' share is added, the product, the gradients of
+        // gate and up; those two again where they are made again, with their normed input.
+        const bool remakes = request.recomputation != nn::Recomputation::kNone;
+        return tokens * request.bytes_per_element *
+               (5 * sizes.inner + 2 * sizes.hidden + (remakes ? 2 * sizes.inner + sizes.hidden : 0));
+    }
+    if (request.recomputation != nn::Recomputation::kNone) {
+        return weights +
+               tokens * (is_fp32 ? 24 * sizes.inner + 8 * sizes.hidden : 22 * sizes.inner + 8 * sizes.hidden);
+    }
+    // The weights of gate and up are made when the product and its gradient are gone.
+    const std::int64_t in_activation =
+        tokens * (is_fp32 ? 16 * sizes.inner + 4 * sizes.hidden : 16 * sizes.inner + 2 * sizes.hidden);
+    const std::int64_t in_product =
+        tokens * (is_fp32 ? 8 * sizes.inner + 16 * sizes.hidden : 12 * sizes.inner + 8 * sizes.hidden);
+    return std::max(in_activation, weights + in_product);
+}
+
+/// fp32 bytes of the output matrix; 0 when it is stored and used in fp32.
+std::int64_t head_bytes(const MemoryRequest& request) {
+    const bool is_stored_so = request.stored_bytes_per_weight == 4 && request.bytes_per_element == 4;
+    return is_stored_so ? 0 : request.config.vocab_size * request.config.hidden_size * 4;
+}
+
+/// A chunk of logits (in bf16 with its rounded copy) and what the head's product needs.
+std::int64_t loss_bytes(const MemoryRequest& request) {
+    const std::int64_t rows =
+        std::min(request.on_gpu ? ops::kDeviceLogitsRows : ops::kLogitsChunkRows, request.supervised_tokens);
+    const bool rounds_apart = request.bytes_per_element == 2 && !request.on_gpu;
+    const std::int64_t width = rounds_apart ? 6 : request.bytes_per_element;
+    const bool is_stored_so = request.on_gpu && request.stored_bytes_per_weight == request.bytes_per_element;
+    const std::int64_t panel =
+        request.keep_dense || is_stored_so ? 0 : std::min(head_bytes(request), ops::kHeadPanelBytes);
+    // The final norm's input and the gradient of its result.
+    const std::int64_t final_rows =
+        2 * request.supervised_tokens * request.config.hidden_size * request.bytes_per_element;
+    return rows * (request.config.vocab_size * width + request.config.hidden_size * 4) + final_rows + panel;
+}
+
+void plan_activations(const MemoryRequest& request, MemoryPlan& plan) {
+    const LayerSizes sizes(request.config);
+    const std::int64_t width = request.bytes_per_element, layers = request.config.num_hidden_layers;
+    const std::int64_t tokens = request.tokens, supervised = request.supervised_tokens;
+    const bool remakes_layers = request.recomputation == nn::Recomputation::kLayers;
+    const LayerBytes kept = kept_by_layer(sizes, width, request.recomputation);
+    const std::int64_t layer = (kept.attention + kept.mlp) * tokens;
+    // Attention's supervised rows are a copy.
+    const std::int64_t gathered = remakes_layers ? 0 : sizes.q * width * supervised;
+    const std::int64_t last_layer = kept.attention * tokens + kept.mlp * supervised + gathered;
+    const std::int64_t result = sizes.hidden * width * supervised;
+    plan.activations = (layers - 1) * layer + last_layer + result;
+
+    const std::int64_t remade =
+        remakes_layers ? read_by_backward(sizes, width).attention + sizes.hidden * width : 0;
+    const std::int64_t in_last = remade * tokens + mlp_backward_bytes(request, sizes, supervised);
+    // When the layer before it runs backward, what the last one kept is gone.
+    const std::int64_t before_last =
+        layers > 1 ? remade * tokens + mlp_backward_bytes(request, sizes, tokens) - last_layer : 0;
+    plan.working = std::max({loss_bytes(request), in_last, before_last});
 }
 
 }  // namespace
 
 MemoryPlan plan_memory(const MemoryRequest& request) {
     const models::ModelConfig& c = request.config;
-    const LinearSizes sizes = linear_sizes(c);
+    const std::int64_t linears = LayerSizes(c).weights() * c.num_hidden_layers;
     MemoryPlan plan{.baseline = kBaselineBytes};
     const std::int64_t embedding = c.vocab_size * c.hidden_size * (c.tie_word_embeddings ? 1 : 2);
     plan.weights = embedding * request.stored_bytes_per_weight;
@@ -48,24 +151,21 @@ MemoryPlan plan_memory(const MemoryRequest& request) {
         const double bits = request.quantization.bnb_4bit_use_double_quant
                                 ? 4.0 + 8.0 / static_cast<double>(request.quantization.bnb_4bit_blocksize)
                                 : 4.0 + 32.0 / static_cast<double>(request.quantization.bnb_4bit_blocksize);
-        plan.weights += static_cast<std::int64_t>(static_cast<double>(sizes.total) * bits / 8.0);
+        plan.weights += static_cast<std::int64_t>(static_cast<double>(linears) * bits / 8.0);
     } else {
-        plan.weights += sizes.total * request.stored_bytes_per_weight;
+        plan.weights += linears * request.stored_bytes_per_weight;
     }
-    const std::int64_t head = c.vocab_size * c.hidden_size * 4;
-    plan.dense_copies = request.keep_dense
-                            ? sizes.total * 4 + head
-                            : std::max(sizes.largest_group * 4, std::min(head, ops::kHeadPanelBytes));
+    if (request.on_gpu) {
+        plan.baseline = kGpuBaselineBytes;
+        plan.dense_copies =
+            request.bytes_per_element * (request.keep_dense ? linears : 2 * LayerSizes(c).largest_group());
+        // A in the compute dtype; B in fp32, in a group of three with zeros beside it.
+        plan.dense_copies += request.trained_elements / 2 * (request.bytes_per_element + 3 * 4);
+    } else if (request.keep_dense) {
+        plan.dense_copies = linears * 4 + head_bytes(request);
+    }
     plan.adapters = request.trained_elements * 8 + request.moment_bytes;  // value, gradient, two moments
-    const std::int64_t width = request.bytes_per_element;
-    const std::int64_t layer_bytes = saved_elements_per_token(c) * width * request.tokens;
-    // While one layer runs, its temporaries (fp32) come on top: gate, up, their product and two gradients.
-    const std::int64_t working = request.tokens * (4 * c.intermediate_size + 4 * c.hidden_size) * 4;
-    plan.activations =
-        request.gradient_checkpointing
-            ? c.num_hidden_layers * c.hidden_size * width * request.tokens + layer_bytes + working
-            : c.num_hidden_layers * layer_bytes + working;
-    plan.logits = std::min(ops::kLogitsChunkRows, request.supervised_tokens) * c.vocab_size * 4;
+    plan_activations(request, plan);
     return plan;
 }
 
@@ -75,14 +175,14 @@ std::string gigabytes(std::int64_t bytes) {
 
 std::string MemoryPlan::text() const {
     return fmt::format(
-        "planned peak memory {}: weights {}, fp32 forms {}, adapters with gradients and moments {}, "
-        "activations {}, "
-        "logits {}, LibTorch {}",
+        "planned peak memory {}: weights {}, dense forms {}, adapters with gradients and moments {}, "
+        "activations {}, working space {}, LibTorch {}",
         gigabytes(total()), gigabytes(weights), gigabytes(dense_copies), gigabytes(adapters),
-        gigabytes(activations), gigabytes(logits), gigabytes(baseline));
+        gigabytes(activations), gigabytes(working), gigabytes(baseline));
 }
 
-std::int64_t available_memory_bytes() {
+std::int64_t available_memory_bytes(at::Device device) {
+    if (device.is_cuda()) return ops::free_device_bytes(device);
     std::int64_t available = 0;
     std::ifstream info("/proc/meminfo");
     std::string name, unit;
@@ -105,30 +205,15 @@ std::int64_t available_memory_bytes() {
     return std::max<std::int64_t>(0, available);
 }
 
-void require_memory(const MemoryPlan& plan) {
+void require_memory(const MemoryPlan& plan, std::int64_t available, const std::string& advice) {
     constexpr double kUncertainty = 0.1;
-    // The baseline is in use already.
-    const std::int64_t wanted = plan.total() - plan.baseline;
-    const std::int64_t available = available_memory_bytes();
-    if (static_cast<double>(wanted) <= (1 + kUncertainty) * static_cast<double>(available)) return;
+    if (static_cast<double>(plan.needed()) <= (1 + kUncertainty) * static_cast<double>(available)) return;
     throw ResourceError(fmt::format("the run needs about {} of memory and {} are available; {}",
-                                    gigabytes(wanted), gigabytes(available), kMemoryAdvice));
+                                    gigabytes(plan.needed()), gigabytes(available), advice));
 }
 
-namespace {
-
-bool fits_dense(std::int64_t bytes) {
-    return bytes <= available_memory_bytes() / 4;
-}
-
-}  // namespace
-
-bool keeps_dense(const models::CausalLM& model) {
-    return fits_dense(model.dense_bytes());
-}
-
-bool keeps_dense(const models::ModelConfig& config) {
-    return fits_dense((linear_sizes(config).total + config.vocab_size * config.hidden_size) * 4);
+std::int64_t dense_limit(std::int64_t available) {
+    return available / 4;
 }
 
 }  // namespace qlora::train

@@ -7,6 +7,7 @@
 
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
+#include "qlora/ops/device.h"
 #include "qlora/train/lr_scheduler.h"
 #include "qlora/train/stop_signal.h"
 
@@ -18,8 +19,9 @@ double now_seconds() {
 }
 
 /// Largest resident size of this program. getrusage's would count the process that started it too, as it was
-/// then.
-std::int64_t peak_memory_bytes() {
+/// then. On a GPU what the tensors took at most there.
+std::int64_t peak_memory_bytes(at::Device device) {
+    if (device.is_cuda()) return ops::peak_device_bytes(device);
     std::ifstream status("/proc/self/status");
     for (std::string word; status >> word;) {
         std::int64_t kilobytes = 0;
@@ -173,7 +175,7 @@ void Trainer::train_one_step() {
 
 StepGradients Trainer::finite_gradients(const data::StepPlan& plan, double& norm) {
     const nn::ForwardContext context{.training = true,
-                                     .gradient_checkpointing = input_.gradient_checkpointing,
+                                     .recomputation = input_.recomputation,
                                      .seed = static_cast<std::uint64_t>(config_.seed),
                                      .micro_step = static_cast<std::uint32_t>(state_.micro_step)};
     StepGradients gradients;
@@ -265,7 +267,7 @@ void Trainer::log_step(const StepGradients& gradients, double learning_rate, dou
                       .step_time = seconds,
                       .seconds_left = training_seconds_ / static_cast<double>(timed_steps_) *
                                       static_cast<double>(total_steps_ - state_.step),
-                      .memory_bytes = peak_memory_bytes()};
+                      .memory_bytes = peak_memory_bytes(input_.model->device())};
     if (state_.step % config_.logging_steps == 0 || state_.step == total_steps_) {
         report.logged = true;
         report.loss = state_.logged_steps > 0

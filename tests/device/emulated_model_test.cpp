@@ -42,7 +42,7 @@ struct Outcome {
 struct Settings {
     at::ScalarType compute = at::kFloat;
     bool keep_dense = false;
-    bool gradient_checkpointing = false;
+    nn::Recomputation recomputation = nn::Recomputation::kNone;
     double loss_scale = 1.0;
 };
 
@@ -87,10 +87,8 @@ Outcome run(const Case& value, const Settings& settings) {
     std::vector<const data::Example*> pointers;
     for (const data::Example& example : examples) pointers.push_back(&example);
     const data::Batch batch = data::collate(pointers);
-    const nn::ForwardContext context{.training = true,
-                                     .gradient_checkpointing = settings.gradient_checkpointing,
-                                     .seed = 9,
-                                     .micro_step = 4};
+    const nn::ForwardContext context{
+        .training = true, .recomputation = settings.recomputation, .seed = 9, .micro_step = 4};
     Outcome out;
     for (int pass = 0; pass < 2; ++pass) {  // the second meets matrices that were prepared ahead
         for (const adapters::TrainableParameter& parameter : adaptation.parameters) {
@@ -183,7 +181,19 @@ TEST_P(EmulatedModel, memory_savers_change_no_bit) {
     if (!value.adapt) value.adapt = [](auto&) {};
     const Outcome plain = run_emulated(value, {});
     expect_same_bits(plain, run_emulated(value, {.keep_dense = true}));
-    expect_same_bits(plain, run_emulated(value, {.gradient_checkpointing = true}));
+    for (const auto level : {nn::Recomputation::kMlp, nn::Recomputation::kLayers}) {
+        expect_same_bits(plain, run_emulated(value, {.recomputation = level}));
+    }
+}
+
+TEST_P(EmulatedModel, memory_savers_change_no_bit_in_bf16) {
+    Case value = GetParam();
+    if (!value.adapt) value.adapt = [](auto&) {};
+    const Outcome plain = run_emulated(value, {.compute = at::kBFloat16});
+    expect_same_bits(plain, run_emulated(value, {.compute = at::kBFloat16, .keep_dense = true}));
+    for (const auto level : {nn::Recomputation::kMlp, nn::Recomputation::kLayers}) {
+        expect_same_bits(plain, run_emulated(value, {.compute = at::kBFloat16, .recomputation = level}));
+    }
 }
 
 TEST_P(EmulatedModel, sixteen_bit_types_are_near_fp32) {

@@ -132,7 +132,7 @@ def test_too_little_memory_ends_with_a_sentence(experiment, reference, tally):
         ended_early += 1
         tally.add("memory limit", "survived" if code == 4 else "lost")
         assert code == 4, (least + extra, code, text)
-        assert "per_device_train_batch_size" in text and "max_length" in text, text
+        assert "what helps most" in text or "a smaller model or more memory" in text, text
         assert not list(experiment.folder.glob("core*"))
         for step in steps_of(experiment.out):
             name = f"checkpoints/step-{step}"
@@ -143,13 +143,13 @@ def test_too_little_memory_ends_with_a_sentence(experiment, reference, tally):
     assert run_difference(experiment.out, reference) == ""
 
 
-def test_too_little_memory_for_large_batches(experiment, tally):
-    """Activations of some 100 MB: refused by the plan far below; nowhere a crash."""
+def large_batches(experiment):
+    """The settings of a run of one step whose activations are most of its memory."""
     experiment.config(**RUN | {"max_steps": 1, "eval_steps": 9, "save_steps": 9})
     rows = experiment.folder / "wide.jsonl"
     row = '{"text": "' + "one two three " * 20 + '"}\n'
     rows.write_text(row * 48, encoding="utf-8")
-    settings = {
+    return {
         "data__train": str(rows),
         "data__eval": None,
         "data__template": "none",
@@ -157,6 +157,11 @@ def test_too_little_memory_for_large_batches(experiment, tally):
         "training__eval_steps": None,
         "training__per_device_train_batch_size": 48,
     }
+
+
+def test_too_little_memory_for_large_batches(experiment, tally):
+    """Activations of some 100 MB: refused by the plan far below; nowhere a crash."""
+    settings = large_batches(experiment)
     least = smallest_start(experiment)
     for extra in (*range(8, 400, 8 if FULL else 32), 1000):
         experiment.clear()
@@ -167,6 +172,25 @@ def test_too_little_memory_for_large_batches(experiment, tally):
         if "are available" in text:
             assert not experiment.out.exists(), "refused before anything is written"
     assert code == 0, "the last limit suffices"
+
+
+def test_auto_recomputes_as_much_as_the_memory_demands(experiment, tally):
+    """Three levels as the limit rises, all with one result; where the plan fits the run ends well."""
+    settings = large_batches(experiment) | {"training__gradient_checkpointing": "auto"}
+    least, results, levels = smallest_start(experiment), {}, []
+    for extra in (*range(16, 400, 8 if FULL else 24), 1000):
+        experiment.clear()
+        code, text = limited(experiment, least + extra, **settings)
+        tally.add("memory limit", "survived" if code in (0, 4) else "lost")
+        assert code in (0, 4), (extra, code, text)
+        if choice := re.search(r"checkpointing auto: recomputes (\w+) \(", text):
+            levels.append(choice[1])
+        if code == 0:
+            adapter = (experiment.out / "adapter/adapter_model.safetensors").read_bytes()
+            results.setdefault(adapter, []).append(levels[-1])
+    assert code == 0 and levels[-1] == "none"
+    assert levels == sorted(levels, key=["layers", "mlp", "none"].index) and set(levels) >= {"layers", "none"}
+    assert len(results) == 1, "the level must not change a byte"
 
 
 def test_a_run_that_cannot_fit_is_refused_before_the_model_is_loaded(experiment, tally):
@@ -183,7 +207,9 @@ def test_a_run_that_cannot_fit_is_refused_before_the_model_is_loaded(experiment,
         data__template="none",
         data__max_length=1000000,
     )
-    assert code == 4 and "are available" in text and "per_device_train_batch_size" in text, text
+    # Half a micro-batch of one row is that row, and shorter rows are none: neither is advised.
+    assert code == 4 and "are available" in text and "training.gradient_checkpointing: true" in text, text
+    assert "per_device_train_batch_size" not in text and "max_length" not in text, text
     assert not experiment.out.exists()
     tally.add("planned memory")
 

@@ -157,7 +157,7 @@ TEST(LinearGroup, a_few_rows_are_multiplied_from_the_packed_weights_when_nothing
         EXPECT_FALSE(group.projections({}).from_storage) << "gradients are on";
         const at::AutoGradMode off(false);
         EXPECT_FALSE(group.projections({.training = true}).from_storage);
-        EXPECT_FALSE(group.projections({.gradient_checkpointing = true}).from_storage);
+        EXPECT_FALSE(group.projections({.recomputation = Recomputation::kLayers}).from_storage);
         const ops::Projections projections = group.projections({});
         ASSERT_TRUE(projections.from_storage);
         for (const std::int64_t rows : {1, 8, 9}) {

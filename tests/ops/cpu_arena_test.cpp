@@ -50,6 +50,8 @@ TEST(CpuArena, counts_live_and_peak_bytes) {
     }
     EXPECT_EQ(arena_use().live, before);
     EXPECT_GE(arena_use().peak, before + (4 << 20));
+    restart_arena_peak();
+    EXPECT_EQ(arena_use().peak, before);
 }
 
 TEST(CpuArena, freed_neighbours_serve_one_larger_block) {

@@ -230,7 +230,7 @@ def test_the_plan_is_read_from_the_log_and_gaps_need_courses_of_one_length():
     from process import ProcessError
     from trainer import largest_gap, planned_bytes
 
-    log = ["template: none", "info: planned peak memory 1.15 GB: weights 0.11 GB, fp32 forms 0.54 GB"]
+    log = ["template: none", "info: planned peak memory 1.15 GB: weights 0.11 GB, dense forms 0.54 GB"]
     assert planned_bytes(log) == 1.15e9 and planned_bytes(log[:1]) is None
     assert largest_gap([1.0, 2.2], [1.0, 2.0]) == pytest.approx(0.1)
     for pair in (([1.0], [1.0, 2.0]), ([], [])):

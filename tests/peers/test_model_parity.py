@@ -154,13 +154,14 @@ def test_gradients_equal_peft_on_the_same_quantized_weights(model_name, adapter,
         assert relative_l2(mine[key], gradient) <= 1e-4, key
 
 
-def test_checkpointing_changes_no_bit(tiny_model, bin_dir, tmp_path):
+@pytest.mark.parametrize("level", ["mlp", "layers"])
+def test_recomputation_changes_no_bit(level, tiny_model, bin_dir, tmp_path):
     folder = tiny_model(**MODELS["qwen3"])
     request = {"model": str(folder), "sequences": sequences(512), "gradients": True, "training": True,
                "quantization": {}, "peft": {"target_modules": "all-linear", "lora_dropout": 0.2,
                                             "init_lora_weights": False}, "dropout_step": 5}
     plain = probe(bin_dir, tmp_path, "plain", **request)
-    again = probe(bin_dir, tmp_path, "checkpointed", checkpointing=True, **request)
+    again = probe(bin_dir, tmp_path, level, recomputation=level, **request)
     assert set(plain) == set(again) and len([k for k in plain if k.startswith("grad.")]) == 28
     for key, value in plain.items():
         assert torch.equal(value, again[key]), key

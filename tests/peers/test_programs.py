@@ -114,7 +114,7 @@ def test_evaluation_and_merge_follow_from_the_same_file(bin_dir, project, traine
 def test_dry_run_prints_the_plan_and_leaves_nothing(bin_dir, project, tmp_path):
     result = run(bin_dir, "qlora-train", "--config", config_of(project), "--dry-run", "--set",
                  f"training.output_dir={tmp_path / 'none'}")
-    for word in ("TRAIN |", "q_proj", "trainable parameters", "planned peak memory", "lengths in tokens", "template"):
+    for word in ("TRAIN |", "q_proj", "trainable parameters", "planned peak memory", "recomputes none", "lengths in tokens", "template"):
         assert word in result.stdout
     assert not (tmp_path / "none").exists()
 

@@ -1,7 +1,7 @@
 // model_probe REQUEST.json OUTPUT.safetensors: what the tests need to see of a model. The request holds
 //   model: folder; quantization: section or absent (dense); compute_dtype; peft: section or absent; adapter:
-//   folder; sequences: [[ids]]; supervised: [[0/1]]; gradients: bool; checkpointing: bool; dropout_step: int;
-//   states: bool
+//   folder; sequences: [[ids]]; supervised: [[0/1]]; gradients: bool; recomputation: none, mlp or layers;
+//   dropout_step: int; states: bool
 // and the output: logits [T, V], loss (sum), "grad.KEY", "param.KEY", with states "dequantized.NAME" and the
 // codes.
 #include <ATen/ATen.h>
@@ -26,6 +26,13 @@ Config read_section(const Json& request, const char* name) {
     qlora::read_fields(request.at(name), name, config, state);
     state.faults.throw_if_any<qlora::ConfigError>("request");
     return config;
+}
+
+qlora::nn::Recomputation recomputation_of(const std::string& name) {
+    for (const auto& [text, value] : enum_table(qlora::nn::Recomputation{})) {
+        if (text == name) return value;
+    }
+    throw qlora::ConfigError("recomputation: " + name);
 }
 
 int run(const std::string& request_file, const std::string& output_file) {
@@ -67,10 +74,11 @@ int run(const std::string& request_file, const std::string& output_file) {
     for (const auto& example : examples) pointers.push_back(&example);
     const qlora::data::Batch batch = qlora::data::collate(pointers);
 
-    qlora::nn::ForwardContext context{.training = request.value("training", false),
-                                      .gradient_checkpointing = request.value("checkpointing", false),
-                                      .seed = request.value("seed", std::uint64_t{1}),
-                                      .micro_step = request.value("dropout_step", std::uint32_t{0})};
+    qlora::nn::ForwardContext context{
+        .training = request.value("training", false),
+        .recomputation = recomputation_of(request.value("recomputation", "none")),
+        .seed = request.value("seed", std::uint64_t{1}),
+        .micro_step = request.value("dropout_step", std::uint32_t{0})};
     std::vector<qlora::adapters::TrainableParameter> out;
     const bool gradients = request.value("gradients", false);
     const at::AutoGradMode mode(gradients);

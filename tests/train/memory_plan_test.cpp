@@ -80,35 +80,74 @@ TEST(MemoryPlan, moments_are_planned_as_the_optimizer_makes_them) {
     }
 }
 
-TEST(MemoryPlan, fp32_forms_are_all_matrices_or_the_largest_product) {
+TEST(MemoryPlan, kept_fp32_forms_are_all_matrices_that_are_not_fp32_already) {
     MemoryRequest request = small_request();
-    EXPECT_EQ(train::plan_memory(request).dense_copies, 4 * 8 * 2 * 16) << "gate and up run as one";
-    request.config.vocab_size = 1000;
-    EXPECT_EQ(train::plan_memory(request).dense_copies, 4 * 8 * 1000)
-        << "the head, as long as it is one panel";
-    request.config.vocab_size = 1'000'000'000;
-    EXPECT_LT(train::plan_memory(request).dense_copies, 100'000'000) << "else a panel at a time";
-    request.config.vocab_size = 10;
+    EXPECT_EQ(train::plan_memory(request).dense_copies, 0);
     request.keep_dense = true;
     EXPECT_EQ(train::plan_memory(request).dense_copies, 4 * (1152 + 80));
+    request.stored_bytes_per_weight = 4;
+    EXPECT_EQ(train::plan_memory(request).dense_copies, 4 * 1152) << "the head is used as it is stored";
+    request.bytes_per_element = 2;
+    EXPECT_EQ(train::plan_memory(request).dense_copies, 4 * (1152 + 80)) << "rounded to bf16 it is another";
 }
 
-TEST(MemoryPlan, logits_are_of_one_chunk_of_supervised_tokens) {
+TEST(MemoryPlan, without_them_the_largest_product_makes_its_own) {
     MemoryRequest request = small_request();
-    EXPECT_EQ(train::plan_memory(request).logits, 30 * 10 * 4);
-    request.supervised_tokens = 1'000'000;
-    EXPECT_LT(train::plan_memory(request).logits, 1'000'000 * 10 * 4 / 10) << "never all at once";
+    request.tokens = request.supervised_tokens = 1;
+    request.recomputation = nn::Recomputation::kMlp;
+    const std::int64_t fresh = train::plan_memory(request).working;
+    request.keep_dense = true;
+    // Gate and up run as one; beside them the head is small.
+    EXPECT_EQ(fresh - train::plan_memory(request).working, 4 * 8 * 2 * 16);
 }
 
-TEST(MemoryPlan, activations_grow_with_tokens_and_recomputation_saves_layers) {
+TEST(MemoryPlan, the_loss_holds_one_chunk_of_logits_and_one_panel_of_the_head) {
     MemoryRequest request = small_request();
-    const std::int64_t once = train::plan_memory(request).activations;
-    request.tokens = 200;
-    EXPECT_EQ(train::plan_memory(request).activations, 2 * once);
+    request.config.vocab_size = 100'000;
+    EXPECT_EQ(train::plan_memory(request).working, 30 * (100'000 + 3 * 8) * 4 + 100'000 * 8 * 4);
+    request.keep_dense = true;
+    EXPECT_EQ(train::plan_memory(request).working, 30 * (100'000 + 3 * 8) * 4);
+    request.tokens = request.supervised_tokens = 2000;
+    EXPECT_LT(train::plan_memory(request).working, 2000 * 100'000 * 4 / 5) << "never all rows at once";
+    request.keep_dense = false;
+    request.config.vocab_size = 1'000'000'000;
+    request.supervised_tokens = 0;
+    EXPECT_LT(train::plan_memory(request).working, 100'000'000) << "a panel at a time";
+}
+
+/// What one layer keeps for each token, both halves: hidden 8, q 8, qkv 16, inner 16 values; statistics of
+/// two norms and two heads.
+TEST(MemoryPlan, activations_are_what_backward_reads) {
+    MemoryRequest request = small_request();
+    request.supervised_tokens = 100;
+    const std::int64_t statistics = 4 * 4, gathered = 8 * 4, result = 8 * 4;
+    EXPECT_EQ(train::plan_memory(request).activations,
+              100 * (2 * ((8 + 16 + 8 + 8 + 32) * 4 + statistics) + gathered + result));
+    request.recomputation = nn::Recomputation::kMlp;
+    EXPECT_EQ(train::plan_memory(request).activations,
+              100 * (2 * ((8 + 16 + 8 + 8) * 4 + statistics - 4) + gathered + result));
+    request.recomputation = nn::Recomputation::kLayers;
+    EXPECT_EQ(train::plan_memory(request).activations, 100 * (2 * 8 * 4 + result));
+}
+
+TEST(MemoryPlan, the_last_layer_goes_on_with_supervised_tokens_alone) {
+    MemoryRequest request = small_request();
+    const std::int64_t some = train::plan_memory(request).activations;
+    request.supervised_tokens = 31;
+    EXPECT_EQ(train::plan_memory(request).activations - some, (8 + 32 + 8 + 8) * 4 + 4);
+}
+
+TEST(MemoryPlan, recomputation_saves_more_the_deeper_the_model) {
+    MemoryRequest request = small_request();
     request.config.num_hidden_layers = 20;
-    const std::int64_t all = train::plan_memory(request).activations;
-    request.gradient_checkpointing = true;
-    EXPECT_LT(train::plan_memory(request).activations, all / 3);
+    const auto all = [&](nn::Recomputation level) {
+        request.recomputation = level;
+        return train::plan_memory(request).activations + train::plan_memory(request).working;
+    };
+    const std::int64_t none = all(nn::Recomputation::kNone), mlp = all(nn::Recomputation::kMlp),
+                       layers = all(nn::Recomputation::kLayers);
+    EXPECT_LT(mlp, none * 2 / 3);
+    EXPECT_LT(layers, none / 4);
 }
 
 TEST(MemoryPlan, the_total_is_the_sum_and_is_in_the_text) {
@@ -116,29 +155,30 @@ TEST(MemoryPlan, the_total_is_the_sum_and_is_in_the_text) {
                           .dense_copies = 200'000'000,
                           .adapters = 30'000'000,
                           .activations = 4'000'000'000,
-                          .logits = 500'000'000,
+                          .working = 500'000'000,
                           .baseline = 20'000'000};
     EXPECT_EQ(plan.total(), 5'750'000'000);
+    EXPECT_EQ(plan.needed(), 5'730'000'000) << "LibTorch is loaded already";
     for (const char* part : {"5.75 GB", "1.00 GB", "0.20 GB", "0.03 GB", "4.00 GB", "0.50 GB"}) {
         EXPECT_NE(plan.text().find(part), std::string::npos) << plan.text();
     }
 }
 
 TEST(RequireMemory, a_plan_beyond_the_machine_is_refused_with_what_to_change) {
-    const std::int64_t available = train::available_memory_bytes();
-    ASSERT_GT(available, 0);
-    EXPECT_NO_THROW(train::require_memory({.weights = available / 2}));
-    EXPECT_NO_THROW(train::require_memory({.baseline = 3 * available})) << "LibTorch is loaded already";
+    constexpr std::int64_t kAvailable = 2'000'000'000;
+    EXPECT_NO_THROW(train::require_memory({.weights = kAvailable}, kAvailable, ""));
+    EXPECT_NO_THROW(train::require_memory({.baseline = 3 * kAvailable}, kAvailable, ""));
     try {
-        train::require_memory({.activations = 2 * available});
+        train::require_memory({.activations = 2 * kAvailable}, kAvailable, "do this");
         FAIL();
     } catch (const ResourceError& error) {
-        const std::string message = error.what();
-        for (const char* part : {"training.per_device_train_batch_size", "data.max_length",
-                                 "training.gradient_checkpointing", "are available"}) {
-            EXPECT_NE(message.find(part), std::string::npos) << message;
-        }
+        EXPECT_STREQ(error.what(),
+                     "the run needs about 4.00 GB of memory and 2.00 GB are available; do this");
     }
+}
+
+TEST(AvailableMemory, is_some_of_the_machine) {
+    EXPECT_GT(train::available_memory_bytes(), 0);
 }
 
 }  // namespace

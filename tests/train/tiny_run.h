@@ -33,11 +33,11 @@ class TinyRun {
   public:
     static constexpr std::int64_t kRows = 8;
 
-    explicit TinyRun(const TempDir& folder) : folder_(folder) {
+    explicit TinyRun(const TempDir& folder, at::ScalarType compute = at::kFloat) : folder_(folder) {
         TinyModel{.seed = 3}.write(folder.path());
         const models::ModelConfig config = models::load_model_config(folder.path());
         const io::Checkpoint checkpoint(folder.path());
-        model_ = models::load_base(checkpoint, config, {.quantization = {}, .compute_dtype = at::kFloat});
+        model_ = models::load_base(checkpoint, config, {.quantization = {}, .compute_dtype = compute});
         adapters::LoraConfig lora;
         lora.r = 2;
         lora.lora_dropout = 0.1;
@@ -55,7 +55,10 @@ class TinyRun {
     }
 
     train::Trainer trainer(train::Callback& callback) {
-        train::TrainerInput input{.model = model_.get(), .adaptation = &adaptation, .train = rows()};
+        train::TrainerInput input{.model = model_.get(),
+                                  .adaptation = &adaptation,
+                                  .train = rows(),
+                                  .recomputation = recomputation};
         if (evaluates) input.eval = rows();
         input.plan.gradient_accumulation_steps = training.gradient_accumulation_steps;
         input.base_model = "tiny";
@@ -96,6 +99,7 @@ class TinyRun {
     adapters::Adaptation adaptation;
     train::TrainingConfig training;
     bool evaluates = false;  ///< on the training rows
+    nn::Recomputation recomputation = nn::Recomputation::kNone;
 
   private:
     static std::vector<data::Example> rows() {

@@ -97,7 +97,7 @@ class CausalLM {
     void keep_dense(bool keep);
     /// Bytes of all weights as held (adapters and kept fp32 forms not counted).
     std::int64_t weight_bytes() const;
-    /// fp32 bytes that `keep_dense(true)` would take.
+    /// Bytes that `keep_dense(true)` would take.
     std::int64_t dense_bytes() const;
     std::int64_t parameter_count() const;
 

@@ -18,5 +18,7 @@ bool install_cpu_arena();
 
 /// Zeros when no arena is installed.
 ArenaUse arena_use();
+/// From here on `peak` counts anew, from what lives now.
+void restart_arena_peak();
 
 }  // namespace qlora::ops

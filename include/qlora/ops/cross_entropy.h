@@ -8,6 +8,8 @@ namespace qlora::ops {
 
 /// Rows of logits held at once by the functions below: bounds their memory to rows * vocabulary * 4 bytes.
 inline constexpr std::int64_t kLogitsChunkRows = 256;
+/// The same where kernels of a device run, in hidden's dtype: enough for products near a GPU's peak.
+inline constexpr std::int64_t kDeviceLogitsRows = 1024;
 /// fp32 bytes of the head's rows that a product takes at once: a head that is not kept in fp32 is converted
 /// panel by panel. The same with a kept one, so that both give the same bits.
 inline constexpr std::int64_t kHeadPanelBytes = 64 << 20;

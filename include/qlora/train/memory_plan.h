@@ -5,6 +5,7 @@
 
 #include "qlora/adapters/inject.h"
 #include "qlora/models/causal_lm.h"
+#include "qlora/nn/forward_context.h"
 #include "qlora/quant/quant_config.h"
 
 namespace qlora::train {
@@ -12,13 +13,15 @@ namespace qlora::train {
 /// Bytes that a run will need at its worst moment, from shapes alone.
 struct MemoryPlan {
     std::int64_t weights = 0;       ///< as stored: packed linears, dense embedding and head
-    std::int64_t dense_copies = 0;  ///< fp32 forms that are kept, or the largest temporary one
+    std::int64_t dense_copies = 0;  ///< what products read: kept fp32 forms; on a GPU kept or two buffers
     std::int64_t adapters = 0;      ///< parameters, gradients, both moments
-    std::int64_t activations = 0;   ///< of the largest micro-batch
-    std::int64_t logits = 0;        ///< one chunk of the head and its gradient
+    std::int64_t activations = 0;   ///< kept for backward, of the largest micro-batch
+    std::int64_t working = 0;       ///< temporaries of the loss or of a layer's backward pass, the larger
     std::int64_t baseline = 0;      ///< LibTorch itself
 
-    std::int64_t total() const { return weights + dense_copies + adapters + activations + logits + baseline; }
+    std::int64_t total() const { return needed() + baseline; }
+    /// What a program that has begun still has to get.
+    std::int64_t needed() const { return weights + dense_copies + adapters + activations + working; }
     std::string text() const;
 };
 
@@ -32,28 +35,28 @@ struct MemoryRequest {
     std::int64_t supervised_tokens = 0;        ///< in the same
     std::int64_t bytes_per_element = 4;        ///< of activations
     std::int64_t stored_bytes_per_weight = 2;  ///< of dense weights, as on disk
-    bool gradient_checkpointing = false;
+    nn::Recomputation recomputation = nn::Recomputation::kNone;
     bool keep_dense = false;
+    bool on_gpu = false;
 };
 
 MemoryPlan plan_memory(const MemoryRequest& request);
 
 /// Bytes that the machine can still give: MemAvailable, or what the control group or `ulimit -v` leaves if
-/// lower.
-std::int64_t available_memory_bytes();
+/// lower; of a GPU what is free there.
+std::int64_t available_memory_bytes(at::Device device = at::kCPU);
 
-/// ResourceError, with what to change, when the plan is beyond what is available by more than its own
+/// ResourceError, ending with `advice`, when the plan is beyond what is available by more than its own
 /// uncertainty.
-void require_memory(const MemoryPlan& plan);
+void require_memory(const MemoryPlan& plan, std::int64_t available, const std::string& advice);
 
-/// What makes a run need less memory, for messages.
+/// What makes a run need less memory, for messages of programs that have no plan.
 inline constexpr const char* kMemoryAdvice =
     "what helps most: a smaller training.per_device_train_batch_size, a smaller data.max_length, "
     "training.gradient_checkpointing: true";
 
-/// Whether fp32 forms of all frozen matrices are kept: they take at most a quarter of the available memory.
-bool keeps_dense(const models::CausalLM& model);
-bool keeps_dense(const models::ModelConfig& config);
+/// Most bytes of fp32 forms that are kept beside the weights when `available` are free: a quarter.
+std::int64_t dense_limit(std::int64_t available);
 
 /// "1.25 GB".
 std::string gigabytes(std::int64_t bytes);

@@ -33,7 +33,7 @@ struct TrainerInput {
     const tokenizer::Tokenizer* tokenizer = nullptr;  ///< to show samples; may be null
     std::vector<tokenizer::TokenId> stop_ids;
     data::BatchPlanOptions plan;
-    bool gradient_checkpointing = false;
+    nn::Recomputation recomputation = nn::Recomputation::kNone;
 
     std::string base_model;                            ///< for adapter_config.json
     std::map<std::string, std::string> metadata;       ///< of the adapter file

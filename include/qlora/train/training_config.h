@@ -104,8 +104,8 @@ struct TrainingConfig {
               "the result is the checkpoint with the lowest held-out loss");
         visit("seed", self.seed, {.min = 0}, "of the data order, the initialisation and the dropout");
         visit("gradient_checkpointing", self.gradient_checkpointing, {.free_on_resume = true},
-              "recompute activations in the backward pass: less memory, slower, same numbers; auto: when "
-              "needed");
+              "recompute activations in the backward pass: less memory, slower, same numbers; auto: as much "
+              "as the memory demands");
         visit("full_determinism", self.full_determinism, {},
               "bit-equal reruns and resumes on a GPU too, at some cost (the CPU always is)");
         visit("max_nonfinite_steps", self.max_nonfinite_steps, {.min = 1, .free_on_resume = true},

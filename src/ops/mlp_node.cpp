@@ -1,0 +1,94 @@
+#include "qlora/ops/mlp_node.h"
+
+#include "projections_holder.h"
+#include "qlora/ops/rms_norm.h"
+#include "qlora/ops/swiglu.h"
+
+namespace qlora::ops {
+namespace {
+
+using torch::autograd::AutogradContext;
+using torch::autograd::Function;
+using torch::autograd::variable_list;
+
+constexpr const char* kEps = "eps";
+constexpr const char* kGateUp = "gate_up";
+constexpr const char* kDown = "down";
+
+/// The same with the stacked weights made now, for two products.
+Projections with_weights_made(Projections projections) {
+    if (projections.stacked) {
+        projections.stacked = [made = projections.stacked()] { return made; };
+    }
+    return projections;
+}
+
+at::Tensor activated(const Projections& gate_up, const at::Tensor& hidden, const at::Tensor& weight,
+                     double eps) {
+    const at::Tensor into = projection_input(gate_up, hidden, hidden.size(1));
+    const at::Tensor inner = project(gate_up, rms_norm_forward(hidden, weight, eps, into).y);
+    return swiglu(inner);
+}
+
+struct MlpResidual : Function<MlpResidual> {
+    static at::Tensor forward(AutogradContext* ctx, const at::Tensor& hidden, const at::Tensor& weight,
+                              at::TensorList /*parameters*/, double eps, const Holder& gate_up,
+                              const Holder& down, NodeOutput output) {
+        ctx->save_for_backward({hidden, weight});
+        ctx->saved_data[kEps] = eps;
+        save(ctx, gate_up, kGateUp);
+        save(ctx, down, kDown);
+        if (output == NodeOutput::kGraphOnly) {
+            return at::empty_strided(hidden.sizes(), {0, 0}, hidden.options());
+        }
+        return project(down->value, activated(gate_up->value, hidden, weight, eps), hidden);
+    }
+
+    static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+        const variable_list saved = ctx->get_saved_variables();
+        const at::Tensor &hidden = saved[0], &weight = saved[1], &g = grads[0];
+        const double eps = ctx->saved_data[kEps].toDouble();
+        const Projections& down = saved_projections(ctx, kDown);
+        const bool wants_hidden = ctx->needs_input_grad(0), wants_weight = ctx->needs_input_grad(1);
+        const bool passes_norm = wants_hidden || wants_weight;
+        if (!passes_norm && saved_projections(ctx, kGateUp).parameters().empty()) {
+            const at::Tensor y = activated(saved_projections(ctx, kGateUp), hidden, weight, eps);
+            return gradients({at::Tensor(), at::Tensor()}, parameter_gradients(down, y, g), kTrailing);
+        }
+        // Before the weights of gate and up are made: those of down are gone then.
+        at::Tensor low_rank_down, low_rank_gate_up;
+        at::Tensor d_inner = project_backward(down, g, &low_rank_down);
+        const Projections gate_up = with_weights_made(saved_projections(ctx, kGateUp));
+        const NormResult normed =
+            rms_norm_forward(hidden, weight, eps, projection_input(gate_up, hidden, hidden.size(1)));
+        at::Tensor inner = project(gate_up, normed.y);
+        SwigluGradient made = swiglu_backward(d_inner, inner);
+        d_inner.reset();
+        inner.reset();
+        const variable_list of_down = parameter_gradients(down, made.y, g, low_rank_down);
+        made.y.reset();
+        at::Tensor dx, d_hidden, d_weight;
+        if (passes_norm) dx = project_backward(gate_up, made.gate_up, &low_rank_gate_up);
+        variable_list parameters = parameter_gradients(gate_up, normed.y, made.gate_up, low_rank_gate_up);
+        parameters.insert(parameters.end(), of_down.begin(), of_down.end());
+        if (wants_hidden) d_hidden = rms_norm_backward(dx, hidden, weight, normed.inverse, g);
+        if (wants_weight) d_weight = rms_norm_weight_gradient(dx, hidden, weight, normed.inverse);
+        return gradients({d_hidden, d_weight}, std::move(parameters), kTrailing);
+    }
+
+    /// Arguments after the parameters.
+    static constexpr std::size_t kTrailing = 4;
+};
+
+}  // namespace
+
+at::Tensor mlp_residual(const at::Tensor& hidden, const at::Tensor& norm_weight, double eps,
+                        Projections gate_up, Projections down, NodeOutput output) {
+    std::vector<at::Tensor> parameters = gate_up.parameters();
+    const std::vector<at::Tensor> of_down = down.parameters();
+    parameters.insert(parameters.end(), of_down.begin(), of_down.end());
+    return MlpResidual::apply(hidden, norm_weight, at::TensorList(parameters), eps, hold(std::move(gate_up)),
+                              hold(std::move(down)), output);
+}
+
+}  // namespace qlora::ops

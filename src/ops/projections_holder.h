@@ -1,0 +1,42 @@
+#pragma once
+
+#include <torch/csrc/autograd/custom_function.h>
+
+#include "qlora/ops/projection.h"
+
+/// What autograd nodes with projections share.
+namespace qlora::ops {
+
+/// Carries projections in the saved data of a node.
+struct ProjectionsHolder : torch::CustomClassHolder {
+    explicit ProjectionsHolder(Projections held) : value(std::move(held)) {}
+    Projections value;
+};
+using Holder = c10::intrusive_ptr<ProjectionsHolder>;
+
+inline Holder hold(Projections projections) {
+    return c10::make_intrusive<ProjectionsHolder>(std::move(projections));
+}
+
+inline void save(torch::autograd::AutogradContext* ctx, const Holder& holder,
+                 const char* key = "projections") {
+    ctx->saved_data[key] = c10::IValue::make_capsule(holder);
+}
+
+inline const Projections& saved_projections(torch::autograd::AutogradContext* ctx,
+                                            const char* key = "projections") {
+    return c10::static_intrusive_pointer_cast<ProjectionsHolder>(ctx->saved_data[key].toCapsule())->value;
+}
+
+/// Gradients of the fixed arguments first, then of the parameters, then one nothing for each trailing
+/// argument.
+inline torch::autograd::variable_list gradients(torch::autograd::variable_list fixed,
+                                                torch::autograd::variable_list parameters,
+                                                std::size_t trailing) {
+    fixed.insert(fixed.end(), std::make_move_iterator(parameters.begin()),
+                 std::make_move_iterator(parameters.end()));
+    fixed.resize(fixed.size() + trailing);
+    return fixed;
+}
+
+}  // namespace qlora::ops

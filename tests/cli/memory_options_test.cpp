@@ -1,0 +1,143 @@
+#include "cli/memory_options.h"
+
+#include <gtest/gtest.h>
+
+#include <map>
+#include <string>
+
+namespace qlora::cli {
+namespace {
+
+models::ModelConfig small_llama() {
+    models::ModelConfig config;
+    config.model_type = "llama";
+    config.vocab_size = 300;
+    config.hidden_size = 64;
+    config.intermediate_size = 160;
+    config.num_hidden_layers = 4;
+    config.num_attention_heads = 4;
+    config.num_key_value_heads = 2;
+    config.head_dim = 16;
+    config.sliding_window.assign(4, 0);
+    config.dtype = "float32";
+    return config;
+}
+
+RunConfig small_run() {
+    RunConfig config;
+    config.peft.r = 8;
+    config.peft.target_modules = "all-linear";
+    config.training.per_device_train_batch_size = 8;
+    config.training.gradient_accumulation_steps = 2;
+    return config;
+}
+
+/// 64 rows of 20 to 83 tokens, the second half of each supervised.
+RowLengths some_rows() {
+    RowLengths rows;
+    for (std::int64_t i = 0; i < 64; ++i) {
+        rows.tokens.push_back(20 + i);
+        rows.supervised.push_back((20 + i) / 2);
+    }
+    return rows;
+}
+
+std::map<std::string, std::int64_t> options_of(const RunConfig& config,
+                                               nn::Recomputation level = nn::Recomputation::kNone) {
+    train::MemoryChoice choice;
+    choice.recomputation = level;
+    std::map<std::string, std::int64_t> out;
+    for (const train::MemoryOption& option :
+         memory_options(config, small_llama(), some_rows(), choice, at::kCPU)) {
+        out[option.setting] = option.needed;
+    }
+    return out;
+}
+
+std::int64_t needed(const RunConfig& config, const RowLengths& rows = some_rows(),
+                    nn::Recomputation level = nn::Recomputation::kNone) {
+    train::MemoryRequest request = memory_request(config, small_llama(), rows, at::kCPU);
+    request.recomputation = level;
+    return train::plan_memory(request).needed();
+}
+
+TEST(MemoryRequest, holds_the_largest_micro_batch) {
+    RunConfig config = small_run();
+    config.training.per_device_train_batch_size = 1;
+    const train::MemoryRequest request = memory_request(config, small_llama(), some_rows(), at::kCPU);
+    EXPECT_EQ(request.tokens, 83);
+    EXPECT_EQ(request.supervised_tokens, 41);
+    config.training.per_device_train_batch_size = 64;
+    EXPECT_EQ(memory_request(config, small_llama(), some_rows(), at::kCPU).tokens, 64 * 20 + 63 * 32);
+    config.data.max_tokens_per_batch = 200;
+    EXPECT_LE(memory_request(config, small_llama(), some_rows(), at::kCPU).tokens, 200);
+    EXPECT_EQ(request.stored_bytes_per_weight, 4);
+    // A [r, in] and B [out, r] of q, k, v, o, gate, up, down in four layers.
+    EXPECT_EQ(request.trained_elements, 4 * 8 * ((64 + 64) * 2 + (64 + 32) * 2 + (64 + 160) * 3));
+}
+
+TEST(MemoryOptions, each_is_planned_as_the_changed_run_would_be) {
+    const RunConfig config = small_run();
+    const auto options = options_of(config);
+    const std::int64_t now = needed(config);
+    RunConfig changed = config;
+    changed.training.per_device_train_batch_size = 4;
+    EXPECT_EQ(options.at("training.per_device_train_batch_size: 4"), needed(changed));
+    changed = config;
+    changed.peft.r = 4;
+    EXPECT_EQ(options.at("peft.r: 4"), needed(changed));
+    changed = config;
+    changed.peft.target_modules = adapters::NameList{"q_proj", "v_proj"};
+    EXPECT_EQ(options.at(R"(peft.target_modules: ["q_proj", "v_proj"])"), needed(changed));
+    EXPECT_EQ(options.at("training.gradient_checkpointing: true"),
+              needed(config, some_rows(), nn::Recomputation::kLayers));
+    RowLengths short_rows;
+    for (std::int64_t i = 20; i <= 64; ++i) {
+        short_rows.tokens.push_back(i);
+        short_rows.supervised.push_back(i / 2);
+    }
+    EXPECT_EQ(options.at("data.max_length: 64"), needed(config, short_rows));
+    EXPECT_EQ(options.size(), 5U);
+    for (const auto& [setting, bytes] : options) EXPECT_LT(bytes, now) << setting;
+}
+
+TEST(MemoryOptions, follow_what_is_set) {
+    RunConfig config = small_run();
+    config.quantization.load_in_4bit = false;
+    config.peft.modules_to_save = adapters::NameList{"lm_head"};
+    auto options = options_of(config, nn::Recomputation::kLayers);
+    EXPECT_FALSE(options.contains("training.gradient_checkpointing: true")) << "is so already";
+    RunConfig changed = config;
+    changed.quantization.load_in_4bit = true;
+    EXPECT_EQ(options.at("quantization.load_in_4bit: true"),
+              needed(changed, some_rows(), nn::Recomputation::kLayers));
+    EXPECT_TRUE(options.contains("peft.modules_to_save: null"));
+
+    config.data.max_tokens_per_batch = 400;
+    config.peft.r = 1;
+    options = options_of(config);
+    EXPECT_TRUE(options.contains("data.max_tokens_per_batch: 200"));
+    for (const auto& [setting, bytes] : options) {
+        EXPECT_FALSE(setting.starts_with("training.per_device") || setting.starts_with("peft.r:")) << setting;
+    }
+
+    config.model.adapter = "somewhere";
+    for (const auto& [setting, bytes] : options_of(config)) {
+        EXPECT_FALSE(setting.starts_with("peft.")) << setting << ": an adapter's settings are what they are";
+    }
+}
+
+TEST(MemoryOptions, truncated_rows_stay_and_lose_their_end) {
+    RunConfig config = small_run();
+    config.data.overlong = data::Overlong::kTruncate;
+    RowLengths cut;
+    for (std::int64_t i = 20; i < 84; ++i) {
+        const std::int64_t lost = std::max<std::int64_t>(0, i - 64);
+        cut.tokens.push_back(i - lost);
+        cut.supervised.push_back(i / 2 - lost);
+    }
+    EXPECT_EQ(options_of(config).at("data.max_length: 64"), needed(config, cut));
+}
+
+}  // namespace
+}  // namespace qlora::cli
