@@ -88,11 +88,11 @@ TEST_P(MeasuredMemory, is_as_planned_on_every_level) {
     const data::StepPlan plan{.micro_batches = {{0, 1, 2, 3, 4, 5}}};
     for (const Recomputation level : {Recomputation::kNone, Recomputation::kMlp, Recomputation::kLayers}) {
         const nn::ForwardContext context{.training = true, .recomputation = level};
-        train::accumulate_gradients(*model, examples, plan, context,
-                                    {});  // makes what is kept, gradients too
+        // Makes what is kept, gradients too.
+        train::accumulate_gradients(*model, examples, plan, context, 1.0, {});
         ops::restart_arena_peak();
         const std::int64_t before = ops::arena_use().live;
-        train::accumulate_gradients(*model, examples, plan, context, {});
+        train::accumulate_gradients(*model, examples, plan, context, 1.0, {});
         request.recomputation = level;
         const train::MemoryPlan planned = train::plan_memory(request);
         const auto measured = static_cast<double>(ops::arena_use().peak - before);
