@@ -10,6 +10,7 @@
 #include "qlora/core/log.h"
 #include "qlora/models/base_loader.h"
 #include "qlora/models/quantize_checkpoint.h"
+#include "qlora/ops/gemm.h"
 #include "qlora/train/memory_plan.h"
 
 namespace qlora::cli {
@@ -122,6 +123,7 @@ std::int64_t set_threads(std::optional<std::int64_t> threads) {
     const std::int64_t cores = std::max<std::int64_t>(1, std::thread::hardware_concurrency());
     const std::int64_t wanted = threads.value_or(cores);
     if (threads || std::getenv("OMP_NUM_THREADS") == nullptr) at::set_num_threads(static_cast<int>(wanted));
+    ops::reserve_product_buffers();
     return at::get_num_threads();
 }
 

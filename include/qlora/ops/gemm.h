@@ -13,6 +13,10 @@ at::Tensor fp32(const at::Tensor& x);
 /// bf16 units are 5 to 110 times slower than this.
 at::Tensor matmul_fp32(const at::Tensor& a, const at::Tensor& b, at::ScalarType dtype);
 
+/// Makes the buffers in which MKL packs operands; it keeps them. Where memory is short it would silently take
+/// a path without them, whose sums have another order: so this comes before anything large is held.
+void reserve_product_buffers();
+
 /// A row-major fp32 matrix in memory: rows `stride` floats apart.
 struct MatrixView {
     const float* data;
