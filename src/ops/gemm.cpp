@@ -42,7 +42,7 @@ void gemm(std::int64_t m, std::int64_t n, std::int64_t k, float alpha, MatrixVie
 
 void reserve_product_buffers() {
     // Larger than any block that is packed at once.
-    const at::Tensor a = at::zeros({256, 512}, at::kFloat), b = at::zeros({512, 2048}, at::kFloat);
+    const at::Tensor a = at::zeros({512, 1024}, at::kFloat), b = at::zeros({1024, 4096}, at::kFloat);
     at::mm(a, b);
 }
 
