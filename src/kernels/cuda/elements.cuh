@@ -48,7 +48,7 @@ struct F32Elements {
     }
 };
 
-/// `Format` converts between a float and its 16 bits.
+/// `Format` converts between a float and its 16 bits, and rounds (of NaN only that it is one).
 template <class Format>
 struct SixteenBitElements {
     static constexpr int kPerWord = 2;
@@ -63,7 +63,7 @@ struct SixteenBitElements {
     static __device__ void store(void* base, int64_t index, float value) {
         static_cast<uint16_t*>(base)[index] = Format::encode(value);
     }
-    static __device__ float rounded(float value) { return Format::decode(Format::encode(value)); }
+    static __device__ float rounded(float value) { return Format::rounded(value); }
 
     static __device__ void load_group(const void* base, int64_t index, float (&values)[kGroup]) {
         const uint16_t* from = static_cast<const uint16_t*>(base) + index;
@@ -106,6 +106,13 @@ struct F16Format {
         return float_to_f16(value);
 #endif
     }
+    static __device__ float rounded(float value) {
+#if defined(__CUDA_ARCH__)
+        return __half2float(__float2half_rn(value));
+#else
+        return decode(encode(value));
+#endif
+    }
 };
 struct BF16Format {
     static __device__ float decode(uint16_t bits) { return bf16_to_float(bits); }
@@ -114,6 +121,13 @@ struct BF16Format {
         return value == value ? __bfloat16_as_ushort(__float2bfloat16_rn(value)) : kBF16Nan;
 #else
         return float_to_bf16(value);
+#endif
+    }
+    static __device__ float rounded(float value) {
+#if defined(__CUDA_ARCH__)
+        return __bfloat162float(__float2bfloat16_rn(value));
+#else
+        return decode(encode(value));
 #endif
     }
 };
