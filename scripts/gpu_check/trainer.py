@@ -48,12 +48,6 @@ def train(programs, config, limit, *flags, extra=()):
     return [line for _, line in finished.log]
 
 
-def has_setting(programs, name, limit):
-    """Whether this build knows section.key, by the help that it prints."""
-    text = run([programs / "qlora-train", "--help-config"], os.environ, limit=limit).stdout
-    return re.search(rf"\b{re.escape(name.rpartition('.')[2])}\b", text) is not None
-
-
 def planned_bytes(log):
     """What the program planned to use at most; None when it did not say."""
     for line in log:

@@ -36,7 +36,8 @@ std::vector<train::MemoryOption> memory_options(const RunConfig& config, const m
                          nn::Recomputation level) {
         train::MemoryRequest request = memory_request(changed, model, lengths, device);
         request.recomputation = level;
-        request.keep_dense = choice.keep_dense;
+        request.keep_dense =
+            choice.keep_dense && changed.training.cache_dequantized != train::CacheDequantized::kOff;
         options.push_back({std::move(setting), train::plan_memory(request).needed()});
     };
     const auto add_change = [&](std::string setting, const auto& change) {
@@ -60,6 +61,11 @@ std::vector<train::MemoryOption> memory_options(const RunConfig& config, const m
     }
     if (choice.recomputation != nn::Recomputation::kLayers) {
         add("training.gradient_checkpointing: true", config, rows, nn::Recomputation::kLayers);
+    }
+    if (choice.keep_dense) {
+        add_change("training.cache_dequantized: false", [](RunConfig& changed) {
+            changed.training.cache_dequantized = train::CacheDequantized::kOff;
+        });
     }
     if (!config.quantization.load_in_4bit) {
         add_change("quantization.load_in_4bit: true",

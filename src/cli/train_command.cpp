@@ -176,9 +176,9 @@ int train(const TrainFlags& flags, Program& program) {
 
     const RowLengths rows = row_lengths(data.train);
     const std::int64_t available = train::available_memory_bytes(device);
-    const train::MemoryChoice memory =
-        train::choose_memory(memory_request(config, folder.config, rows, device),
-                             config.training.gradient_checkpointing, available);
+    const train::MemoryChoice memory = train::choose_memory(
+        memory_request(config, folder.config, rows, device), config.training.gradient_checkpointing,
+        available, config.training.cache_dequantized);
     spdlog::info("{}", memory.text);
     spdlog::info("{}", memory.plan.text());
     program.set_memory_advice(train::memory_advice(

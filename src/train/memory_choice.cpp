@@ -11,17 +11,18 @@ bool fits(const MemoryPlan& plan, std::int64_t available) {
     return plan.needed() <= available / 10 * 9;
 }
 
-/// The level with kept fp32 forms where they fit, else without.
-MemoryChoice at_level(MemoryRequest request, nn::Recomputation level, std::int64_t available) {
+/// The level with kept fp32 forms where they fit, else without; or as `cache` says.
+MemoryChoice at_level(MemoryRequest request, nn::Recomputation level, std::int64_t available,
+                      CacheDequantized cache) {
     request.recomputation = level;
-    for (const bool keep : {true, false}) {
-        request.keep_dense = keep;
-        const MemoryPlan plan = plan_memory(request);
-        if (!keep || (plan.dense_copies <= dense_limit(available) && fits(plan, available))) {
-            return {.recomputation = level, .keep_dense = keep, .plan = plan, .text = {}};
-        }
+    request.keep_dense = cache != CacheDequantized::kOff;
+    MemoryPlan plan = plan_memory(request);
+    if (cache == CacheDequantized::kAuto &&
+        (plan.dense_copies > dense_limit(available) || !fits(plan, available))) {
+        request.keep_dense = false;
+        plan = plan_memory(request);
     }
-    return {};
+    return {.recomputation = level, .keep_dense = request.keep_dense, .plan = plan, .text = {}};
 }
 
 bool needs_less(const MemoryChoice& a, const MemoryChoice& b) {
@@ -30,11 +31,12 @@ bool needs_less(const MemoryChoice& a, const MemoryChoice& b) {
 
 }  // namespace
 
-MemoryChoice choose_memory(MemoryRequest request, GradientCheckpointing setting, std::int64_t available) {
+MemoryChoice choose_memory(MemoryRequest request, GradientCheckpointing setting, std::int64_t available,
+                           CacheDequantized cache) {
     std::vector<MemoryChoice> choices;
     std::string needs;
     for (const auto& [name, level] : enum_table(nn::Recomputation{})) {
-        choices.push_back(at_level(request, level, available));
+        choices.push_back(at_level(request, level, available, cache));
         needs +=
             fmt::format("{}{} {}", needs.empty() ? "" : ", ", name, gigabytes(choices.back().plan.needed()));
     }

@@ -43,9 +43,11 @@ RowLengths some_rows() {
 }
 
 std::map<std::string, std::int64_t> options_of(const RunConfig& config,
-                                               nn::Recomputation level = nn::Recomputation::kNone) {
+                                               nn::Recomputation level = nn::Recomputation::kNone,
+                                               bool keep_dense = false) {
     train::MemoryChoice choice;
     choice.recomputation = level;
+    choice.keep_dense = keep_dense;
     std::map<std::string, std::int64_t> out;
     for (const train::MemoryOption& option :
          memory_options(config, small_llama(), some_rows(), choice, at::kCPU)) {
@@ -137,6 +139,15 @@ TEST(MemoryOptions, truncated_rows_stay_and_lose_their_end) {
         cut.supervised.push_back(i / 2 - lost);
     }
     EXPECT_EQ(options_of(config).at("data.max_length: 64"), needed(config, cut));
+}
+
+TEST(MemoryOptions, a_cache_can_be_left_out_where_there_is_one) {
+    const RunConfig config = small_run();
+    constexpr const char* kOption = "training.cache_dequantized: false";
+    EXPECT_FALSE(options_of(config).contains(kOption));
+    const auto options = options_of(config, nn::Recomputation::kNone, true);
+    ASSERT_TRUE(options.contains(kOption));
+    EXPECT_EQ(options.at(kOption), needed(config));
 }
 
 }  // namespace

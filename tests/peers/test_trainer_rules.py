@@ -294,7 +294,7 @@ def timeless(output):
 
 
 @pytest.mark.parametrize("compute_dtype", ["float32", "bfloat16"])
-def test_reruns_and_gradient_checkpointing_are_byte_equal(compute_dtype, train):
+def test_reruns_and_memory_savers_are_byte_equal(compute_dtype, train):
     settings = {"num_train_epochs": 2, "per_device_train_batch_size": 2, "gradient_accumulation_steps": 2,
                 "weight_decay": 0.01, "log_rows": True}
     common = {
@@ -305,10 +305,11 @@ def test_reruns_and_gradient_checkpointing_are_byte_equal(compute_dtype, train):
     plain = train(11, settings, name="plain", **common)
     again = train(11, settings, name="again", **common)
     frugal = train(11, {**settings, "gradient_checkpointing": True}, name="frugal", **common)
+    packed = train(11, {**settings, "cache_dequantized": False}, name="packed", **common)
     other = train(11, {**settings, "seed": 43}, name="other", **common)
     hashes = file_hashes(plain / "adapter")
     assert "adapter_model.safetensors" in hashes and "tokenizer.json" in hashes
-    for output in (again, frugal):
+    for output in (again, frugal, packed):
         assert file_hashes(output / "adapter") == hashes
         assert timeless(output) == timeless(plain)
     assert file_hashes(other / "adapter")["adapter_model.safetensors"] != hashes["adapter_model.safetensors"]

@@ -101,6 +101,18 @@ TEST(MemoryChoice, fp32_forms_take_a_quarter_of_the_available_memory_at_most) {
     EXPECT_FALSE(train::choose_memory(request, GradientCheckpointing::kOff, 4 * copies - 4).keep_dense);
 }
 
+TEST(MemoryChoice, a_set_cache_is_kept_or_left_out_whatever_fits) {
+    for (const std::int64_t available : {std::int64_t{1}, std::int64_t{1} << 60}) {
+        const auto choose = [&](train::CacheDequantized cache) {
+            return train::choose_memory(long_rows(), GradientCheckpointing::kAuto, available, cache)
+                .keep_dense;
+        };
+        EXPECT_TRUE(choose(train::CacheDequantized::kOn));
+        EXPECT_FALSE(choose(train::CacheDequantized::kOff));
+        EXPECT_EQ(choose(train::CacheDequantized::kAuto), available > 1);
+    }
+}
+
 TEST(MemoryChoice, the_line_tells_setting_level_needs_and_available) {
     MemoryRequest request = long_rows();
     request.tokens = 2'000'000;

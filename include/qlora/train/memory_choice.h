@@ -18,8 +18,10 @@ struct MemoryChoice {
 };
 
 /// The fastest way that fits in nine tenths of `available` bytes, or else the one that needs least. true and
-/// false choose the level; kept fp32 forms are given up before anything is made again.
-MemoryChoice choose_memory(MemoryRequest request, GradientCheckpointing setting, std::int64_t available);
+/// false choose the level; kept fp32 forms are given up before anything is made again, unless `cache` says
+/// what becomes of them.
+MemoryChoice choose_memory(MemoryRequest request, GradientCheckpointing setting, std::int64_t available,
+                           CacheDequantized cache = CacheDequantized::kAuto);
 
 /// A changed setting and what the run would need with it.
 struct MemoryOption {

@@ -30,6 +30,13 @@ constexpr EnumTable<GradientCheckpointing, 3> enum_table(GradientCheckpointing) 
              {"auto", GradientCheckpointing::kAuto}}};
 }
 
+enum class CacheDequantized { kOff, kOn, kAuto };
+constexpr EnumTable<CacheDequantized, 3> enum_table(CacheDequantized) {
+    return {{{"false", CacheDequantized::kOff},
+             {"true", CacheDequantized::kOn},
+             {"auto", CacheDequantized::kAuto}}};
+}
+
 /// The `training` section, named as in transformers' TrainingArguments.
 struct TrainingConfig {
     std::filesystem::path output_dir;
@@ -55,6 +62,7 @@ struct TrainingConfig {
     bool load_best_model_at_end = false;
     std::int64_t seed = 42;
     GradientCheckpointing gradient_checkpointing = GradientCheckpointing::kOff;
+    CacheDequantized cache_dequantized = CacheDequantized::kAuto;
     bool full_determinism = false;
     std::int64_t max_nonfinite_steps = 3;
     bool log_rows = false;
@@ -106,6 +114,9 @@ struct TrainingConfig {
         visit("gradient_checkpointing", self.gradient_checkpointing, {.free_on_resume = true},
               "recompute activations in the backward pass: less memory, slower, same numbers; auto: as much "
               "as the memory demands");
+        visit("cache_dequantized", self.cache_dequantized, {.free_on_resume = true},
+              "keep the frozen weights in the form that products read besides: faster, more memory, same "
+              "numbers; auto: when a quarter of the free memory holds them");
         visit("full_determinism", self.full_determinism, {},
               "bit-equal reruns and resumes on a GPU too, at some cost (the CPU always is)");
         visit("max_nonfinite_steps", self.max_nonfinite_steps, {.min = 1, .free_on_resume = true},
