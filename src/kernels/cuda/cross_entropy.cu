@@ -112,11 +112,9 @@ __device__ RowSum sum_of_block(const PartialSum& own) {
     return {max, sum};
 }
 
-/// Elements before the first that lies at a multiple of 16 bytes.
-__device__ int misaligned_head(const void* row, const RowsShape& shape) {
-    const int head =
-        static_cast<int>((16 - reinterpret_cast<uintptr_t>(row) % 16) % 16) / shape.element_bytes;
-    return head < shape.columns ? head : shape.columns;
+/// Elements before the first that lies at a multiple of 16 bytes; a short row may have fewer.
+__device__ int misaligned_head(const void* row, int element_bytes) {
+    return static_cast<int>((16 - reinterpret_cast<uintptr_t>(row) % 16) % 16) / element_bytes;
 }
 
 template <class Elements>
@@ -127,7 +125,7 @@ __device__ void write_gradient(void* row, const RowsShape& shape, int target, fl
         return column == target ? p - 1.0f : p;
     };
     const int thread = static_cast<int>(threadIdx.x);
-    const int head = misaligned_head(row, shape);
+    const int head = misaligned_head(row, shape.element_bytes);
     const int grouped = (shape.columns - head) / kGroup * kGroup;
     for (int from = thread * kGroup; from < grouped; from += kThreads * kGroup) {
         float values[kGroup];

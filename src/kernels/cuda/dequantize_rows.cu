@@ -76,11 +76,11 @@ int64_t pieces_of(int64_t columns) {
 void check(const DequantizeRowsParams& params) {
     const Nf4View& weight = params.weight;
     if (!is_valid_blocksize(weight.blocksize)) throw std::invalid_argument("dequantize_rows_nf4: blocksize");
-    if (params.columns < 1 || weight.n < 0 || weight.n % params.columns != 0) {
+    if (params.columns < 1 || weight.n % params.columns != 0) {
         throw std::invalid_argument("dequantize_rows_nf4: the weight is not of whole rows");
     }
     const int64_t rows = weight.n / params.columns;
-    if (params.first < 0 || params.count < 0 || params.first > rows || params.count > rows - params.first) {
+    if (params.first < 0 || params.count < 0 || params.count > rows - params.first) {
         throw std::invalid_argument("dequantize_rows_nf4: rows outside the matrix");
     }
     if (params.appended_columns < 0 || (params.appended_columns > 0 && params.appended == nullptr)) {
@@ -99,12 +99,14 @@ void dequantize_rows_nf4(const DequantizeRowsParams& params, Stream stream) {
     if (params.count == 0) return;
     const int64_t own = pieces_of(params.columns);
     const int64_t per_row = own + pieces_of(params.appended_columns);
-    if (params.count > 0x7fffffff / per_row) throw std::invalid_argument("a tensor too large for one launch");
+    uint32_t pieces = 0;
+    if (__builtin_mul_overflow(params.count, per_row, &pieces)) {
+        throw std::invalid_argument("dequantize_rows_nf4: more than 2^32 pieces of 16 columns");
+    }
     const int64_t row_bytes = (params.columns + params.appended_columns) * float_bytes(params.type);
     const bool vectors = params.columns % kGroup == 0 && row_bytes % 16 == 0 && is_aligned(params.out, 16) &&
                          is_aligned(params.weight.packed, 8) && is_aligned(params.appended, 16);
-    const PiecesShape shape{static_cast<uint32_t>(own), static_cast<uint32_t>(per_row),
-                            static_cast<uint32_t>(params.count * per_row),
+    const PiecesShape shape{static_cast<uint32_t>(own), static_cast<uint32_t>(per_row), pieces,
                             __builtin_ctz(static_cast<unsigned>(params.weight.blocksize)), vectors};
     const LaunchConfig config{dim3(grid_size(shape.count, kThreads)), dim3(kThreads)};
     with_elements(params.type, [&](auto elements) {

@@ -16,7 +16,6 @@ template <class Elements>
 __global__ void __launch_bounds__(kThreads) drop_groups(DropoutParams params, float scale, bool vectors) {
     const int64_t begin =
         (blockIdx.x * static_cast<int64_t>(kThreads) + static_cast<int64_t>(threadIdx.x)) * kGroup;
-    if (begin >= params.n) return;
     const bool whole = vectors && begin + kGroup <= params.n;
     float values[kGroup];
     if (whole) {

@@ -174,7 +174,7 @@ TEST(DeviceScoreRowsArguments, ImpossibleOnesThrow) {
     refused(bytes, -1, 4);
     refused(bytes, 1, 0);
     refused(bytes, 0, -4);
-    refused(bytes, 1, (int64_t{1} << 30) + 1);
+    refused(bytes, 0, (int64_t{1} << 30) + 1);
     refused(bytes + 2, 1, 4);
 }
 
