@@ -105,8 +105,9 @@ __device__ RowSum sum_of_block(const PartialSum& own) {
     const double warp_total = warp_sum(own.sum * static_cast<double>(factor));
     if (first_lane) sums[warp] = warp_total;
     __syncthreads();
+    const bool first_thread = threadIdx.x == 0;
     double sum = 0.0;
-    if (threadIdx.x == 0) {
+    if (first_thread) {
         for (int i = 0; i < kWarps; ++i) sum += sums[i];
     }
     return {max, sum};
