@@ -5,20 +5,14 @@
 #include <map>
 #include <string>
 
+#include "support/llama_config.h"
+
 namespace qlora::cli {
 namespace {
 
 models::ModelConfig small_llama() {
-    models::ModelConfig config;
-    config.model_type = "llama";
-    config.vocab_size = 300;
-    config.hidden_size = 64;
-    config.intermediate_size = 160;
-    config.num_hidden_layers = 4;
-    config.num_attention_heads = 4;
-    config.num_key_value_heads = 2;
-    config.head_dim = 16;
-    config.sliding_window.assign(4, 0);
+    models::ModelConfig config = test::llama_config(
+        {.vocab = 300, .hidden = 64, .inner = 160, .layers = 4, .heads = 4, .kv_heads = 2, .head_dim = 16});
     config.dtype = "float32";
     return config;
 }

@@ -1,4 +1,5 @@
 #include "qlora/train/memory_choice.h"
+#include "support/llama_config.h"
 
 #include <gtest/gtest.h>
 
@@ -12,15 +13,8 @@ using train::MemoryRequest;
 
 /// Llama's shapes, a hundredth of its width; activations outweigh all else.
 MemoryRequest long_rows() {
-    models::ModelConfig config;
-    config.model_type = "llama";
-    config.vocab_size = 300;
-    config.hidden_size = 40;
-    config.intermediate_size = 140;
-    config.num_hidden_layers = 32;
-    config.num_attention_heads = 4;
-    config.num_key_value_heads = 1;
-    config.head_dim = 10;
+    models::ModelConfig config = test::llama_config(
+        {.vocab = 300, .hidden = 40, .inner = 140, .layers = 32, .heads = 4, .kv_heads = 1, .head_dim = 10});
     MemoryRequest request{.config = config};
     request.trained_elements = 1000;
     request.tokens = 20'000;

@@ -4,6 +4,7 @@
 
 #include "qlora/core/error.h"
 #include "qlora/train/adamw.h"
+#include "support/llama_config.h"
 
 namespace qlora {
 namespace {
@@ -13,15 +14,8 @@ using train::MemoryRequest;
 
 /// One layer has 8 x (8 + 8) + 8 x (4 + 4) + 3 x 8 x 16 = 576 weights; two layers 1152.
 MemoryRequest small_request() {
-    models::ModelConfig config;
-    config.model_type = "llama";
-    config.vocab_size = 10;
-    config.hidden_size = 8;
-    config.intermediate_size = 16;
-    config.num_hidden_layers = 2;
-    config.num_attention_heads = 2;
-    config.num_key_value_heads = 1;
-    config.head_dim = 4;
+    models::ModelConfig config = test::llama_config(
+        {.vocab = 10, .hidden = 8, .inner = 16, .layers = 2, .heads = 2, .kv_heads = 1, .head_dim = 4});
     MemoryRequest request{.config = config};
     request.tokens = 100;
     request.supervised_tokens = 30;
