@@ -53,7 +53,7 @@ def blanked(text):
         return re.sub(r"[^\n]", " ", match[0])
 
     text = re.sub(r'//[^\n]*|/\*.*?\*/|"(?:\\.|[^"\\\n])*"', blank, text, flags=re.S)
-    return re.sub(r"#if defined\(__CUDACC__\).*?#(?:else|endif)", blank, text, flags=re.S)
+    return re.sub(r"#if defined\(__CUDA(?:CC|_ARCH)__\).*?#(?:else|endif)", blank, text, flags=re.S)
 
 
 def closing(text, opening):
