@@ -5,6 +5,14 @@
 #include "qlora/ops/device.h"
 
 namespace qlora::nn {
+namespace {
+
+/// The linear's adapter, unless the whole linear is trained in its place.
+const LinearAdapter* adapter_of(const Linear* linear) {
+    return linear->trains_whole_module() ? nullptr : linear->adapter();
+}
+
+}  // namespace
 
 LinearGroup::LinearGroup(std::vector<const Linear*> linears) : linears_(std::move(linears)) {}
 
@@ -30,9 +38,7 @@ ops::Projections LinearGroup::projections(const ForwardContext& context) const {
     for (const Linear* linear : linears_) {
         ops::Projection part{
             .weight = &linear->weight(), .trained_weight = linear->trained_weight(), .bias = linear->bias()};
-        if (linear->adapter() != nullptr && !linear->trains_whole_module()) {
-            part.adapter = linear->adapter()->low_rank(context);
-        }
+        if (adapter_of(linear) != nullptr) part.adapter = adapter_of(linear)->low_rank(context);
         out.parts.push_back(std::move(part));
     }
     // Recomputation repeats a pass under another grad mode, and must take the same way.
@@ -55,8 +61,8 @@ ops::Projections LinearGroup::projections(const ForwardContext& context) const {
 std::vector<std::int64_t> LinearGroup::versions() const {
     std::vector<std::int64_t> out;
     for (const Linear* linear : linears_) {
-        if (linear->adapter() == nullptr) continue;
-        for (const auto& [name, tensor] : linear->adapter()->parameters()) out.push_back(tensor._version());
+        if (adapter_of(linear) == nullptr) continue;
+        for (const auto& [name, tensor] : adapter_of(linear)->parameters()) out.push_back(tensor._version());
     }
     return out;
 }
@@ -75,9 +81,7 @@ at::Tensor LinearGroup::stacked() const {
 at::Tensor LinearGroup::make_stacked() const {
     const at::AutoGradMode no_gradients(false);
     const bool adds = folds();
-    std::int64_t rows = 0;
-    for (const Linear* linear : linears_) rows += linear->out_features();
-    at::Tensor out = at::empty({rows, linears_.front()->in_features()}, at::kFloat);
+    at::Tensor out = at::empty({out_features(), linears_.front()->in_features()}, at::kFloat);
     std::int64_t first = 0;
     for (const Linear* linear : linears_) {
         at::Tensor part = out.narrow(0, first, linear->out_features());
@@ -97,20 +101,15 @@ void LinearGroup::update_adapters() const {
     std::vector<std::int64_t> now = versions();
     if (now.empty() || (a_.defined() && now == adapter_versions_)) return;
     const at::AutoGradMode no_gradients(false);
-    std::int64_t rank = 0, rows = 0;
-    for (const Linear* linear : linears_) {
-        rows += linear->out_features();
-        if (linear->adapter() != nullptr) rank += linear->adapter()->low_rank({}).a.size(0);
-    }
     const Weight& weight = linears_.front()->weight();
     const at::TensorOptions options = at::TensorOptions(weight.device()).dtype(at::kFloat);
-    at::Tensor a = at::zeros({ops::appended_columns(rank), linears_.front()->in_features()}, options);
-    columns_ = at::zeros({rows, ops::appended_columns(rank)}, options);
+    at::Tensor a = at::zeros({appended_columns(), linears_.front()->in_features()}, options);
+    columns_ = at::zeros({out_features(), appended_columns()}, options);
     std::int64_t first = 0, column = 0;
     for (const Linear* linear : linears_) {
         const std::int64_t out = linear->out_features();
-        if (linear->adapter() != nullptr) {
-            const ops::LowRank part = linear->adapter()->low_rank({});
+        if (adapter_of(linear) != nullptr) {
+            const ops::LowRank part = adapter_of(linear)->low_rank({});
             const std::int64_t r = part.a.size(0);
             a.narrow(0, column, r).copy_(part.a);
             columns_.narrow(0, first, out).narrow(1, column, r).copy_(part.b).mul_(part.scaling);
@@ -122,13 +121,22 @@ void LinearGroup::update_adapters() const {
     adapter_versions_ = std::move(now);
 }
 
-std::vector<std::int64_t> LinearGroup::scratch_shape() const {
-    std::int64_t rows = 0, rank = 0;
+std::int64_t LinearGroup::out_features() const {
+    std::int64_t rows = 0;
+    for (const Linear* linear : linears_) rows += linear->out_features();
+    return rows;
+}
+
+std::int64_t LinearGroup::appended_columns() const {
+    std::int64_t rank = 0;
     for (const Linear* linear : linears_) {
-        rows += linear->out_features();
-        if (linear->adapter() != nullptr) rank += linear->adapter()->low_rank({}).a.size(0);
+        if (adapter_of(linear) != nullptr) rank += adapter_of(linear)->low_rank({}).a.size(0);
     }
-    return {rows, linears_.front()->in_features() + ops::appended_columns(rank)};
+    return ops::appended_columns(rank);
+}
+
+std::vector<std::int64_t> LinearGroup::scratch_shape() const {
+    return {out_features(), linears_.front()->in_features() + appended_columns()};
 }
 
 std::vector<at::Tensor> LinearGroup::scratch_inputs() const {
@@ -155,9 +163,9 @@ void LinearGroup::write_scratch(at::Tensor& out) const {
 ops::DeviceOperands LinearGroup::device_operands() const {
     const at::AutoGradMode no_gradients(false);
     update_adapters();
+    // Trained weights change without being counted as adapters do: they are written anew each time.
     const bool keeps = keeps_ && !trains_a_weight();
-    // Trained weights change without being counted as adapters do.
-    if (!keeps && scratch_ != nullptr && !trains_a_weight()) {
+    if (!keeps_ && scratch_ != nullptr && !trains_a_weight()) {
         return {.weight = scratch_->acquire(*this), .a = a_};
     }
     if (keeps && kept_.defined()) {

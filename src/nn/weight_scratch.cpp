@@ -25,6 +25,10 @@ WeightScratch::WeightScratch(const std::vector<const ScratchSource*>& sources, a
     }
 }
 
+bool WeightScratch::holds(const Buffer& buffer, const ScratchSource& source) {
+    return buffer.holds == &source && buffer.version == source.scratch_version();
+}
+
 at::Tensor WeightScratch::view_for(const Buffer& buffer, const ScratchSource& source) {
     return buffer.memory.narrow(0, 0, elements_of(source)).view(source.scratch_shape());
 }
@@ -37,6 +41,7 @@ void WeightScratch::wait_for(Buffer& buffer) {
 
 void WeightScratch::write_ahead(Buffer& buffer, const ScratchSource& source) {
     source.prepare_scratch();
+    if (holds(buffer, source)) return;
     at::Tensor out = view_for(buffer, source);
     if (second_stream_) {
         // All that reads the buffer, and all that made the source's inputs, is queued on the current stream.
@@ -58,13 +63,10 @@ void WeightScratch::write_ahead(Buffer& buffer, const ScratchSource& source) {
 at::Tensor WeightScratch::acquire(const ScratchSource& source) {
     ++requests_;
     source.prepare_scratch();
-    const auto is_held = [&](const Buffer& buffer) {
-        return buffer.holds == &source && buffer.version == source.scratch_version();
-    };
-    if (!is_held(buffers_[current_])) current_ = 1 - current_;
+    if (!holds(buffers_[current_], source)) current_ = 1 - current_;
     Buffer& buffer = buffers_[current_];
     wait_for(buffer);
-    if (is_held(buffer)) {
+    if (holds(buffer, source)) {
         ++hits_;
     } else {
         at::Tensor out = view_for(buffer, source);
@@ -75,10 +77,8 @@ at::Tensor WeightScratch::acquire(const ScratchSource& source) {
     if (last_.second != nullptr) follows_[last_] = &source;
     last_ = {last_.second, &source};
     const auto next = follows_.find(last_);
-    if (next != follows_.end()) {
-        Buffer& other = buffers_[1 - current_];
-        wait_for(other);
-        write_ahead(other, *next->second);
+    if (next != follows_.end() && next->second != &source) {
+        write_ahead(buffers_[1 - current_], *next->second);
     }
     return view_for(buffer, source);
 }

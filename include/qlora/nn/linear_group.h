@@ -21,7 +21,8 @@ class LinearGroup final : public ScratchSource {
 
     ops::Projections projections(const ForwardContext& context) const;
 
-    /// Whether the stacked matrix stays in memory between passes: 4 bytes a weight.
+    /// Whether the stacked matrix stays in memory between passes: 4 bytes a weight, on a device as many as
+    /// the compute dtype has.
     void keep_dense(bool keep);
     /// On a device, where a matrix that is not kept is written; outlives the group's use.
     void use_scratch(WeightScratch* scratch) { scratch_ = scratch; }
@@ -33,6 +34,9 @@ class LinearGroup final : public ScratchSource {
     std::vector<at::Tensor> scratch_inputs() const override;
 
   private:
+    std::int64_t out_features() const;
+    /// Columns of a device's matrix behind those of the weights.
+    std::int64_t appended_columns() const;
     bool trains_a_weight() const;
     bool folds() const;
     at::Tensor stacked() const;

@@ -23,8 +23,10 @@ class Weight final : public ops::FrozenWeight {
     at::Tensor dense_rows(std::int64_t first, std::int64_t count) const override;
     bool stores(at::ScalarType dtype) const override;
     at::Tensor rows_as(std::int64_t first, std::int64_t count, at::ScalarType dtype) const override;
-    void write_extended(at::Tensor out, const at::Tensor& appended) const override;
     at::Tensor multiply_few(const at::Tensor& x) const override;
+    /// Into `out` [out, in + k] on a device, in its dtype: the weight, and `appended` [out, k] fp32 behind
+    /// each row; undefined: nothing.
+    void write_extended(at::Tensor out, const at::Tensor& appended) const;
     /// All of it into `out`, fp32 [out, in], rows contiguous.
     void dense_into(at::Tensor& out) const;
     at::ScalarType compute_dtype() const { return compute_dtype_; }

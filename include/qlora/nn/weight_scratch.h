@@ -19,7 +19,7 @@ class ScratchSource {
     virtual std::vector<std::int64_t> scratch_shape() const = 0;
     /// Brings what `write_scratch` reads up to date, on the current stream.
     virtual void prepare_scratch() const = 0;
-    /// A number for what would be written now; another one once adapters have changed.
+    /// Numbers for what would be written now; others once adapters have changed.
     virtual std::vector<std::int64_t> scratch_version() const = 0;
     virtual void write_scratch(at::Tensor& out) const = 0;
     /// Tensors that `write_scratch` reads and that may be replaced by newer ones.
@@ -49,6 +49,7 @@ class WeightScratch {
     };
     using Turn = std::pair<const ScratchSource*, const ScratchSource*>;
 
+    static bool holds(const Buffer& buffer, const ScratchSource& source);
     static at::Tensor view_for(const Buffer& buffer, const ScratchSource& source);
     void wait_for(Buffer& buffer);
     void write_ahead(Buffer& buffer, const ScratchSource& source);

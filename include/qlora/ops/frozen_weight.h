@@ -22,11 +22,6 @@ class FrozenWeight {
     virtual at::Tensor rows_as(std::int64_t first, std::int64_t count, at::ScalarType dtype) const {
         return dense_rows(first, count).to(dtype);
     }
-    /// Into `out` [out, in + k]: W, and `appended` [out, k] fp32 behind each row; k may be 0.
-    virtual void write_extended(at::Tensor out, const at::Tensor& appended) const {
-        out.narrow(1, 0, in_features()).copy_(dense());
-        if (appended.defined()) out.narrow(1, in_features(), appended.size(1)).copy_(appended);
-    }
     /// x [n, in] W^T in x's dtype for at most kFewRows rows, straight from how it is stored; undefined where
     /// nothing is gained by that.
     virtual at::Tensor multiply_few(const at::Tensor& /*x*/) const { return {}; }
