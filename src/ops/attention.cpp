@@ -77,9 +77,6 @@ struct HeadsFirst {
     at::Tensor q, k, v;
 };
 
-/// The result [T, q_size] and what backward needs: logsumexp, on the CPU fp32 [T, heads].
-using Attended = CudaAttended;
-
 Attended attend(const at::Tensor& qkv, const SequenceOffsets& sequences, const AttentionShape& shape) {
     if (qkv.is_cuda()) return cuda_attend(qkv, sequences, shape);
     const std::vector<std::int64_t>& offsets = sequences.host;

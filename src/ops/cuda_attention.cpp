@@ -9,8 +9,10 @@ namespace {
 constexpr std::int64_t kCausalFromTopLeft = 1;
 constexpr int kFirstFlashCapability = 80;
 
-bool uses_flash(const at::Tensor& x) {
-    return x.scalar_type() != at::kFloat &&
+bool uses_flash(const at::Tensor& x, const AttentionShape& shape) {
+    // What LibTorch's flash kernels take.
+    const bool fits = shape.head_dim % 8 == 0 && shape.head_dim <= 256;
+    return fits && x.scalar_type() != at::kFloat &&
            device_kernels(x)->compute_capability(x.device().index()) >= kFirstFlashCapability;
 }
 
@@ -50,10 +52,10 @@ at::Tensor summed(const at::Tensor& x, const AttentionShape& shape) {
 
 }  // namespace
 
-CudaAttended cuda_attend(const at::Tensor& qkv, const SequenceOffsets& offsets, const AttentionShape& shape) {
+Attended cuda_attend(const at::Tensor& qkv, const SequenceOffsets& offsets, const AttentionShape& shape) {
     const Heads in(qkv, shape);
     const std::int64_t longest = offsets.longest();
-    if (uses_flash(qkv)) {
+    if (uses_flash(qkv, shape)) {
         auto [out, logsumexp, seed, offset, debug] =
             at::_flash_attention_forward(in.q, in.k, in.v, offsets.device, offsets.device, longest, longest,
                                          0.0, true, false, std::nullopt, tokens_before(shape), std::nullopt);
@@ -66,7 +68,7 @@ CudaAttended cuda_attend(const at::Tensor& qkv, const SequenceOffsets& offsets, 
     return {.out = out.squeeze(0).flatten(1), .logsumexp = logsumexp, .seed = seed, .offset = offset};
 }
 
-at::Tensor cuda_attend_backward(const at::Tensor& g, const at::Tensor& qkv, const CudaAttended& saved,
+at::Tensor cuda_attend_backward(const at::Tensor& g, const at::Tensor& qkv, const Attended& saved,
                                 const SequenceOffsets& offsets, const AttentionShape& shape) {
     const Heads in(qkv, shape);
     const std::int64_t longest = offsets.longest();
@@ -74,7 +76,7 @@ at::Tensor cuda_attend_backward(const at::Tensor& g, const at::Tensor& qkv, cons
     const at::Tensor out = heads_of(saved.out, 0, shape.heads, shape.head_dim);
     at::Tensor d_qkv = at::empty_like(qkv);
     const Heads to(d_qkv, shape);
-    if (uses_flash(qkv)) {
+    if (uses_flash(qkv, shape)) {
         const auto [dq, dk, dv] = at::_flash_attention_backward(
             d_out, in.q, in.k, in.v, out, saved.logsumexp, offsets.device, offsets.device, longest, longest,
             0.0, true, saved.seed, saved.offset, std::nullopt, tokens_before(shape), std::nullopt);

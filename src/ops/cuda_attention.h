@@ -6,15 +6,16 @@
 /// memory-efficient for fp32 and older cards.
 namespace qlora::ops {
 
-struct CudaAttended {
-    at::Tensor out;        ///< [T, q_size]
-    at::Tensor logsumexp;  ///< as the kernel returns it
-    at::Tensor seed, offset;
+/// What attention gives and keeps for backward, on the CPU too.
+struct Attended {
+    at::Tensor out;           ///< [T, q_size]
+    at::Tensor logsumexp;     ///< on the CPU fp32 [T, heads], on a GPU as its kernel returns it
+    at::Tensor seed, offset;  ///< of the GPU's kernels, which ask for them in backward
 };
-CudaAttended cuda_attend(const at::Tensor& qkv, const SequenceOffsets& offsets, const AttentionShape& shape);
+Attended cuda_attend(const at::Tensor& qkv, const SequenceOffsets& offsets, const AttentionShape& shape);
 
 /// Gradient of the rotated qkv.
-at::Tensor cuda_attend_backward(const at::Tensor& g, const at::Tensor& qkv, const CudaAttended& saved,
+at::Tensor cuda_attend_backward(const at::Tensor& g, const at::Tensor& qkv, const Attended& saved,
                                 const SequenceOffsets& offsets, const AttentionShape& shape);
 
 }  // namespace qlora::ops

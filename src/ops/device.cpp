@@ -4,6 +4,7 @@
 #include <dlfcn.h>
 
 #include "qlora/core/error.h"
+#include "qlora/core/log.h"
 
 namespace qlora::ops {
 namespace {
@@ -22,7 +23,7 @@ std::string load_fault(const char* library) {
 /// Makes CUDA usable: driver, LibTorch's CUDA library, a GPU, the kernels, in the order in which a machine
 /// without them is told apart fastest. Returns what is missing, or nothing.
 std::string load_cuda() {
-    if (dlopen("libcuda.so.1", RTLD_NOW | RTLD_GLOBAL) == nullptr) {
+    if (!has_nvidia_driver()) {
         return "this machine has no NVIDIA driver (libcuda.so.1 was not found)";
     }
     if (dlopen("libtorch_cuda.so", RTLD_NOW | RTLD_GLOBAL) == nullptr) {
@@ -46,18 +47,26 @@ std::string load_cuda() {
 
 }  // namespace
 
+bool has_nvidia_driver() {
+    return dlopen("libcuda.so.1", RTLD_NOW | RTLD_GLOBAL) != nullptr;
+}
+
 std::string cuda_fault() {
     static const std::string fault = load_cuda();
     return fault;
 }
 
 at::Device select_device(const std::string& name, const std::string& setting) {
-    if (name == "cpu" || (name == "auto" && !cuda_fault().empty())) return at::kCPU;
+    if (name == "cpu") return at::kCPU;
+    if (name == "auto" && !cuda_fault().empty()) {
+        if (has_nvidia_driver()) spdlog::warn("{}: auto takes the CPU, because {}", setting, cuda_fault());
+        return at::kCPU;
+    }
     if (!cuda_fault().empty()) {
         throw ConfigError(setting + ": '" + name + "' was asked for, but " + cuda_fault() +
                           R"(; use "cpu" or "auto")");
     }
-    const at::Device device(name == "auto" ? "cuda:0" : name == "cuda" ? "cuda:0" : name);
+    const at::Device device(name == "auto" || name == "cuda" ? "cuda:0" : name);
     const auto count = static_cast<int>(at::accelerator::deviceCount());
     if (device.index() >= count) {
         throw ConfigError(setting + ": '" + name + "' was asked for, but this machine has " +

@@ -1,8 +1,8 @@
 #include <algorithm>
 
 #include "head_loss.h"
-#include "mm_to_fp32.h"
 #include "qlora/ops/device.h"
+#include "qlora/ops/gemm.h"
 
 namespace qlora::ops {
 namespace {

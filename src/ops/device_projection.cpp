@@ -1,8 +1,8 @@
 #include "device_projection.h"
 
-#include "mm_to_fp32.h"
 #include "parts.h"
 #include "qlora/ops/device.h"
+#include "qlora/ops/gemm.h"
 
 namespace qlora::ops {
 namespace {

@@ -14,8 +14,9 @@ at::Tensor fp32(const at::Tensor& x) {
     return x.scalar_type() == at::kFloat ? x : x.to(at::kFloat);
 }
 
-at::Tensor matmul_fp32(const at::Tensor& a, const at::Tensor& b, at::ScalarType dtype) {
-    return at::mm(fp32(a), fp32(b)).to(dtype);
+at::Tensor mm_to_fp32(const at::Tensor& a, const at::Tensor& b) {
+    if (a.is_cuda() && a.scalar_type() != at::kFloat) return at::mm(a, b, at::kFloat);
+    return at::mm(fp32(a), fp32(b));
 }
 
 void gemm(std::int64_t m, std::int64_t n, std::int64_t k, float alpha, MatrixView a, MatrixView b, float beta,

@@ -30,9 +30,14 @@ NormResult rms_norm_forward(const at::Tensor& x, const at::Tensor& weight, doubl
                             const at::Tensor& residual) {
     if (residual.defined() && device_kernels(x) == nullptr) {
         const at::Tensor sum = x + residual;
-        NormResult out = rms_norm_forward(sum, weight, eps, into);
+        NormResult out = rms_norm_forward(sum, weight, eps);
         out.sum = sum;
         return out;
+    }
+    if (!is_fp32(x) && device_kernels(x) == nullptr) {
+        const at::Tensor wide = x.to(at::kFloat);
+        const at::Tensor inverse = at::rsqrt(wide.pow(2).mean(-1).add_(eps));
+        return {.y = rms_norm_again(x, weight, inverse), .inverse = inverse, .sum = {}};
     }
     const std::int64_t rows = x.size(0), size = x.size(1);
     const at::Tensor source = x.contiguous(), scale = fp32(weight);
@@ -55,12 +60,6 @@ NormResult rms_norm_forward(const at::Tensor& x, const at::Tensor& weight, doubl
                          current_stream(x));
         return out;
     }
-    if (!is_fp32(x)) {
-        const at::Tensor wide = x.to(at::kFloat);
-        out.inverse = at::rsqrt(wide.pow(2).mean(-1).add_(eps));
-        out.y = rms_norm_again(x, weight, out.inverse, into);
-        return out;
-    }
     const float* from = source.const_data_ptr<float>();
     const float* factors = scale.const_data_ptr<float>();
     float* y = out.y.mutable_data_ptr<float>();
@@ -72,11 +71,14 @@ NormResult rms_norm_forward(const at::Tensor& x, const at::Tensor& weight, doubl
     return out;
 }
 
-at::Tensor rms_norm_again(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& inverse,
-                          const at::Tensor& into) {
+at::Tensor rms_norm_again(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& inverse) {
+    if (!is_fp32(x) && device_kernels(x) == nullptr) {
+        const at::Tensor normed = (x.to(at::kFloat) * inverse.unsqueeze(1)).to(x.scalar_type());
+        return normed.mul(weight.to(x.scalar_type()));
+    }
     const std::int64_t rows = x.size(0), size = x.size(1);
     const at::Tensor source = x.contiguous(), scale = fp32(weight);
-    at::Tensor y = into.defined() ? into : at::empty_like(source);
+    at::Tensor y = at::empty_like(source);
     if (const kernels::KernelTable* device = device_kernels(x)) {
         device->rms_norm_again({.x = source.const_data_ptr(),
                                 .weight = scale.const_data_ptr<float>(),
@@ -88,10 +90,6 @@ at::Tensor rms_norm_again(const at::Tensor& x, const at::Tensor& weight, const a
                                 .type = float_type(x.scalar_type())},
                                current_stream(x));
         return y;
-    }
-    if (!is_fp32(x)) {
-        const at::Tensor normed = (x.to(at::kFloat) * inverse.unsqueeze(1)).to(x.scalar_type());
-        return y.copy_(normed.mul(weight.to(x.scalar_type())));
     }
     const float* from = source.const_data_ptr<float>();
     const float* factors = scale.const_data_ptr<float>();

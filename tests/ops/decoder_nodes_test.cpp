@@ -45,6 +45,22 @@ TEST(NormProject, sums_both_gradients_of_the_residual_stream) {
         kBound);
 }
 
+TEST(NormProject, what_is_pending_is_added_before_the_norm) {
+    const DenseWeight weight(gaussian({kSize, kSize}, 5) * 0.2);
+    expect_equal_with_gradients(
+        {gaussian({kTokens, kSize}, 1), gaussian({kSize}, 2), gaussian({kRank, kSize}, 3) * 0.2,
+         gaussian({kSize, kRank}, 4) * 0.2, gaussian({kTokens, kSize}, 6)},
+        [&](const auto& in) {
+            const auto [y, residual] = norm_project(in[0], in[1], 1e-5, adapted(weight, in[2], in[3]), in[4]);
+            return y + residual * 3;
+        },
+        [&](const auto& in) {
+            const at::Tensor sum = in[0] + in[4];
+            return exact_linear(exact_norm(sum, in[1]), weight, in[2], in[3]) + sum * 3;
+        },
+        kBound);
+}
+
 TEST(NormProject, adapters_train_above_a_frozen_input) {
     const DenseWeight weight(gaussian({kSize, kSize}, 5));
     const at::Tensor a = gaussian({kRank, kSize}, 3).requires_grad_(),

@@ -1,5 +1,7 @@
 #pragma once
 
+#include <cstddef>
+
 #include "qlora/kernels/cuda_kernels.h"
 #include "qlora/kernels/cuda_layer.h"
 #include "qlora/kernels/cuda_loss.h"

@@ -14,9 +14,11 @@ namespace qlora::ops {
 /// ConfigError with the reason when a GPU was asked for and cannot be used; `setting` is what asked.
 at::Device select_device(const std::string& name, const std::string& setting = "model.device");
 
-/// Why CUDA cannot be used on this machine or with this build, in one sentence; empty once `select_device`
-/// has chosen it.
+/// Why CUDA cannot be used on this machine or with this build, in one sentence, or nothing; loads what CUDA
+/// needs when it is first asked.
 std::string cuda_fault();
+/// Whether this machine means to have a GPU.
+bool has_nvidia_driver();
 
 /// Kernels for tensors on a device; null where the CPU's own paths run.
 const kernels::KernelTable* device_kernels(at::Device device);

@@ -9,9 +9,8 @@ namespace qlora::ops {
 /// `x` in fp32, itself when it is.
 at::Tensor fp32(const at::Tensor& x);
 
-/// a [m, k] times b [k, n] accumulated in fp32, rounded once to `dtype`. ATen's bf16 products on CPUs without
-/// bf16 units are 5 to 110 times slower than this.
-at::Tensor matmul_fp32(const at::Tensor& a, const at::Tensor& b, at::ScalarType dtype);
+/// a [m, k] times b [k, n], of one dtype, with fp32 sums and an fp32 result: gradients of fp32 parameters.
+at::Tensor mm_to_fp32(const at::Tensor& a, const at::Tensor& b);
 
 /// Makes the buffers in which MKL packs operands; it keeps them. Where memory is short it would silently take
 /// a path without them, whose sums have another order: so this comes before anything large is held.

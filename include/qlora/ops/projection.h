@@ -78,10 +78,10 @@ struct Projections {
 /// append: saves `project` a copy. Undefined where no kernels of a device run.
 at::Tensor projection_input(const Projections& projections, const at::Tensor& like, std::int64_t columns);
 
-/// y in x's dtype (fp32 or bf16). Sums in fp32; in bf16 the base's result is rounded before the adapter's is
-/// added in fp32 and the sum rounded, as peft does; a
-/// device makes both in one product with fp32 sums. In fp32 `residual` [T, sum of out], if defined, is where
-/// the sums start; in bf16 it is added to the rounded y.
+/// y in x's dtype. Sums in fp32; in bf16 the base's result is rounded before the adapter's is added in fp32
+/// and the sum rounded, as peft does, while a device makes both in one product. In fp32 and on a device
+/// `residual` [T, sum of out], if defined, is where the sums start; in bf16 on the CPU it is added to the
+/// rounded y.
 at::Tensor project(const Projections& projections, const at::Tensor& x, const at::Tensor& residual = {});
 
 /// Gradient of x for g [T, sum of out], the gradient of y; g's dtype. Where a device's product makes scaling

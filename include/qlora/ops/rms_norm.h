@@ -12,13 +12,12 @@ struct NormResult {
 
 /// y = weight * round(x / sqrt(mean(x^2) + eps)) over the last dimension of x [rows, size], statistics in
 /// fp32, the normalised value rounded to x's dtype before the weight (transformers' LlamaRMSNorm).
-/// `into`, if defined, is the memory of y; its rows may lie apart where kernels of a device run. `residual`,
-/// if defined, is added to x first.
+/// `residual`, if defined, is added to x first. `into`, if defined, is the memory of y, whose rows may lie
+/// apart; only where kernels of a device run.
 NormResult rms_norm_forward(const at::Tensor& x, const at::Tensor& weight, double eps,
                             const at::Tensor& into = {}, const at::Tensor& residual = {});
 /// y of the same bits again, from the saved statistics.
-at::Tensor rms_norm_again(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& inverse,
-                          const at::Tensor& into = {});
+at::Tensor rms_norm_again(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& inverse);
 /// Gradient of x for dy, plus `residual` (the gradient that reached x directly) if defined.
 at::Tensor rms_norm_backward(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& weight,
                              const at::Tensor& inverse, const at::Tensor& residual = {});

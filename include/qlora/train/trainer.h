@@ -58,6 +58,8 @@ struct RunSummary {
 class Trainer {
   public:
     Trainer(TrainerInput input, TrainingConfig config, Callback& callback);
+    Trainer(const Trainer&) = delete;  // the loss scaler refers to the state
+    Trainer& operator=(const Trainer&) = delete;
 
     /// Continues from a whole checkpoint of this run; before `run`. The caller has compared the identities.
     void resume_from(const std::filesystem::path& checkpoint);
