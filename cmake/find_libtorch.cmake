@@ -23,6 +23,9 @@ add_library(qlora_libtorch INTERFACE)
 # The wheel's headers carry their own fmt and protobuf: last on the search path, so that Debian's win.
 target_compile_options(qlora_libtorch INTERFACE "SHELL:-idirafter ${QLORA_TORCH_ROOT}/include"
   "SHELL:-idirafter ${QLORA_TORCH_ROOT}/include/torch/csrc/api/include")
+# Without it at::parallel_for, a template, runs on one thread. Of the two libgomp.so.1, LibTorch's is loaded.
+target_compile_options(qlora_libtorch INTERFACE -fopenmp)
+target_link_options(qlora_libtorch INTERFACE -fopenmp)
 # Old-style RPATH, so that a later dlopen("libtorch_cuda.so") finds what it needs.
 target_link_options(qlora_libtorch INTERFACE
   -Wl,--disable-new-dtags -Wl,-rpath,${QLORA_TORCH_ROOT}/lib -Wl,--allow-shlib-undefined)

@@ -3,6 +3,7 @@
 #include <cmath>
 
 #include "qlora/kernels/philox.h"
+#include "qlora/ops/gemm.h"
 
 namespace qlora::adapters {
 namespace {
@@ -57,7 +58,7 @@ ops::LowRank LoraLayer::low_rank(const nn::ForwardContext& context) const {
 }
 
 void LoraLayer::add_delta(at::Tensor& weight) const {
-    weight.addmm_(b_.detach(), a_.detach(), 1.0, scaling_);
+    ops::product(b_.detach(), {.b = a_.detach(), .out = weight, .start = weight, .alpha = scaling_});
 }
 
 at::Tensor LoraLayer::delta_weight() const {

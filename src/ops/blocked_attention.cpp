@@ -3,6 +3,7 @@
 #include <ATen/Parallel.h>
 
 #include <algorithm>
+#include <atomic>
 #include <cmath>
 #include <cstddef>
 
@@ -14,7 +15,7 @@ namespace {
 
 /// Query rows of a block: enough for BLAS to be near its rate, few enough that little is computed above the
 /// diagonal.
-constexpr std::int64_t kBlockRows = 32;
+constexpr std::int64_t kBlockRows = 48;
 
 /// One block of query rows of one head, and the keys it sees.
 struct Item {
@@ -46,20 +47,36 @@ std::vector<Item> items_of(const std::vector<AttentionSequence>& sequences, cons
     return items;
 }
 
-/// First items of `pieces` contiguous stretches of about equal work, and the end.
-std::vector<std::size_t> cut(const std::vector<Item>& items, std::size_t pieces) {
-    std::int64_t total = 0;
-    for (const Item& item : items) total += item.rows * item.keys;
-    std::vector<std::size_t> begins = {0};
-    std::int64_t done = 0;
-    for (std::size_t i = 0; i < items.size(); ++i) {
-        if (done * static_cast<std::int64_t>(pieces) >= total * static_cast<std::int64_t>(begins.size())) {
-            begins.push_back(i);
+/// Query rows of a head that one piece of work takes at least when a head is cut.
+constexpr std::int64_t kCutRows = 512;
+
+/// Consecutive items of one head. How heads are cut depends on lengths alone, so that the sums of a gradient
+/// have one order with any number of threads.
+struct Piece {
+    std::size_t begin, end;
+};
+
+std::vector<Piece> pieces_of(const std::vector<Item>& items,
+                             const std::vector<AttentionSequence>& sequences) {
+    std::vector<Piece> pieces;
+    for (std::size_t begin = 0; begin < items.size();) {
+        std::size_t end = begin;
+        std::int64_t work = 0;
+        for (; end < items.size() && items[end].sequence == items[begin].sequence &&
+               items[end].head == items[begin].head;
+             ++end) {
+            work += items[end].rows * items[end].keys;
         }
-        done += items[i].rows * items[i].keys;
+        std::size_t middle = end;
+        if (sequences[items[begin].sequence].n >= 2 * kCutRows) {
+            std::int64_t half = work;
+            for (middle = begin; 2 * half > work; ++middle) half -= items[middle].rows * items[middle].keys;
+        }
+        pieces.push_back({begin, middle});
+        if (middle < end) pieces.push_back({middle, end});
+        begin = end;
     }
-    begins.push_back(items.size());
-    return begins;
+    return pieces;
 }
 
 std::int64_t largest_block(const std::vector<Item>& items) {
@@ -81,17 +98,15 @@ MatrixView view(const Rows& rows, std::int64_t row, std::int64_t column, bool tr
     return {.data = rows.row(row) + column, .stride = rows.stride, .transposed = transposed};
 }
 
-/// Runs f(piece, first item, end item) with one piece a thread.
-template <class F>
-void in_parallel(const std::vector<Item>& items, F&& f) {
-    const auto threads = static_cast<std::size_t>(std::max(1, at::get_num_threads()));
-    const std::vector<std::size_t> begins = cut(items, at::in_parallel_region() ? 1 : threads);
-    const auto pieces = static_cast<std::int64_t>(begins.size()) - 1;
-    at::parallel_for(0, pieces, 1, [&](std::int64_t begin, std::int64_t end) {
-        for (std::int64_t piece = begin; piece < end; ++piece) {
-            const auto index = static_cast<std::size_t>(piece);
-            f(index, begins[index], begins[index + 1]);
-        }
+/// Runs make_worker() on each thread and what it returns, f(piece), for each piece, whichever thread is free.
+template <class MakeWorker>
+void in_parallel(std::size_t pieces, const MakeWorker& make_worker) {
+    const std::int64_t threads =
+        std::min(static_cast<std::int64_t>(pieces), static_cast<std::int64_t>(at::get_num_threads()));
+    std::atomic<std::size_t> next{0};
+    at::parallel_for(0, threads, 1, [&](std::int64_t, std::int64_t) {
+        auto work = make_worker();
+        for (std::size_t piece = next.fetch_add(1); piece < pieces; piece = next.fetch_add(1)) work(piece);
     });
 }
 
@@ -99,28 +114,33 @@ void in_parallel(const std::vector<Item>& items, F&& f) {
 
 void attention_forward(const std::vector<AttentionSequence>& sequences, const AttentionShape& shape) {
     const std::vector<Item> items = items_of(sequences, shape);
+    const std::vector<Piece> pieces = pieces_of(items, sequences);
     const std::int64_t dim = shape.head_dim;
-    const std::int64_t largest = largest_block(items);
-    in_parallel(items, [&](std::size_t, std::size_t begin, std::size_t end) {
-        std::vector<float> scores(static_cast<std::size_t>(largest));
-        for (std::size_t i = begin; i < end; ++i) {
-            const Item& item = items[i];
-            const AttentionSequence& s = sequences[item.sequence];
-            const std::int64_t q_column = item.head * dim, column = kv_column(shape, item.head);
-            gemm(item.rows, item.keys, dim, 1.0F, view(s.q, item.first_row, q_column),
-                 view(s.k, item.first_key, column, true), 0.0F, scores.data(), item.keys);
-            kernels::cpu::attention_softmax(
-                scores.data(), item.rows, item.keys, item.keys, scale_of(shape), item.visible,
-                s.logsumexp + item.first_row * shape.heads + item.head, shape.heads);
-            gemm(item.rows, dim, item.keys, 1.0F, {.data = scores.data(), .stride = item.keys},
-                 view(s.v, item.first_key, column), 0.0F, s.out.row(item.first_row) + q_column, s.out.stride);
-        }
-    });
+    const auto largest = static_cast<std::size_t>(largest_block(items));
+    const auto worker = [&] {
+        return [&, scores = std::vector<float>(largest)](std::size_t piece) mutable {
+            for (std::size_t i = pieces[piece].begin; i < pieces[piece].end; ++i) {
+                const Item& item = items[i];
+                const AttentionSequence& s = sequences[item.sequence];
+                const std::int64_t q_column = item.head * dim, column = kv_column(shape, item.head);
+                block_product(item.rows, item.keys, dim, view(s.q, item.first_row, q_column),
+                              view(s.k, item.first_key, column, true), false, scores.data(), item.keys);
+                kernels::cpu::attention_softmax(
+                    scores.data(), item.rows, item.keys, item.keys, scale_of(shape), item.visible,
+                    s.logsumexp + item.first_row * shape.heads + item.head, shape.heads);
+                block_product(item.rows, dim, item.keys, {.data = scores.data(), .stride = item.keys},
+                              view(s.v, item.first_key, column), false, s.out.row(item.first_row) + q_column,
+                              s.out.stride);
+            }
+        };
+    };
+    in_parallel(pieces.size(), worker);
 }
 
 namespace {
 
-/// Gradients of the keys and values of one head, summed over its query blocks: [m, head_dim] each.
+/// Gradients of the keys and values of one head, summed over the query blocks of one piece: [m, head_dim]
+/// each.
 struct KeyValueSums {
     std::size_t sequence = 0;
     std::int64_t head = -1;
@@ -150,24 +170,23 @@ void backward_block(const Item& item, const AttentionSequence& s, const Attentio
         delta[r] = dot(out, d_out, dim);
     }
     const MatrixView q = view(s.q, item.first_row, q_column), d_out = view(g.d_out, item.first_row, q_column);
-    gemm(item.rows, item.keys, dim, 1.0F, q, view(s.k, item.first_key, column, true), 0.0F, scores.data(),
-         item.keys);
-    gemm(item.rows, item.keys, dim, 1.0F, d_out, view(s.v, item.first_key, column, true), 0.0F, dp.data(),
-         item.keys);
+    block_product(item.rows, item.keys, dim, q, view(s.k, item.first_key, column, true), false, scores.data(),
+                  item.keys);
+    block_product(item.rows, item.keys, dim, d_out, view(s.v, item.first_key, column, true), false, dp.data(),
+                  item.keys);
     kernels::cpu::attention_softmax_backward(
         scores.data(), dp.data(), item.rows, item.keys, item.keys, scale_of(shape), item.visible,
         s.logsumexp + item.first_row * shape.heads + item.head, shape.heads, delta, 1);
     const MatrixView p = {.data = scores.data(), .stride = item.keys, .transposed = true};
     const MatrixView ds = {.data = dp.data(), .stride = item.keys, .transposed = true};
-    gemm(item.keys, dim, item.rows, 1.0F, p, d_out, 1.0F, sums.dv.data() + item.first_key * dim, dim);
-    gemm(item.keys, dim, item.rows, 1.0F, ds, q, 1.0F, sums.dk.data() + item.first_key * dim, dim);
-    gemm(item.rows, dim, item.keys, 1.0F, {.data = dp.data(), .stride = item.keys},
-         view(s.k, item.first_key, column), 0.0F, g.dq.row(item.first_row) + q_column, g.dq.stride);
+    block_product(item.keys, dim, item.rows, p, d_out, true, sums.dv.data() + item.first_key * dim, dim);
+    block_product(item.keys, dim, item.rows, ds, q, true, sums.dk.data() + item.first_key * dim, dim);
+    block_product(item.rows, dim, item.keys, {.data = dp.data(), .stride = item.keys},
+                  view(s.k, item.first_key, column), false, g.dq.row(item.first_row) + q_column, g.dq.stride);
 }
 
-/// Sums each head's part into the keys and values it shares, in the order of the pieces: the same for the
-/// same number of threads.
-void add_to_shared_heads(const std::vector<std::vector<KeyValueSums>>& pieces,
+/// Sums each head's part into the keys and values it shares, in the order of the pieces.
+void add_to_shared_heads(const std::vector<KeyValueSums>& pieces,
                          const std::vector<AttentionSequence>& sequences,
                          const std::vector<AttentionGradients>& gradients, const AttentionShape& shape) {
     std::int64_t longest = 0;
@@ -179,17 +198,15 @@ void add_to_shared_heads(const std::vector<std::vector<KeyValueSums>>& pieces,
                 std::fill_n(gradients[s].dv.row(row), shape.kv_size(), 0.0F);
             }
         }
-        for (const std::vector<KeyValueSums>& piece : pieces) {
-            for (const KeyValueSums& sums : piece) {
-                const AttentionGradients& g = gradients[sums.sequence];
-                const std::int64_t column = kv_column(shape, sums.head);
-                for (std::int64_t row = begin; row < std::min(end, sequences[sums.sequence].m); ++row) {
-                    const std::size_t from = static_cast<std::size_t>(row * shape.head_dim);
-                    float *dk = g.dk.row(row) + column, *dv = g.dv.row(row) + column;
-                    for (std::int64_t c = 0; c < shape.head_dim; ++c) {
-                        dk[c] += sums.dk[from + static_cast<std::size_t>(c)];
-                        dv[c] += sums.dv[from + static_cast<std::size_t>(c)];
-                    }
+        for (const KeyValueSums& sums : pieces) {
+            const AttentionGradients& g = gradients[sums.sequence];
+            const std::int64_t column = kv_column(shape, sums.head);
+            for (std::int64_t row = begin; row < std::min(end, sequences[sums.sequence].m); ++row) {
+                const std::size_t from = static_cast<std::size_t>(row * shape.head_dim);
+                float *dk = g.dk.row(row) + column, *dv = g.dv.row(row) + column;
+                for (std::int64_t c = 0; c < shape.head_dim; ++c) {
+                    dk[c] += sums.dk[from + static_cast<std::size_t>(c)];
+                    dv[c] += sums.dv[from + static_cast<std::size_t>(c)];
                 }
             }
         }
@@ -201,24 +218,23 @@ void add_to_shared_heads(const std::vector<std::vector<KeyValueSums>>& pieces,
 void attention_backward(const std::vector<AttentionSequence>& sequences,
                         const std::vector<AttentionGradients>& gradients, const AttentionShape& shape) {
     const std::vector<Item> items = items_of(sequences, shape);
+    const std::vector<Piece> pieces = pieces_of(items, sequences);
     const auto largest = static_cast<std::size_t>(largest_block(items));
-    std::vector<std::vector<KeyValueSums>> pieces(
-        static_cast<std::size_t>(std::max(1, at::get_num_threads())) + 1);
-    in_parallel(items, [&](std::size_t piece, std::size_t begin, std::size_t end) {
-        std::vector<float> scores(largest), dp(largest);
-        std::vector<KeyValueSums>& heads = pieces[piece];
-        for (std::size_t i = begin; i < end; ++i) {
-            const Item& item = items[i];
-            const AttentionSequence& s = sequences[item.sequence];
-            if (heads.empty() || heads.back().sequence != item.sequence || heads.back().head != item.head) {
-                const auto size = static_cast<std::size_t>(s.m * shape.head_dim);
-                heads.push_back(
-                    {item.sequence, item.head, std::vector<float>(size), std::vector<float>(size)});
+    std::vector<KeyValueSums> sums(pieces.size());
+    const auto worker = [&] {
+        return [&, scores = std::vector<float>(largest),
+                dp = std::vector<float>(largest)](std::size_t piece) mutable {
+            const Item& first = items[pieces[piece].begin];
+            const AttentionSequence& s = sequences[first.sequence];
+            const auto size = static_cast<std::size_t>(s.m * shape.head_dim);
+            sums[piece] = {first.sequence, first.head, std::vector<float>(size), std::vector<float>(size)};
+            for (std::size_t i = pieces[piece].begin; i < pieces[piece].end; ++i) {
+                backward_block(items[i], s, gradients[first.sequence], shape, scores, dp, sums[piece]);
             }
-            backward_block(item, s, gradients[item.sequence], shape, scores, dp, heads.back());
-        }
-    });
-    add_to_shared_heads(pieces, sequences, gradients, shape);
+        };
+    };
+    in_parallel(pieces.size(), worker);
+    add_to_shared_heads(sums, sequences, gradients, shape);
 }
 
 }  // namespace qlora::ops

@@ -36,8 +36,7 @@ at::Tensor logits_into(const at::Tensor& hidden, const FrozenWeight& head, const
     const at::Tensor wide = fp32(hidden);
     at::Tensor logits = buffer.narrow(0, 0, hidden.size(0));
     for_each_panel(head, [&](const at::Tensor& panel, std::int64_t first, std::int64_t count) {
-        at::Tensor columns = logits.narrow(1, first, count);
-        at::mm_out(columns, wide, panel.t());
+        product(wide, {.b = panel.t(), .out = logits.narrow(1, first, count)});
     });
     if (hidden.scalar_type() != at::kFloat) logits.copy_(logits.to(hidden.scalar_type()));
     return logits;
@@ -90,11 +89,15 @@ HeadLoss head_loss(const at::Tensor& hidden, const FrozenWeight& head, const at:
         if (wanted.hidden) {
             at::Tensor gradient = at::empty({n, hidden.size(1)}, at::kFloat);
             for_each_panel(head, [&](const at::Tensor& panel, std::int64_t first, std::int64_t count) {
-                gradient.addmm_(logits.narrow(1, first, count), panel, first == 0 ? 0.0 : 1.0);
+                product(logits.narrow(1, first, count),
+                        {.b = panel, .out = gradient, .start = first == 0 ? at::Tensor() : gradient});
             });
             result.gradient_hidden.narrow(0, begin, n).copy_(gradient);
         }
-        if (wanted.head) result.gradient_head.addmm_(logits.t(), fp32(hidden.narrow(0, begin, n)));
+        if (wanted.head) {
+            const at::Tensor& sum = result.gradient_head;
+            product(logits.t(), {.b = fp32(hidden.narrow(0, begin, n)), .out = sum, .start = sum});
+        }
     });
     result.loss = scalar_of(loss);
     return result;

@@ -39,42 +39,56 @@ SharedInput adapters_of_x(const Projections& projections) {
 /// dropout(x) A^T [T, r]; `joint` holds x A^T of the adapters that share x.
 at::Tensor low_rank_input(const LowRank& adapter, const at::Tensor& x, const at::Tensor& joint,
                           std::int64_t begin) {
-    if (begin < 0) return at::mm(apply_dropout(x, adapter.dropout), adapter.a.detach().t());
+    if (begin < 0) return product(apply_dropout(x, adapter.dropout), adapter.a.detach().t());
     return joint.narrow(1, begin, adapter.a.size(0));
 }
 
 /// scaling * g B [T, r] for the gradient g [T, out] of the part's output.
 at::Tensor low_rank_gradient(const LowRank& adapter, const at::Tensor& g) {
-    return at::mm(g, adapter.b.detach()).mul_(adapter.scaling);
+    return product(g, adapter.b.detach(), adapter.scaling);
+}
+
+/// Those of all parts that share x, side by side [T, rank].
+at::Tensor low_rank_gradients(const Projections& projections, const SharedInput& shared, const at::Tensor& g,
+                              std::int64_t rank) {
+    at::Tensor joint = at::empty({g.size(0), rank}, g.options());
+    std::size_t index = 0;
+    for_each_part(projections, [&](const Projection& part, std::int64_t first, std::int64_t columns) {
+        const std::int64_t begin = shared.begins[index++];
+        if (begin < 0) return;
+        product(g.narrow(1, first, columns), {.b = part.adapter->b.detach(),
+                                              .out = joint.narrow(1, begin, part.adapter->a.size(0)),
+                                              .alpha = part.adapter->scaling});
+    });
+    return joint;
 }
 
 void add_adapters(const Projections& projections, const at::Tensor& x, at::Tensor& y) {
     const SharedInput shared = adapters_of_x(projections);
-    const at::Tensor joint = shared.a.defined() ? at::mm(x, shared.a.t()) : at::Tensor();
+    const at::Tensor joint = shared.a.defined() ? product(x, shared.a.t()) : at::Tensor();
     std::size_t index = 0;
     for_each_part(projections, [&](const Projection& part, std::int64_t first, std::int64_t columns) {
         const std::int64_t begin = shared.begins[index++];
         if (!part.adapter) return;
         const at::Tensor h = low_rank_input(*part.adapter, x, joint, begin);
-        y.narrow(1, first, columns).addmm_(h, part.adapter->b.detach().t(), 1.0, part.adapter->scaling);
+        const at::Tensor out = y.narrow(1, first, columns);
+        product(
+            h, {.b = part.adapter->b.detach().t(), .out = out, .start = out, .alpha = part.adapter->scaling});
     });
 }
 
+/// x W^T, from `residual` on where it is defined.
 at::Tensor gemm_product(const Projections& projections, const at::Tensor& x, const at::Tensor& residual) {
-    at::Tensor y;
-    if (residual.defined()) {
-        y = residual.clone();
-    } else {
-        y = at::empty({x.size(0), projections.out_features()}, x.options());
-    }
-    const double keeps = residual.defined() ? 1.0 : 0.0;
+    at::Tensor y = at::empty({x.size(0), projections.out_features()}, x.options());
     if (projections.stacked) {
-        y.addmm_(x, projections.stacked().t(), keeps);
-    } else {
-        for_each_part(projections, [&](const Projection& part, std::int64_t first, std::int64_t columns) {
-            y.narrow(1, first, columns).addmm_(x, weight_of(part).t(), keeps);
-        });
+        product(x, {.b = projections.stacked().t(), .out = y, .start = residual});
+        return y;
     }
+    for_each_part(projections, [&](const Projection& part, std::int64_t first, std::int64_t columns) {
+        product(x, {.b = weight_of(part).t(),
+                    .out = y.narrow(1, first, columns),
+                    .start = residual.defined() ? residual.narrow(1, first, columns) : residual});
+    });
     return y;
 }
 
@@ -110,6 +124,11 @@ std::int64_t Projections::out_features() const {
     return std::accumulate(
         parts.begin(), parts.end(), std::int64_t{0},
         [](std::int64_t sum, const Projection& part) { return sum + part.out_features(); });
+}
+
+std::int64_t Projections::in_features() const {
+    const Projection& part = parts.front();
+    return part.trained_weight.defined() ? part.trained_weight.size(1) : part.weight->in_features();
 }
 
 std::vector<at::Tensor> Projections::parameters() const {
@@ -152,17 +171,20 @@ at::Tensor project(const Projections& projections, const at::Tensor& x, const at
 at::Tensor project_backward(const Projections& projections, const at::Tensor& g, at::Tensor* low_rank) {
     if (device_kernels(g) != nullptr) return device_project_backward(projections, g, low_rank);
     const at::Tensor wide = fp32(g);
-    at::Tensor gx;
+    at::Tensor gx = at::empty({wide.size(0), projections.in_features()}, wide.options());
     if (projections.stacked) {
-        gx = at::mm(wide, projections.stacked());
+        std::vector<RightFactor> rights = {{.b = projections.stacked(), .out = gx}};
+        // The adapter of the one part sees the whole of g: g B comes with the same product.
+        const std::optional<LowRank>& adapter = projections.parts.front().adapter;
+        if (low_rank != nullptr && projections.parts.size() == 1 && adapter && adapter->dropout.p <= 0) {
+            *low_rank = at::empty({wide.size(0), adapter->a.size(0)}, wide.options());
+            rights.push_back({.b = adapter->b.detach(), .out = *low_rank, .alpha = adapter->scaling});
+        }
+        products(wide, rights);
     } else {
         for_each_part(projections, [&](const Projection& part, std::int64_t first, std::int64_t columns) {
-            const at::Tensor part_g = wide.narrow(1, first, columns);
-            if (gx.defined()) {
-                gx.addmm_(part_g, weight_of(part));
-            } else {
-                gx = at::mm(part_g, weight_of(part));
-            }
+            product(wide.narrow(1, first, columns),
+                    {.b = weight_of(part), .out = gx, .start = first > 0 ? gx : at::Tensor()});
         });
     }
     if (!projections.folded) {
@@ -171,9 +193,9 @@ at::Tensor project_backward(const Projections& projections, const at::Tensor& g,
             const LowRank& adapter = *part.adapter;
             const at::Tensor gh = low_rank_gradient(adapter, wide.narrow(1, first, columns));
             if (adapter.dropout.p > 0) {
-                gx.add_(apply_dropout(at::mm(gh, adapter.a.detach()), adapter.dropout));
+                gx.add_(apply_dropout(product(gh, adapter.a.detach()), adapter.dropout));
             } else {
-                gx.addmm_(gh, adapter.a.detach());
+                product(gh, {.b = adapter.a.detach(), .out = gx, .start = gx});
             }
         });
     }
@@ -187,35 +209,29 @@ std::vector<at::Tensor> parameter_gradients(const Projections& projections, cons
     const SharedInput shared = adapters_of_x(projections);
     at::Tensor joint_h, joint_ga;  // x A^T and the gradients of the A that share x
     if (shared.a.defined()) {
-        joint_h = at::mm(wide, shared.a.t());
-        at::Tensor joint_gh = at::empty_like(joint_h);
-        std::size_t index = 0;
-        for_each_part(projections, [&](const Projection& part, std::int64_t first, std::int64_t columns) {
-            const std::int64_t begin = shared.begins[index++];
-            if (begin < 0) return;
-            joint_gh.narrow(1, begin, part.adapter->a.size(0))
-                .copy_(low_rank_gradient(*part.adapter, wide_g.narrow(1, first, columns)));
-        });
-        joint_ga = at::mm(joint_gh.t(), wide);
+        joint_h = product(wide, shared.a.t());
+        const at::Tensor joint_gh =
+            low_rank.defined() ? low_rank : low_rank_gradients(projections, shared, wide_g, joint_h.size(1));
+        joint_ga = product(joint_gh.t(), wide);
     }
     std::vector<at::Tensor> out;
     std::size_t index = 0;
     for_each_part(projections, [&](const Projection& part, std::int64_t first, std::int64_t columns) {
         const at::Tensor part_g = wide_g.narrow(1, first, columns);
         const std::int64_t begin = shared.begins[index++];
-        if (part.trained_weight.defined()) out.push_back(at::mm(part_g.t(), wide));
+        if (part.trained_weight.defined()) out.push_back(product(part_g.t(), wide));
         if (part.bias.defined() && part.bias.requires_grad()) out.push_back(sum_rows(part_g, part.bias));
         if (!part.adapter) return;
         const LowRank& adapter = *part.adapter;
         if (begin >= 0) {
             const std::int64_t rank = adapter.a.size(0);
             out.push_back(joint_ga.narrow(0, begin, rank));
-            out.push_back(at::mm(part_g.t(), joint_h.narrow(1, begin, rank)).mul_(adapter.scaling));
+            out.push_back(product(part_g.t(), joint_h.narrow(1, begin, rank), adapter.scaling));
             return;
         }
         const at::Tensor dropped = apply_dropout(wide, adapter.dropout);
-        out.push_back(at::mm(low_rank_gradient(adapter, part_g).t(), dropped));
-        out.push_back(at::mm(part_g.t(), at::mm(dropped, adapter.a.detach().t())).mul_(adapter.scaling));
+        out.push_back(product(low_rank_gradient(adapter, part_g).t(), dropped));
+        out.push_back(product(part_g.t(), product(dropped, adapter.a.detach().t()), adapter.scaling));
     });
     return out;
 }

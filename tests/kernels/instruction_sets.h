@@ -11,8 +11,10 @@ namespace qlora::kernels::cpu {
 
 /// Every path this machine can run.
 inline std::vector<InstructionSet> supported_sets() {
-    std::vector<InstructionSet> sets = {InstructionSet::kPortable};
-    if (supports(InstructionSet::kAvx2)) sets.push_back(InstructionSet::kAvx2);
+    std::vector<InstructionSet> sets;
+    for (InstructionSet set : kInstructionSets) {
+        if (supports(set)) sets.push_back(set);
+    }
     return sets;
 }
 

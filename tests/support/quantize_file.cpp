@@ -43,10 +43,10 @@ FloatType dtype_of(const std::string& name) {
 }
 
 void choose_instruction_set(const std::string& name) {
-    for (cpu::InstructionSet set : {cpu::InstructionSet::kPortable, cpu::InstructionSet::kAvx2}) {
+    for (cpu::InstructionSet set : cpu::kInstructionSets) {
         if (name == cpu::to_string(set)) return cpu::set_instruction_set(set);
     }
-    throw std::invalid_argument("--instruction-set is portable or avx2, not " + name);
+    throw std::invalid_argument("--instruction-set is portable, avx2 or avx512, not " + name);
 }
 
 Options parse(const std::vector<std::string>& arguments) {

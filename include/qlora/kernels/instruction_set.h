@@ -4,9 +4,12 @@
 
 namespace qlora::kernels::cpu {
 
-/// Code paths of the CPU kernels. They give the same bits; only the speed differs. kAvx2 needs AVX2, F16C and
-/// FMA.
-enum class InstructionSet : uint8_t { kPortable, kAvx2 };
+/// Code paths of the CPU kernels, each with what the ones before it have. They give the same bits; only the
+/// speed differs. kAvx2 needs AVX2, F16C and FMA, kAvx512 AVX512F.
+enum class InstructionSet : uint8_t { kPortable, kAvx2, kAvx512 };
+
+inline constexpr InstructionSet kInstructionSets[] = {InstructionSet::kPortable, InstructionSet::kAvx2,
+                                                      InstructionSet::kAvx512};
 
 /// Whether this machine can run a path.
 bool supports(InstructionSet set);

@@ -3,6 +3,7 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <span>
 
 namespace qlora::ops {
 
@@ -11,6 +12,21 @@ at::Tensor fp32(const at::Tensor& x);
 
 /// a [m, k] times b [k, n], of one dtype, with fp32 sums and an fp32 result: gradients of fp32 parameters.
 at::Tensor mm_to_fp32(const at::Tensor& a, const at::Tensor& b);
+
+/// out [m, n] = start + alpha * a b for the left factor a [m, k] that comes with it.
+struct RightFactor {
+    at::Tensor b;      ///< [k, n]
+    at::Tensor out;    ///< rows of adjacent values
+    at::Tensor start;  ///< like out, or out itself; undefined: zeros
+    double alpha = 1.0;
+};
+
+/// Products of one left factor, which is read once for all: fp32 on the CPU. Where kernels::cpu::sgemm runs,
+/// bits depend neither on the number of threads nor on the processor.
+void products(const at::Tensor& a, std::span<const RightFactor> rights);
+void product(const at::Tensor& a, const RightFactor& right);
+/// alpha * a b
+at::Tensor product(const at::Tensor& a, const at::Tensor& b, double alpha = 1.0);
 
 /// Makes the buffers in which MKL packs operands; it keeps them. Where memory is short it would silently take
 /// a path without them, whose sums have another order: so this comes before anything large is held.
@@ -23,9 +39,9 @@ struct MatrixView {
     bool transposed = false;  ///< the product takes its transpose
 };
 
-/// c [m, n] (rows `c_stride` apart) = alpha * a b + beta * c for small blocks: no tensor, no allocation, and
-/// one thread when it is called inside at::parallel_for.
-void gemm(std::int64_t m, std::int64_t n, std::int64_t k, float alpha, MatrixView a, MatrixView b, float beta,
-          float* c, std::int64_t c_stride);
+/// c [m, n] (rows `c_stride` apart) = a b, or c + a b, for small blocks inside at::parallel_for: no tensor,
+/// no allocation, one thread.
+void block_product(std::int64_t m, std::int64_t n, std::int64_t k, MatrixView a, MatrixView b, bool adds,
+                   float* c, std::int64_t c_stride);
 
 }  // namespace qlora::ops

@@ -70,6 +70,7 @@ struct Projections {
     std::function<at::Tensor()> device_a;
 
     std::int64_t out_features() const;
+    std::int64_t in_features() const;
     /// What requires a gradient, in the order of `parameter_gradients`.
     std::vector<at::Tensor> parameters() const;
 };
@@ -84,8 +85,8 @@ at::Tensor projection_input(const Projections& projections, const at::Tensor& li
 /// rounded y.
 at::Tensor project(const Projections& projections, const at::Tensor& x, const at::Tensor& residual = {});
 
-/// Gradient of x for g [T, sum of out], the gradient of y; g's dtype. Where a device's product makes scaling
-/// * g B besides, it becomes *low_rank, which saves `parameter_gradients` that product.
+/// Gradient of x for g [T, sum of out], the gradient of y; g's dtype. Where the product makes scaling * g B
+/// besides, it becomes *low_rank, which saves `parameter_gradients` that product.
 at::Tensor project_backward(const Projections& projections, const at::Tensor& g,
                             at::Tensor* low_rank = nullptr);
 /// Gradients of projections.parameters().

@@ -11,7 +11,11 @@ namespace qlora::kernels::cpu {
 namespace {
 
 InstructionSet fastest() {
-    return supports(InstructionSet::kAvx2) ? InstructionSet::kAvx2 : InstructionSet::kPortable;
+    InstructionSet best = InstructionSet::kPortable;
+    for (InstructionSet set : kInstructionSets) {
+        if (supports(set)) best = set;
+    }
+    return best;
 }
 
 std::atomic<InstructionSet>& chosen() {
@@ -25,7 +29,8 @@ bool supports(InstructionSet set) {
     if (set == InstructionSet::kPortable) return true;
 #if defined(__x86_64__)
     // F16C is older than AVX2: no processor has the second without the first.
-    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    const bool avx2 = __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+    return avx2 && (set == InstructionSet::kAvx2 || __builtin_cpu_supports("avx512f"));
 #else
     return false;
 #endif
@@ -41,7 +46,15 @@ void set_instruction_set(InstructionSet set) {
 }
 
 const char* to_string(InstructionSet set) {
-    return set == InstructionSet::kAvx2 ? "avx2" : "portable";
+    switch (set) {
+        case InstructionSet::kAvx512:
+            return "avx512";
+        case InstructionSet::kAvx2:
+            return "avx2";
+        case InstructionSet::kPortable:
+            break;
+    }
+    return "portable";
 }
 
 }  // namespace qlora::kernels::cpu

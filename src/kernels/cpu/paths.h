@@ -15,7 +15,7 @@ inline constexpr bool kHasAvx2Code = false;
 #endif
 
 inline bool runs_avx2() {
-    return kHasAvx2Code && instruction_set() == InstructionSet::kAvx2;
+    return kHasAvx2Code && instruction_set() >= InstructionSet::kAvx2;
 }
 
 namespace avx2 {
