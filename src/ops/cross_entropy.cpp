@@ -34,6 +34,7 @@ void for_each_panel(const FrozenWeight& head, F&& f) {
 /// Logits of hidden [n, d] into the first rows of `buffer` [.., V], rounded to hidden's dtype.
 at::Tensor logits_into(const at::Tensor& hidden, const FrozenWeight& head, const at::Tensor& buffer) {
     const at::Tensor wide = fp32(hidden);
+    const LibTorchSums sums(hidden.scalar_type() != at::kFloat);
     at::Tensor logits = buffer.narrow(0, 0, hidden.size(0));
     for_each_panel(head, [&](const at::Tensor& panel, std::int64_t first, std::int64_t count) {
         product(wide, {.b = panel.t(), .out = logits.narrow(1, first, count)});
@@ -74,6 +75,7 @@ at::Tensor scalar_of(double value) {
 HeadLoss head_loss(const at::Tensor& hidden, const FrozenWeight& head, const at::Tensor& targets,
                    WantedGradients wanted) {
     if (device_kernels(hidden) != nullptr) return device_head_loss(hidden, head, targets, wanted);
+    const LibTorchSums sums(hidden.scalar_type() != at::kFloat);
     HeadLoss result;
     double loss = 0.0;
     const std::int64_t rows = hidden.size(0);

@@ -34,6 +34,8 @@ constexpr std::int64_t kLeastRows = 4;
 /// Operations of a product that is done before other threads have woken.
 constexpr double kOneThread = 4e6;
 
+thread_local bool as_libtorch = false;
+
 kernels::cpu::SgemmMatrix matrix_of(const at::Tensor& t) {
     return {t.const_data_ptr<float>(), t.stride(0), t.stride(1)};
 }
@@ -79,9 +81,17 @@ void blas_product(const at::Tensor& a, const RightFactor& right) {
 
 }  // namespace
 
+LibTorchSums::LibTorchSums(bool on) : before_(as_libtorch) {
+    as_libtorch = as_libtorch || on;
+}
+
+LibTorchSums::~LibTorchSums() {
+    as_libtorch = before_;
+}
+
 void products(const at::Tensor& a, std::span<const RightFactor> rights) {
     for (const RightFactor& right : rights) check(a, right);
-    if (a.size(0) < kLeastRows || !kernels::cpu::has_sgemm()) {
+    if (as_libtorch || a.size(0) < kLeastRows || !kernels::cpu::has_sgemm()) {
         for (const RightFactor& right : rights) blas_product(a, right);
         return;
     }

@@ -152,6 +152,7 @@ at::Tensor project(const Projections& projections, const at::Tensor& x, const at
     if (device_kernels(x) != nullptr) return device_project(projections, x, residual);
     const at::Tensor wide = fp32(x);
     const bool rounds = x.scalar_type() != at::kFloat;
+    const LibTorchSums sums(rounds);
     const at::Tensor start = rounds ? at::Tensor() : residual;
     at::Tensor y = stored_product(projections, wide);
     const bool is_folded = projections.folded && !y.defined();
@@ -171,6 +172,7 @@ at::Tensor project(const Projections& projections, const at::Tensor& x, const at
 at::Tensor project_backward(const Projections& projections, const at::Tensor& g, at::Tensor* low_rank) {
     if (device_kernels(g) != nullptr) return device_project_backward(projections, g, low_rank);
     const at::Tensor wide = fp32(g);
+    const LibTorchSums sums(g.scalar_type() != at::kFloat);
     at::Tensor gx = at::empty({wide.size(0), projections.in_features()}, wide.options());
     if (projections.stacked) {
         std::vector<RightFactor> rights = {{.b = projections.stacked(), .out = gx}};
@@ -206,6 +208,7 @@ std::vector<at::Tensor> parameter_gradients(const Projections& projections, cons
                                             const at::Tensor& g, const at::Tensor& low_rank) {
     if (device_kernels(x) != nullptr) return device_parameter_gradients(projections, x, g, low_rank);
     const at::Tensor wide = fp32(x), wide_g = fp32(g);
+    const LibTorchSums sums(x.scalar_type() != at::kFloat);
     const SharedInput shared = adapters_of_x(projections);
     at::Tensor joint_h, joint_ga;  // x A^T and the gradients of the A that share x
     if (shared.a.defined()) {
