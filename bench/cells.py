@@ -42,9 +42,12 @@ class Cell:
     tokens: int = 0  # of each text row
     supervised: int = 0
     template: str | None = None  # None: the model's own
+    shape: str | None = None  # random weights of this shape (scripts/gpu_check/random_model.py)
+    packed: bool = False  # weights stay in 4 bits
 
 
 OURS = Entrant("ours", "ours")
+OURS_SHORT = Entrant("ours", "ours", short=True)
 OURS_PASSIVE = Entrant("ours, default waiting", "ours", spins=False)
 OURS_GROUPED = Entrant("ours, length-grouped", "ours", order="grouped", blocks=1, whole_epoch=True)
 LOOP = Entrant("plain loop", "plain_loop")
@@ -148,6 +151,18 @@ CELLS = {
             "held_out",
             (OURS, OURS_PASSIVE, EVALUATE, EVALUATE_SORTED, EVALUATE_FLOAT),
             batch=8,
+        ),
+        Cell(
+            "C7",
+            "one sequence of 512, Llama-3.2-1B's shape with random weights, kept in 4 bits",
+            "training",
+            "text",
+            (OURS_SHORT,),
+            tokens=512,
+            supervised=512,
+            template="none",
+            shape="Llama-3.2-1B",
+            packed=True,
         ),
     )
 }

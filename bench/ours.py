@@ -38,6 +38,7 @@ def run_config(cell, setup, files, grouped, steps, output):
             "lr_scheduler_type": "constant",
             "logging_steps": 1,
             "log_rows": True,
+            "cache_dequantized": False if cell.packed else "auto",
         },
     }
 

@@ -11,10 +11,13 @@ from pathlib import Path
 
 import ours
 from cells import LEARNING_RATE, NEW_TOKENS, RANK
-from limits import ModelShape, evaluation_flops, training_flops
+from limits import ModelShape, evaluation_flops, read_shape, training_flops
 from process import ProcessError, environment, run
 
 HERE = Path(__file__).resolve().parent
+sys.path.insert(0, str(HERE.parent / "scripts" / "gpu_check"))
+import random_model  # noqa: E402
+
 SPREAD = 0.10  # of the two rates around a block; above it the block is repeated
 BOUNDS = {"first": 1e-5, "all": 1e-3}  # relative difference of losses
 PEER_IMPORTS = {
@@ -89,12 +92,22 @@ def run_python(setup, script, *arguments, env=None):
 
 class CellRun:
     def __init__(self, cell, setup):
-        self.cell, self.setup = cell, setup
         self.files = Files(setup.work / cell.name)
+        if cell.shape:
+            setup = self.with_random_model(cell, setup)
+        self.cell, self.setup = cell, setup
         self.orders = {}  # name -> rows of each step, as our first run in that order had them
         self.reference = {}  # name -> our losses in that order
         self.rate = None  # after the last block
         self.skipped = {}
+
+    def with_random_model(self, cell, setup):
+        """The setup with a model of the cell's own shape, and an adapter for it."""
+        self.files.folder.mkdir(parents=True, exist_ok=True)
+        model, adapter = self.files.folder / "model", self.files.folder / "adapter"
+        random_model.write_model(model, cell.shape, "bfloat16")
+        run_python(setup, "adapter.py", "--model", model, "--output", adapter)
+        return dataclasses.replace(setup, model=model, adapter=adapter, shape=read_shape(model))
 
     def prepare(self):
         cell, setup = self.cell, self.setup

@@ -39,7 +39,7 @@ class Mutant(NamedTuple):
     end: int
     replacement: str
     change: str  # what is done, in words
-    source: str  # the line as written
+    source: str  # the line as written, with the next one where that is inside of it
 
     def key(self):
         return (self.file, self.source, self.change)
@@ -144,11 +144,14 @@ def conditions(text):
 def mutants_of(path):
     name, text = path.name, path.read_text(encoding="utf-8")
     code = blanked(text)
+    lines = text.splitlines()
     found = {}
 
     def add(begin, end, replacement, change):
         line = code.count("\n", 0, begin) + 1
-        source = text.splitlines()[line - 1].strip()
+        source = lines[line - 1].strip()
+        if source.endswith("{"):
+            source += " " + lines[line].strip()
         mutant = Mutant(name, line, begin, end, replacement, change, source)
         found.setdefault((begin, end, replacement), mutant)
 
@@ -180,9 +183,13 @@ def mutants_of(path):
 
 
 def suites_of(name):
-    """A filter for the tests that cover a kernel file: those of its name, else those of all kernels."""
-    own = TESTS / f"{Path(name).stem}_test.cpp"
-    files = [own] if name.endswith(".cu") and own.is_file() else sorted(TESTS.glob("*_test.cpp"))
+    """Filters for the tests that cover a kernel file: those of its name first, then those of all kernels."""
+    every = [*sorted(TESTS.glob("*_test.cpp")), ROOT / "tests" / "emulation" / "launch_test.cpp"]
+    own = [file for file in every if name.endswith(".cu") and file.name.startswith(Path(name).stem)]
+    return [suites_in(files) for files in (own, every) if files]
+
+
+def suites_in(files):
     text = "".join(file.read_text(encoding="utf-8") for file in files)
     suites = re.findall(r"^TEST(?:_F|_P)?\((\w+),", text, flags=re.M)
     return ":".join(f"*{suite}.*" for suite in dict.fromkeys(suites))
@@ -231,16 +238,25 @@ class Builds:
 
     def noticed_by(self, suites):
         """The first build whose tests notice the tree as it is; None when none does."""
-        for build, _, program, name in self.programs:
-            if self.run(["cmake", "--build", build, "--target", program, "-j", self.jobs]) != 0:
-                return "compiler"
-            command = [build / "bin" / program, f"--gtest_filter={suites}", "--gtest_fail_fast", "--gtest_brief=1"]
-            status = self.run(command, limit=CPU_LIMIT)
-            if status == -signal.SIGXCPU:
-                return f"{name}, which never ends"
-            if status != 0:
-                return name
+        built = set()
+        for each in suites:
+            for build, _, program, name in self.programs:
+                if (build, program) not in built:
+                    if self.run(["cmake", "--build", build, "--target", program, "-j", self.jobs]) != 0:
+                        return "compiler"
+                    built.add((build, program))
+                command = [build / "bin" / program, f"--gtest_filter={each}", "--gtest_fail_fast", "--gtest_brief=1"]
+                status = self.run(command, limit=CPU_LIMIT)
+                if status == -signal.SIGXCPU:
+                    return f"{name}, which never ends"
+                if status != 0:
+                    return name
         return None
+
+
+def without_line(mutant):
+    """A mutant's words without its line, which other edits move."""
+    return re.sub(r":\d+:", ":", mutant, count=1)
 
 
 def read_equivalent(mutants):
@@ -261,6 +277,9 @@ def main():
     )
     parser.add_argument("--list", action="store_true", help="print the mutants and stop")
     parser.add_argument("--only", metavar="TEXT", default="", help="only files or changes that contain it")
+    parser.add_argument(
+        "--again", type=Path, metavar="FILE", help="only those that survive in FILE, what an earlier run printed"
+    )
     parser.add_argument("--jobs", default="2", help="compilers at once (default 2)")
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "mutants", help="where to work")
     arguments = parser.parse_args()
@@ -269,6 +288,10 @@ def main():
     mutants = [mutant for path in paths for mutant in mutants_of(path)]
     equivalent = read_equivalent(mutants)
     mutants = [mutant for mutant in mutants if arguments.only in f"{mutant.file} {mutant.change}"]
+    if arguments.again:
+        text = arguments.again.read_text(encoding="utf-8")
+        survivors = [without_line(m) for m in re.findall(r"^\[\d+/\d+\] SURVIVES: (.*\n.*)$", text, re.M)]
+        mutants = [m for m in mutants if any(without_line(str(m)).startswith(s) for s in survivors)]
     if arguments.list:
         for mutant in mutants:
             print(f"{mutant}{'  (equivalent)' if mutant.key() in equivalent else ''}")
@@ -276,7 +299,7 @@ def main():
         return 0
 
     builds = Builds(arguments.folder, arguments.jobs)
-    if noticed := builds.noticed_by(suites_of("all")):
+    if noticed := builds.noticed_by(suites_of("")):
         sys.exit(f"mutate_kernels: the tests fail without any mutant ({noticed})")
     originals = {path.name: path.read_text(encoding="utf-8") for path in paths}
     started, caught, failures = time.monotonic(), {}, []

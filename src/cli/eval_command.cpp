@@ -17,6 +17,7 @@
 #include "qlora/eval/exact_match.h"
 #include "qlora/eval/generate.h"
 #include "qlora/ops/device.h"
+#include "qlora/ops/frozen_weight.h"
 #include "qlora/train/run_folder.h"
 #include "session.h"
 
@@ -192,6 +193,18 @@ void add_generations(const EvalFlags& flags, const ModelFolder& folder,
     if (!flags.generations.empty()) write_file_atomically(flags.generations, lines);
 }
 
+/// Whether fp32 forms of the weights, whose making costs as much as several passes do without them, will
+/// serve many: false, or null for "when memory allows". A few prompts are generated for from the stored
+/// weights.
+std::optional<bool> keeps_dense(const std::vector<data::Example>& examples, bool generates) {
+    constexpr std::int64_t kFewPasses = 16;
+    if (generates && static_cast<std::int64_t>(examples.size()) > ops::kFewRows) return std::nullopt;
+    std::int64_t tokens = 0;
+    for (const data::Example& example : examples) tokens += static_cast<std::int64_t>(example.ids.size());
+    if (tokens > kFewPasses * eval::EvalOptions{}.tokens_per_batch) return std::nullopt;
+    return false;
+}
+
 int evaluate(const EvalFlags& flags) {
     if (!flags.generations.empty() && !flags.generate) {
         throw ConfigError("--generations: needs --generate, which makes them");
@@ -216,8 +229,8 @@ int evaluate(const EvalFlags& flags) {
     }
     spdlog::info("base {}{}", quantization.load_in_4bit ? "quantized to NF4" : "as on disk",
                  request.adapter ? ", adapter " + request.adapter->string() : ", no adapter");
-    const LoadedModel loaded =
-        load_model(folder, quantization, peft ? &*peft : nullptr, request.adapter, 0, request.device);
+    const LoadedModel loaded = load_model(folder, quantization, peft ? &*peft : nullptr, request.adapter, 0,
+                                          request.device, keeps_dense(examples, flags.generate));
 
     std::string per_token;
     eval::EvalOptions options;

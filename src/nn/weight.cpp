@@ -1,5 +1,7 @@
 #include "qlora/nn/weight.h"
 
+#include "qlora/ops/device.h"
+
 namespace qlora::nn {
 
 Weight::Weight(at::Tensor dense, at::ScalarType compute_dtype)
@@ -71,7 +73,13 @@ void Weight::to(at::Device device) {
 }
 
 at::Tensor Weight::multiply_few(const at::Tensor& x) const {
-    return is_quantized() ? quant::multiply_few(quantized(), x, compute_dtype_) : at::Tensor();
+    if (is_quantized()) return quant::multiply_few(quantized(), x, compute_dtype_);
+    const at::Tensor& stored = std::get<at::Tensor>(storage_);
+    // Values of two bytes, which a run in another narrow type would round.
+    const bool halves = stored.element_size() == 2 && stored.is_contiguous();
+    const bool as_stored = compute_dtype_ == at::kFloat || stored.scalar_type() == compute_dtype_;
+    if (!halves || !as_stored || ops::device_kernels(x) != nullptr) return {};
+    return quant::multiply_few(stored, x);
 }
 
 void Weight::dense_into(at::Tensor& out) const {

@@ -153,6 +153,10 @@ at::Tensor trainable_linear_cross_entropy(const at::Tensor& hidden, const at::Te
 at::Tensor head_logits(const at::Tensor& hidden, const FrozenWeight& head) {
     const at::AutoGradMode no_gradients(false);
     if (device_kernels(hidden) != nullptr) return device_logits(hidden, head).to(at::kFloat);
+    if (hidden.size(0) <= kFewRows) {
+        const at::Tensor logits = head.multiply_few(fp32(hidden));
+        if (logits.defined()) return logits.to(hidden.scalar_type()).to(at::kFloat);
+    }
     return logits_into(hidden, head, at::empty({hidden.size(0), head.out_features()}, at::kFloat));
 }
 

@@ -232,6 +232,22 @@ at::Tensor multiply_few(const QuantizedTensor& tensor, const at::Tensor& x, at::
     return y;
 }
 
+at::Tensor multiply_few(const at::Tensor& weight, const at::Tensor& x) {
+    const at::Tensor rows = x.contiguous();
+    at::Tensor y = at::empty({rows.size(0), weight.size(0)}, rows.options());
+    const kernels::cpu::MatvecDense product{.weight = weight.const_data_ptr(),
+                                            .type = ops::float_type(weight.scalar_type()),
+                                            .outputs = weight.size(0),
+                                            .inputs = weight.size(1),
+                                            .x = rows.const_data_ptr<float>(),
+                                            .rows = rows.size(0),
+                                            .y = y.mutable_data_ptr<float>()};
+    at::parallel_for(
+        0, weight.size(0), std::max<std::int64_t>(1, kGrain / weight.size(1)),
+        [&](std::int64_t begin, std::int64_t end) { kernels::cpu::matvec_dense(product, begin, end); });
+    return y;
+}
+
 void dequantize_rows_into(const QuantizedTensor& tensor, std::int64_t first, at::Tensor& out) {
     TORCH_CHECK(first >= 0 && first + out.size(0) <= tensor.rows, "dequantize: rows outside the matrix");
     TORCH_CHECK(out.is_contiguous() && out.size(1) == tensor.columns, "dequantize: rows of another shape");

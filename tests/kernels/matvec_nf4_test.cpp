@@ -4,6 +4,7 @@
 #include <stdexcept>
 
 #include "kernels/elementwise_rows.h"
+#include "kernels/test_values.h"
 #include "qlora/kernels/block_layout.h"
 #include "qlora/kernels/kernels.h"
 
@@ -105,6 +106,38 @@ TEST_P(OnEverySet, a_matvec_is_dot_rows_with_the_dequantized_weights) {
             EXPECT_EQ(bits_of(y), bits_of(expected)) << outputs << " x " << inputs;
         }
     }
+}
+
+TEST_P(OnEverySet, a_matvec_with_dense_weights_is_dot_rows_with_their_values) {
+    const UseInstructionSet use(GetParam());
+    // The last: more weights than are widened at once.
+    for (const auto& [outputs, inputs] : {std::pair{5, 128}, {9, 33}, {3, 1}, {40, 576}, {2, 5000}}) {
+        const std::vector<float> x = uniform(3 * inputs, 6);
+        for (const FloatType type : {FloatType::kF32, FloatType::kF16, FloatType::kBF16}) {
+            for (const size_t shift : {size_t{0}, size_t{1}}) {
+                const std::vector<uint8_t> stored =
+                    encode_elements(uniform(outputs * inputs, 7), type, shift);
+                const std::vector<uint8_t> aligned(stored.begin() + static_cast<int64_t>(shift),
+                                                   stored.end());
+                const std::vector<float> weights = decode_elements(aligned, type);
+                std::vector<float> expected(static_cast<size_t>(3 * outputs));
+                for (int64_t o = 0; o < outputs; ++o) {
+                    dot_rows(x.data(), weights.data() + o * inputs, 3, inputs, expected.data() + o, outputs);
+                }
+                std::vector<float> y(expected.size(), -7.0f);
+                const MatvecDense product{
+                    stored.data() + shift, type, outputs, inputs, x.data(), 3, y.data()};
+                matvec_dense(product, 0, outputs / 2);
+                matvec_dense(product, outputs / 2, outputs);
+                EXPECT_EQ(bits_of(y), bits_of(expected)) << outputs << " x " << inputs;
+            }
+        }
+    }
+    float nothing = 0.0f;
+    EXPECT_THROW(matvec_dense({&nothing, FloatType::kF32, 1, 0, &nothing, 1, &nothing}, 0, 1),
+                 std::invalid_argument);
+    EXPECT_THROW(matvec_dense({&nothing, FloatType::kF32, 1, 1, &nothing, 1, &nothing}, 0, 2),
+                 std::invalid_argument);
 }
 
 TEST(MatvecNf4, refuses_what_does_not_fit) {

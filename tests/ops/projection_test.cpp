@@ -1,4 +1,5 @@
 #include "qlora/ops/projection.h"
+#include "qlora/ops/gemm.h"
 
 #include "ops/linears.h"
 #include "ops/reference.h"
@@ -132,6 +133,7 @@ TEST(Bf16Linear, gradients_are_those_of_fp32_rounded_once) {
     const DenseWeight weight(gaussian({kOut, kIn}, 5).to(at::kBFloat16).to(at::kFloat));
     const at::Tensor g = gaussian({23, kOut}, 6).to(at::kBFloat16);
     std::vector<at::Tensor> gradients[2];
+    const LibTorchSums sums(true);  // in fp32 too, so that only rounding differs
     for (int wide = 0; wide < 2; ++wide) {
         const at::Tensor x = x16.to(wide ? at::kFloat : at::kBFloat16).clone().requires_grad_();
         const at::Tensor p = a.clone().requires_grad_(), q = b.clone().requires_grad_();

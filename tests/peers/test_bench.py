@@ -108,6 +108,22 @@ def test_a_goal_without_a_peer_is_not_reached():
     assert "not measured" in "\n".join(report.goal_table([goal]))
 
 
+def test_a_larger_model_is_judged_by_memory_and_by_its_share_against_c1():
+    import report
+
+    def cell(name, **figures):
+        return {"cell": name, "entrants": [entrant("ours", ours=True, **figures)]}
+
+    large = cell("C7", peak_rss=5.0e9, share_of_limit=0.6)
+    memory, share = report.goals([large])
+    assert memory["reached"] and share["value"] is None and not share["reached"]
+    *_, memory, share = report.goals([cell("C1", share_of_limit=0.9), large])
+    assert share["value"] == pytest.approx(0.6 / 0.9) and not share["reached"]
+    large["entrants"][0]["peak_rss"] = 6.1e9
+    assert not report.goals([large])[0]["reached"]
+    assert "stretch |" not in report.goal_table([memory])[-1]
+
+
 @pytest.fixture(scope="module")
 def results(root, tiny_model, bin_dir, tmp_path_factory):
     """All kinds of cells, our main entrant alone, on one thread."""

@@ -34,7 +34,7 @@ def changes(tmp_path, text):
     path.write_text(text)
     for mutant in mutants_of(path):
         assert text[: mutant.begin].count("\n") + 1 == mutant.line
-        assert mutant.source in text
+        assert mutant.source.startswith(text.splitlines()[mutant.line - 1].strip())
     return sorted(mutant.change for mutant in mutants_of(path))
 
 
@@ -69,11 +69,22 @@ def test_code_without_conditions_has_no_mutants(tmp_path):
     assert changes(tmp_path, "__global__ void copy(const float* in, float* out) { out[0] = in[0]; }\n") == []
 
 
-def test_a_kernel_file_is_tried_against_the_tests_of_its_name_and_a_header_against_all():
-    assert suites_of("matvec_nf4.cu") == "*DeviceMatvec.*:*DeviceMatvecArguments.*"
-    everything = suites_of("launch.cuh").split(":")
-    assert {"*DeviceMatvec.*", "*DeviceQuantizeAbsmax.*", "*DeviceDequantizeBlockwise.*"} <= set(everything)
-    assert suites_of("of_no_test.cu").split(":") == everything
+def test_a_kernel_file_is_tried_against_the_tests_of_its_name_and_then_against_all():
+    own, everything = suites_of("matvec_nf4.cu")
+    assert own == "*DeviceMatvec.*:*DeviceMatvecArguments.*"
+    assert {"*DeviceMatvec.*", "*DeviceQuantizeAbsmax.*", "*DeviceDequantizeBlockwise.*"} <= set(everything.split(":"))
+    own, _ = suites_of("rms_norm.cu")
+    assert "*DeviceRmsNormBackward.*" in own.split(":")
+    assert suites_of("launch.cuh") == suites_of("of_no_test.cu") == [everything]
+
+
+def test_of_an_earlier_run_only_survivors_are_tried_again(root, tmp_path):
+    script = [sys.executable, root / "scripts" / "mutate_kernels.py", "--list", "--only", "matvec_nf4.cu"]
+    listed = subprocess.run(script, capture_output=True, text=True, check=True).stdout.splitlines()
+    log = tmp_path / "log.txt"
+    log.write_text(f"[1/2] SURVIVES: {listed[2].replace(':', ':1', 1)}\n{listed[3]}\n[2/2] caught by plain: {listed[0]}\n{listed[1]}\n")
+    again = subprocess.run([*script, "--again", log], capture_output=True, text=True, check=True).stdout.splitlines()
+    assert again[:2] == listed[2:4] and again[-1] == "1 mutants"
 
 
 def test_the_list_of_equivalent_mutants_is_current(root):

@@ -100,6 +100,18 @@ struct MatvecNf4 {
 };
 void matvec_nf4(const MatvecNf4& product, int64_t begin, int64_t end);
 
+/// The same with a weight of fp32, fp16 or bf16 values.
+struct MatvecDense {
+    const void* weight;  ///< [outputs, inputs], at any address
+    FloatType type;
+    int64_t outputs;
+    int64_t inputs;
+    const float* x;
+    int64_t rows;
+    float* y;
+};
+void matvec_dense(const MatvecDense& product, int64_t begin, int64_t end);
+
 /// One AdamW step on n parameters: p, m and v change, g does not. See adamw_update.
 void adamw_step(float* p, const float* g, float* m, float* v, int64_t n, const AdamwSettings& settings);
 

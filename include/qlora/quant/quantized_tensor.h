@@ -49,6 +49,8 @@ at::Tensor dequantize_rows(const QuantizedTensor& tensor, std::int64_t first, st
 /// x [n, columns] times the transposed matrix, [n, rows], for a few rows x, fp32 on the CPU, of `dtype` on a
 /// device; weights as `dtype` holds them.
 at::Tensor multiply_few(const QuantizedTensor& tensor, const at::Tensor& x, at::ScalarType dtype);
+/// The same with a contiguous matrix that is not quantized, on the CPU.
+at::Tensor multiply_few(const at::Tensor& weight, const at::Tensor& x);
 /// As many rows as `out` [.., columns] has, in its dtype; its rows are contiguous.
 void dequantize_rows_into(const QuantizedTensor& tensor, std::int64_t first, at::Tensor& out);
 /// All of it into `out` [rows, columns + k], contiguous, with `appended` [rows, k] fp32 behind each row. On a

@@ -30,18 +30,24 @@ struct Trained {
     std::vector<float> m, v;
 };
 
-/// The same on the device: floats `shift` elements, codes as many bytes past an aligned place. What a kernel
-/// must not touch is read-only.
+/// Elements by which arrays lie past an aligned place.
+struct Shifts {
+    Shifts(int all) : p(all), g(all), m(all), v(all) {}  // NOLINT: a number is the shift of all
+    Shifts(int p_, int g_, int m_, int v_) : p(p_), g(g_), m(m_), v(v_) {}
+    int p, g, m, v;
+};
+
+/// The same on the device. What a kernel must not touch is read-only.
 class OnCard {
   public:
-    OnCard(const Trained& trained, const std::vector<float>& gradients, int shift)
+    OnCard(const Trained& trained, const std::vector<float>& gradients, const Shifts& shifts)
         : trained_(trained),
-          p_(trained.codes.p, Access::kOutput, bytes(shift)),
-          g_(gradients, Access::kInput, bytes(shift)),
-          m_(trained.m, access(!trained.has_codes), bytes(shift)),
-          v_(trained.v, access(!trained.has_codes), bytes(shift)),
-          m_codes_(trained.codes.m_codes, access(trained.has_codes), static_cast<std::size_t>(shift)),
-          v_codes_(trained.codes.v_codes, access(trained.has_codes), static_cast<std::size_t>(shift)),
+          p_(trained.codes.p, Access::kOutput, bytes(shifts.p)),
+          g_(gradients, Access::kInput, bytes(shifts.g)),
+          m_(trained.m, access(!trained.has_codes), bytes(shifts.m)),
+          v_(trained.v, access(!trained.has_codes), bytes(shifts.v)),
+          m_codes_(trained.codes.m_codes, access(trained.has_codes), static_cast<std::size_t>(shifts.m)),
+          v_codes_(trained.codes.v_codes, access(trained.has_codes), static_cast<std::size_t>(shifts.v)),
           m_absmax_(trained.codes.m_absmax, access(trained.has_codes)),
           v_absmax_(trained.codes.v_absmax, access(trained.has_codes)) {}
 
@@ -93,11 +99,11 @@ void with_tables(const std::vector<AdamwTensor>& tensors, const Action& action) 
 
 std::vector<Trained> step_on_device(const std::vector<Trained>& trained,
                                     const std::vector<std::vector<float>>& gradients,
-                                    const AdamwSettings& settings, int shift = 0) {
+                                    const AdamwSettings& settings, const Shifts& shifts = 0) {
     std::vector<std::unique_ptr<OnCard>> cards;
     std::vector<AdamwTensor> tensors;
     for (std::size_t i = 0; i < trained.size(); ++i) {
-        cards.push_back(std::make_unique<OnCard>(trained[i], gradients[i], shift));
+        cards.push_back(std::make_unique<OnCard>(trained[i], gradients[i], shifts));
         tensors.push_back(cards.back()->tensor());
     }
     with_tables(tensors, [&](const AdamwTables& tables) { device::adamw_step(tables, settings, nullptr); });
@@ -126,7 +132,7 @@ AdamwSettings some_settings(int64_t step) {
 }
 
 /// Both devices go `steps` steps from the same start; each is compared.
-void compare_steps(std::vector<Trained> expected, int64_t steps, int shift) {
+void compare_steps(std::vector<Trained> expected, int64_t steps, const Shifts& shifts) {
     std::vector<Trained> found = expected;
     for (int64_t step = 1; step <= steps; ++step) {
         std::vector<std::vector<float>> gradients;
@@ -134,7 +140,7 @@ void compare_steps(std::vector<Trained> expected, int64_t steps, int shift) {
             gradients.push_back(wide_gradients(static_cast<int64_t>(trained.m.size()), step));
             trained.step_on_cpu(gradients.back(), some_settings(step));
         }
-        found = step_on_device(found, gradients, some_settings(step), shift);
+        found = step_on_device(found, gradients, some_settings(step), shifts);
         for (std::size_t i = 0; i < found.size(); ++i) {
             ASSERT_TRUE(found[i] == expected[i])
                 << "tensor " << i << " of " << found[i].m.size() << " values, step " << step;
@@ -178,6 +184,19 @@ TEST_F(DeviceAdamw, AlignedTensorsAreReadInVectors) {
             // written likewise.
             const int64_t expected = 256 * (has_codes ? 4 + 2 + 2 + 2 : 8 + 6);
             EXPECT_EQ(device_vector_accesses() - before, shift == 0 ? expected : 0) << has_codes;
+        }
+    }
+}
+
+TEST_F(DeviceAdamw, OneMisalignedArrayIsEnoughToReadValuesOneByOne) {
+    for (const bool has_codes : {false, true}) {
+        for (const Shifts& shifts :
+             {Shifts(1, 0, 0, 0), Shifts(0, 1, 0, 0), Shifts(0, 0, 1, 0), Shifts(0, 0, 0, 1)}) {
+            const int64_t before = device_vector_accesses();
+            compare_steps({{2048, has_codes, true}}, 1, shifts);
+            if (before >= 0) {
+                EXPECT_EQ(device_vector_accesses(), before) << has_codes;
+            }
         }
     }
 }
