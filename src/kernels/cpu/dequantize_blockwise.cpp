@@ -3,9 +3,7 @@
 
 #include "load_float.h"
 #include "paths.h"
-#include "qlora/kernels/block_layout.h"
 #include "qlora/kernels/codebook.h"
-#include "qlora/kernels/dynamic_code.h"
 
 namespace qlora::kernels::cpu {
 
@@ -37,16 +35,10 @@ void portable_run(const uint8_t* packed, int64_t begin, int64_t end, float absma
     }
 }
 
-/// The middle of a run that starts at an even value goes through the vector path.
-void avx2_run(const uint8_t* packed, int64_t begin, int64_t end, float absmax, void* out, FloatType type) {
-    char* to = static_cast<char*>(out);
-    const int64_t even = std::min(begin + begin % 2, end);
-    const int64_t count = (end - even) / 16 * 16;
-    if (count == 0 || !is_finite(absmax)) return portable_run(packed, begin, end, absmax, out, type);
-    if (even > begin) portable_run(packed, begin, even, absmax, to, type);
-    avx2::dequantize_run_nf4(packed + even / 2, count, absmax, to + (even - begin) * float_bytes(type), type);
-    if (even + count == end) return;
-    portable_run(packed, even + count, end, absmax, to + (even + count - begin) * float_bytes(type), type);
+DequantizeBlocks* vector_blocks() {
+    if (runs_avx512()) return avx512::dequantize_blocks_nf4;
+    if (runs_avx2()) return avx2::dequantize_blocks_nf4;
+    return nullptr;
 }
 
 }  // namespace
@@ -57,20 +49,20 @@ void dequantize_blockwise_nf4(const Nf4View& view, int64_t begin, int64_t end, v
     if (begin < 0 || end < begin || end > view.n) {
         throw std::invalid_argument("dequantize_blockwise_nf4: range outside the tensor");
     }
-    const bool vectors = runs_avx2();
-    char* to = static_cast<char*>(out);
+    DequantizeBlocks* const in_vectors = vector_blocks();
+    const int64_t size = view.blocksize, last_whole = end / size;
+    const auto place = [&](int64_t value) {
+        return static_cast<char*>(out) + (value - begin) * float_bytes(type);
+    };
     for (int64_t run = begin; run < end;) {
-        const int64_t block = run / view.blocksize;
-        const int64_t run_end = std::min<int64_t>((block + 1) * view.blocksize, end);
-        float absmax = 0.0f;
-        if (view.absmax.values != nullptr) {
-            absmax = view.absmax.values[block];
-        } else {
-            absmax = decode_absmax(kSignedDynamicMap.value, view.absmax.codes[block],
-                                   view.absmax.nested_absmax[block / kNestedBlocksize], view.absmax.offset);
+        int64_t block = run / size;
+        if (in_vectors != nullptr && run == block * size && block < last_whole) {
+            block = in_vectors(view, block, last_whole, place(run), type);
+            run = block * size;
+            if (block == last_whole) continue;
         }
-        (vectors ? avx2_run : portable_run)(view.packed, run, run_end, absmax, to, type);
-        to += (run_end - run) * float_bytes(type);
+        const int64_t run_end = std::min((block + 1) * size, end);
+        portable_run(view.packed, run, run_end, absmax_of(view, block), place(run), type);
         run = run_end;
     }
 }

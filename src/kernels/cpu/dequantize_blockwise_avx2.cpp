@@ -45,8 +45,9 @@ struct Products {
     return _mm256_blendv_ps(low, high, _mm256_castsi256_ps(_mm256_slli_epi32(index, 28)));
 }
 
-[[gnu::target("avx2,f16c")]] void dequantize_f32(const uint8_t* packed, int64_t count, float absmax,
-                                                 char* out) {
+[[gnu::target("avx2,f16c"), gnu::always_inline]] inline void dequantize_f32(const uint8_t* packed,
+                                                                            int64_t count, float absmax,
+                                                                            char* out) {
     const Products products = products_of(absmax);
     for (int64_t i = 0; i < count; i += 16) {
         const __m128i codes = unpack16(packed + i / 2);
@@ -81,8 +82,9 @@ struct ByteTables {
     return _mm256_cvtps_ph(values, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC);
 }
 
-[[gnu::target("avx2,f16c")]] void dequantize_16bit(const uint8_t* packed, int64_t count, float absmax,
-                                                   char* out, FloatType type) {
+[[gnu::target("avx2,f16c"), gnu::always_inline]] inline void dequantize_16bit(const uint8_t* packed,
+                                                                              int64_t count, float absmax,
+                                                                              char* out, FloatType type) {
     const Products products = products_of(absmax);
     const ByteTables tables = type == FloatType::kF16
                                   ? split_bytes(round_to_f16(products.low), round_to_f16(products.high))
@@ -99,10 +101,21 @@ struct ByteTables {
 
 }  // namespace
 
-void dequantize_run_nf4(const uint8_t* packed, int64_t count, float absmax, void* out, FloatType type) {
+[[gnu::target("avx2,f16c")]] int64_t dequantize_blocks_nf4(const Nf4View& view, int64_t begin, int64_t end,
+                                                           void* out, FloatType type) {
+    const int64_t size = view.blocksize;
     char* to = static_cast<char*>(out);
-    if (type == FloatType::kF32) return dequantize_f32(packed, count, absmax, to);
-    dequantize_16bit(packed, count, absmax, to, type);
+    for (int64_t block = begin; block < end; ++block, to += size * float_bytes(type)) {
+        const float absmax = absmax_of(view, block);
+        if (!is_finite(absmax)) return block;
+        const uint8_t* packed = view.packed + block * size / 2;
+        if (type == FloatType::kF32) {
+            dequantize_f32(packed, size, absmax, to);
+        } else {
+            dequantize_16bit(packed, size, absmax, to, type);
+        }
+    }
+    return end;
 }
 
 }  // namespace qlora::kernels::cpu::avx2
