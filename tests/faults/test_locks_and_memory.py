@@ -143,6 +143,19 @@ def test_too_little_memory_ends_with_a_sentence(experiment, reference, tally):
     assert run_difference(experiment.out, reference) == ""
 
 
+def test_too_little_memory_for_threads_ends_with_a_sentence(experiment, tally):
+    """libgomp by itself would end the process with a line of its own and code 1."""
+    experiment.config(**RUN | {"max_steps": 1, "eval_steps": 9, "save_steps": 9})
+    least, sentences = smallest_start(experiment), 0
+    for extra in (*range(0, 96, 4), 400):
+        experiment.clear()
+        code, text = limited(experiment, least + extra, model__threads=4)
+        tally.add("memory limit, 4 threads", "survived" if code in (0, 4) else "lost")
+        assert code in (0, 4), (extra, code, text)
+        sentences += "no memory for 4 threads: set model.threads lower" in text
+    assert sentences > 0 and code == 0
+
+
 def large_batches(experiment):
     """The settings of a run of one step whose activations are most of its memory."""
     experiment.config(**RUN | {"max_steps": 1, "eval_steps": 9, "save_steps": 9})
