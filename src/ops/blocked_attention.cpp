@@ -13,8 +13,8 @@
 namespace qlora::ops {
 namespace {
 
-/// Query rows of a block: enough for BLAS to be near its rate, few enough that little is computed above the
-/// diagonal.
+/// Query rows of a block: whole tiles of a product, enough to be near its rate, few enough that little is
+/// computed above the diagonal.
 constexpr std::int64_t kBlockRows = 48;
 
 /// One block of query rows of one head, and the keys it sees.
@@ -47,8 +47,8 @@ std::vector<Item> items_of(const std::vector<AttentionSequence>& sequences, cons
     return items;
 }
 
-/// Query rows of a head that one piece of work takes at least when a head is cut.
-constexpr std::int64_t kCutRows = 512;
+/// Query rows from which a head is two pieces of work, so that few heads still keep all threads busy.
+constexpr std::int64_t kCutRows = 1024;
 
 /// Consecutive items of one head. How heads are cut depends on lengths alone, so that the sums of a gradient
 /// have one order with any number of threads.
@@ -68,9 +68,9 @@ std::vector<Piece> pieces_of(const std::vector<Item>& items,
             work += items[end].rows * items[end].keys;
         }
         std::size_t middle = end;
-        if (sequences[items[begin].sequence].n >= 2 * kCutRows) {
-            std::int64_t half = work;
-            for (middle = begin; 2 * half > work; ++middle) half -= items[middle].rows * items[middle].keys;
+        if (sequences[items[begin].sequence].n >= kCutRows) {
+            std::int64_t left = work;
+            for (middle = begin; 2 * left > work; ++middle) left -= items[middle].rows * items[middle].keys;
         }
         pieces.push_back({begin, middle});
         if (middle < end) pieces.push_back({middle, end});

@@ -205,6 +205,26 @@ at::Tensor dequantize_rows(const QuantizedTensor& tensor, std::int64_t first, st
     return out;
 }
 
+namespace {
+
+kernels::cpu::Matvec matvec_of(const at::Tensor& rows, at::Tensor& y, at::ScalarType weights) {
+    return {.type = ops::float_type(weights),
+            .outputs = y.size(1),
+            .inputs = rows.size(1),
+            .x = rows.const_data_ptr<float>(),
+            .rows = rows.size(0),
+            .y = y.mutable_data_ptr<float>()};
+}
+
+/// Calls multiply(product, begin, end) for all outputs.
+template <class Multiply>
+void in_parallel(const kernels::cpu::Matvec& product, const Multiply& multiply) {
+    at::parallel_for(0, product.outputs, std::max<std::int64_t>(1, kGrain / product.inputs),
+                     [&](std::int64_t begin, std::int64_t end) { multiply(product, begin, end); });
+}
+
+}  // namespace
+
 at::Tensor multiply_few(const QuantizedTensor& tensor, const at::Tensor& x, at::ScalarType dtype) {
     const at::Tensor rows = x.contiguous();
     at::Tensor y = at::empty({rows.size(0), tensor.rows}, rows.options());
@@ -219,32 +239,20 @@ at::Tensor multiply_few(const QuantizedTensor& tensor, const at::Tensor& x, at::
                            ops::current_stream(rows));
         return y;
     }
-    const kernels::cpu::MatvecNf4 product{.weight = view_of(tensor),
-                                          .type = ops::float_type(dtype),
-                                          .outputs = tensor.rows,
-                                          .inputs = tensor.columns,
-                                          .x = rows.const_data_ptr<float>(),
-                                          .rows = rows.size(0),
-                                          .y = y.mutable_data_ptr<float>()};
-    at::parallel_for(
-        0, tensor.rows, std::max<std::int64_t>(1, kGrain / tensor.columns),
-        [&](std::int64_t begin, std::int64_t end) { kernels::cpu::matvec_nf4(product, begin, end); });
+    in_parallel(matvec_of(rows, y, dtype),
+                [&](const kernels::cpu::Matvec& product, std::int64_t begin, std::int64_t end) {
+                    kernels::cpu::matvec_nf4(view_of(tensor), product, begin, end);
+                });
     return y;
 }
 
 at::Tensor multiply_few(const at::Tensor& weight, const at::Tensor& x) {
     const at::Tensor rows = x.contiguous();
     at::Tensor y = at::empty({rows.size(0), weight.size(0)}, rows.options());
-    const kernels::cpu::MatvecDense product{.weight = weight.const_data_ptr(),
-                                            .type = ops::float_type(weight.scalar_type()),
-                                            .outputs = weight.size(0),
-                                            .inputs = weight.size(1),
-                                            .x = rows.const_data_ptr<float>(),
-                                            .rows = rows.size(0),
-                                            .y = y.mutable_data_ptr<float>()};
-    at::parallel_for(
-        0, weight.size(0), std::max<std::int64_t>(1, kGrain / weight.size(1)),
-        [&](std::int64_t begin, std::int64_t end) { kernels::cpu::matvec_dense(product, begin, end); });
+    in_parallel(matvec_of(rows, y, weight.scalar_type()),
+                [&](const kernels::cpu::Matvec& product, std::int64_t begin, std::int64_t end) {
+                    kernels::cpu::matvec_dense(weight.const_data_ptr(), product, begin, end);
+                });
     return y;
 }
 

@@ -86,31 +86,21 @@ void dequantize_absmax(const AbsmaxView& absmax, int64_t block_begin, int64_t bl
 void dequantize_blockwise_nf4(const Nf4View& view, int64_t begin, int64_t end, void* out, FloatType type);
 void dequantize_blockwise_nf4(const Nf4View& view, void* out, FloatType type);
 
-/// y[rows, outputs] = x[rows, inputs] * weight^T for outputs [begin, end), straight from the codes: for a few
-/// rows that is several times faster than reading dequantized weights. x and y are fp32 and contiguous; each
+/// y[rows, outputs] = x[rows, inputs] * weight^T for a few rows; the weight is [outputs, inputs], x and y are
+/// fp32 and contiguous.
+struct Matvec {
+    FloatType type;  ///< of the weight's values
+    int64_t outputs;
+    int64_t inputs;
+    const float* x;
+    int64_t rows;
+    float* y;
+};
+/// Outputs [begin, end) straight from the codes, several times faster than reading dequantized weights: each
 /// weight is what dequantize_blockwise_nf4 gives in `type`; sums as in dot_rows (elementwise.h).
-struct MatvecNf4 {
-    Nf4View weight;  ///< [outputs, inputs]
-    FloatType type;
-    int64_t outputs;
-    int64_t inputs;
-    const float* x;
-    int64_t rows;
-    float* y;
-};
-void matvec_nf4(const MatvecNf4& product, int64_t begin, int64_t end);
-
-/// The same with a weight of fp32, fp16 or bf16 values.
-struct MatvecDense {
-    const void* weight;  ///< [outputs, inputs], at any address
-    FloatType type;
-    int64_t outputs;
-    int64_t inputs;
-    const float* x;
-    int64_t rows;
-    float* y;
-};
-void matvec_dense(const MatvecDense& product, int64_t begin, int64_t end);
+void matvec_nf4(const Nf4View& weight, const Matvec& product, int64_t begin, int64_t end);
+/// The same with a weight of values, at any address.
+void matvec_dense(const void* weight, const Matvec& product, int64_t begin, int64_t end);
 
 /// One AdamW step on n parameters: p, m and v change, g does not. See adamw_update.
 void adamw_step(float* p, const float* g, float* m, float* v, int64_t n, const AdamwSettings& settings);

@@ -55,7 +55,7 @@ struct MatrixView {
 };
 
 /// c [m, n] (rows `c_stride` apart) = a b, or c + a b, for small blocks inside at::parallel_for: no tensor,
-/// no allocation, one thread.
+/// one thread.
 void block_product(std::int64_t m, std::int64_t n, std::int64_t k, MatrixView a, MatrixView b, bool adds,
                    float* c, std::int64_t c_stride);
 

@@ -1,8 +1,8 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
+#include "nf4_table.h"
 #include "paths.h"
-#include "qlora/kernels/codebook.h"
 #include "qlora/kernels/float16.h"
 
 namespace qlora::kernels::cpu::avx2 {
@@ -16,16 +16,9 @@ struct Products {
 };
 
 [[gnu::target("avx2,f16c"), gnu::always_inline]] inline Products products_of(float absmax) {
-    alignas(32) constexpr struct Table {
-        float value[kNf4Codes];
-    } kTable = [] {
-        Table table{};
-        for (int code = 0; code < kNf4Codes; ++code) table.value[code] = decode_nf4(code);
-        return table;
-    }();
     const __m256 scale = _mm256_set1_ps(absmax);
-    return {_mm256_mul_ps(_mm256_load_ps(kTable.value), scale),
-            _mm256_mul_ps(_mm256_load_ps(kTable.value + 8), scale)};
+    return {_mm256_mul_ps(_mm256_load_ps(kNf4Table.value), scale),
+            _mm256_mul_ps(_mm256_load_ps(kNf4Table.value + 8), scale)};
 }
 
 /// 16 codes as bytes, in the order of the values, from 8 packed bytes.

@@ -1,8 +1,8 @@
 #if defined(__x86_64__)
 #include <immintrin.h>
 
+#include "nf4_table.h"
 #include "paths.h"
-#include "qlora/kernels/codebook.h"
 
 namespace qlora::kernels::cpu::avx512 {
 
@@ -10,14 +10,7 @@ namespace qlora::kernels::cpu::avx512 {
 [[gnu::target("avx512f,avx2,f16c")]] int64_t dequantize_blocks_nf4(const Nf4View& view, int64_t begin,
                                                                    int64_t end, void* out, FloatType type) {
     if (type != FloatType::kF32) return avx2::dequantize_blocks_nf4(view, begin, end, out, type);
-    alignas(64) constexpr struct Table {
-        float value[kNf4Codes];
-    } kTable = [] {
-        Table table{};
-        for (int code = 0; code < kNf4Codes; ++code) table.value[code] = decode_nf4(code);
-        return table;
-    }();
-    const __m512 codebook = _mm512_load_ps(kTable.value);
+    const __m512 codebook = _mm512_load_ps(kNf4Table.value);
     const __m128i nibble = _mm_set1_epi8(0x0f);
     constexpr __mmask16 kAll =
         0xffff;  // without a mask GCC 12 warns of a value that is never read (PR 105593)

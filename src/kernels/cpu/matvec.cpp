@@ -19,8 +19,8 @@ void check_range(int64_t begin, int64_t end, int64_t outputs) {
 }
 
 /// Calls widen(first value, values, out) and multiplies, some outputs at a time.
-template <class Product, class Widen>
-void multiply(const Product& product, int64_t begin, int64_t end, const Widen& widen) {
+template <class Widen>
+void multiply(const Matvec& product, int64_t begin, int64_t end, const Widen& widen) {
     const int64_t inputs = product.inputs;
     const int64_t at_once = std::clamp<int64_t>(kWidened / inputs, 1, std::max<int64_t>(1, end - begin));
     std::vector<float> weights(static_cast<std::size_t>(at_once * inputs));
@@ -52,30 +52,30 @@ void widen_values(const void* from, FloatType type, int64_t first, int64_t count
 
 }  // namespace
 
-void matvec_nf4(const MatvecNf4& product, int64_t begin, int64_t end) {
+void matvec_nf4(const Nf4View& weight, const Matvec& product, int64_t begin, int64_t end) {
     const int64_t inputs = product.inputs, outputs = product.outputs;
-    if (inputs < 1 || outputs < 0 || product.rows < 0 || product.weight.n != inputs * outputs) {
+    if (inputs < 1 || outputs < 0 || product.rows < 0 || weight.n != inputs * outputs) {
         throw std::invalid_argument("matvec_nf4: the weight is not of [outputs, inputs]");
     }
     check_range(begin, end, outputs);
     std::vector<uint16_t> narrow;
     multiply(product, begin, end, [&](int64_t first, int64_t count, float* out) {
         if (product.type == FloatType::kF32) {
-            return dequantize_blockwise_nf4(product.weight, first, first + count, out, product.type);
+            return dequantize_blockwise_nf4(weight, first, first + count, out, product.type);
         }
         narrow.resize(static_cast<std::size_t>(count));
-        dequantize_blockwise_nf4(product.weight, first, first + count, narrow.data(), product.type);
+        dequantize_blockwise_nf4(weight, first, first + count, narrow.data(), product.type);
         widen_values(narrow.data(), product.type, 0, count, out);
     });
 }
 
-void matvec_dense(const MatvecDense& product, int64_t begin, int64_t end) {
+void matvec_dense(const void* weight, const Matvec& product, int64_t begin, int64_t end) {
     if (product.inputs < 1 || product.outputs < 0 || product.rows < 0) {
         throw std::invalid_argument("matvec_dense: a negative size");
     }
     check_range(begin, end, product.outputs);
     multiply(product, begin, end, [&](int64_t first, int64_t count, float* out) {
-        widen_values(product.weight, product.type, first, count, out);
+        widen_values(weight, product.type, first, count, out);
     });
 }
 

@@ -100,9 +100,9 @@ TEST_P(OnEverySet, a_matvec_is_dot_rows_with_the_dequantized_weights) {
                 dot_rows(x.data(), weights.data() + o * inputs, 4, inputs, expected.data() + o, outputs);
             }
             std::vector<float> y(expected.size(), -7.0f);
-            const MatvecNf4 product{matrix.view(), type, outputs, inputs, x.data(), 4, y.data()};
-            matvec_nf4(product, 0, outputs / 2);
-            matvec_nf4(product, outputs / 2, outputs);
+            const Matvec product{type, outputs, inputs, x.data(), 4, y.data()};
+            matvec_nf4(matrix.view(), product, 0, outputs / 2);
+            matvec_nf4(matrix.view(), product, outputs / 2, outputs);
             EXPECT_EQ(bits_of(y), bits_of(expected)) << outputs << " x " << inputs;
         }
     }
@@ -125,29 +125,28 @@ TEST_P(OnEverySet, a_matvec_with_dense_weights_is_dot_rows_with_their_values) {
                     dot_rows(x.data(), weights.data() + o * inputs, 3, inputs, expected.data() + o, outputs);
                 }
                 std::vector<float> y(expected.size(), -7.0f);
-                const MatvecDense product{
-                    stored.data() + shift, type, outputs, inputs, x.data(), 3, y.data()};
-                matvec_dense(product, 0, outputs / 2);
-                matvec_dense(product, outputs / 2, outputs);
+                const Matvec product{type, outputs, inputs, x.data(), 3, y.data()};
+                matvec_dense(stored.data() + shift, product, 0, outputs / 2);
+                matvec_dense(stored.data() + shift, product, outputs / 2, outputs);
                 EXPECT_EQ(bits_of(y), bits_of(expected)) << outputs << " x " << inputs;
             }
         }
     }
     float nothing = 0.0f;
-    EXPECT_THROW(matvec_dense({&nothing, FloatType::kF32, 1, 0, &nothing, 1, &nothing}, 0, 1),
+    EXPECT_THROW(matvec_dense(&nothing, {FloatType::kF32, 1, 0, &nothing, 1, &nothing}, 0, 1),
                  std::invalid_argument);
-    EXPECT_THROW(matvec_dense({&nothing, FloatType::kF32, 1, 1, &nothing, 1, &nothing}, 0, 2),
+    EXPECT_THROW(matvec_dense(&nothing, {FloatType::kF32, 1, 1, &nothing, 1, &nothing}, 0, 2),
                  std::invalid_argument);
 }
 
-TEST(MatvecNf4, refuses_what_does_not_fit) {
+TEST(Matvec, refuses_what_does_not_fit) {
     const Matrix matrix(4, 64);
     std::vector<float> x(64), y(4);
-    MatvecNf4 product{matrix.view(), FloatType::kF32, 4, 64, x.data(), 1, y.data()};
-    EXPECT_THROW(matvec_nf4(product, 0, 5), std::invalid_argument);
-    EXPECT_THROW(matvec_nf4(product, 3, 2), std::invalid_argument);
+    Matvec product{FloatType::kF32, 4, 64, x.data(), 1, y.data()};
+    EXPECT_THROW(matvec_nf4(matrix.view(), product, 0, 5), std::invalid_argument);
+    EXPECT_THROW(matvec_nf4(matrix.view(), product, 3, 2), std::invalid_argument);
     product.inputs = 63;
-    EXPECT_THROW(matvec_nf4(product, 0, 4), std::invalid_argument);
+    EXPECT_THROW(matvec_nf4(matrix.view(), product, 0, 4), std::invalid_argument);
     EXPECT_THROW(dot_rows(x.data(), x.data(), -1, 4, y.data(), 1), std::invalid_argument);
 }
 
