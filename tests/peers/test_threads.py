@@ -14,8 +14,8 @@ def train(bin_dir, folder, smollm2, root, threads, **settings):
         "model": {"path": str(smollm2), "threads": threads},
         "peft": {"r": 8, "lora_dropout": settings.pop("lora_dropout", 0.0), "target_modules": "all-linear"},
         "data": {"train": str(root / "data" / "wordnet_train.jsonl")},
-        "training": {"max_steps": 2, "per_device_train_batch_size": ROWS, "gradient_accumulation_steps": 2, "learning_rate": 1e-3, "logging_steps": 1,
-                     "warmup_ratio": 0.0, **settings},
+        "training": {"max_steps": 2, "per_device_train_batch_size": ROWS, "gradient_accumulation_steps": 2,
+                     "learning_rate": 1e-3, "logging_steps": 1, "warmup_ratio": 0.0, **settings},
     }
     output = qlora_train(bin_dir, folder, run, "--quiet")
     return (output / "adapter" / "adapter_model.safetensors").read_bytes(), [
