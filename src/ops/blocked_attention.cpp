@@ -6,6 +6,7 @@
 #include <atomic>
 #include <cmath>
 #include <cstddef>
+#include <optional>
 
 #include "qlora/kernels/elementwise.h"
 #include "qlora/ops/gemm.h"
@@ -16,6 +17,7 @@ namespace {
 /// Query rows of a block: whole tiles of a product, enough to be near its rate, few enough that little is
 /// computed above the diagonal.
 constexpr std::int64_t kBlockRows = 48;
+static_assert(kBlockRows % BlockFactor::kColumnStep == 0);
 
 /// One block of query rows of one head, and the keys it sees.
 struct Item {
@@ -32,8 +34,9 @@ std::vector<Item> items_of(const std::vector<AttentionSequence>& sequences, cons
         for (std::int64_t head = 0; head < shape.heads; ++head) {
             for (std::int64_t row = 0; row < n; row += kBlockRows) {
                 const std::int64_t rows = std::min(kBlockRows, n - row), position = before + row;
-                const std::int64_t first =
+                const std::int64_t seen =
                     shape.window > 0 ? std::max<std::int64_t>(0, position + 1 - shape.window) : 0;
+                const std::int64_t first = seen / BlockFactor::kColumnStep * BlockFactor::kColumnStep;
                 items.push_back({.sequence = s,
                                  .head = head,
                                  .first_row = row,
@@ -98,6 +101,54 @@ MatrixView view(const Rows& rows, std::int64_t row, std::int64_t column, bool tr
     return {.data = rows.row(row) + column, .stride = rows.stride, .transposed = transposed};
 }
 
+/// A head's keys and values as right factors, packed for all query rows that read them.
+struct HeadFactors {
+    HeadFactors(const AttentionSequence& s, const AttentionShape& shape, std::int64_t column)
+        : keys_t(s.n, s.m, shape.head_dim, view(s.k, 0, column, true)),
+          values(s.n, shape.head_dim, s.m, view(s.v, 0, column)) {}
+
+    BlockFactor keys_t, values;
+};
+
+struct HeadBackwardFactors {
+    HeadBackwardFactors(const AttentionSequence& s, const AttentionShape& shape, std::int64_t column)
+        : keys_t(s.n, s.m, shape.head_dim, view(s.k, 0, column, true)),
+          values_t(s.n, s.m, shape.head_dim, view(s.v, 0, column, true)),
+          keys(s.n, shape.head_dim, s.m, view(s.k, 0, column)) {}
+
+    BlockFactor keys_t, values_t, keys;
+};
+
+/// The factors of the last head; heads that share keys and values follow each other.
+template <class Factors>
+class LastFactors {
+  public:
+    const Factors& of(const AttentionSequence& s, const AttentionShape& shape, std::int64_t head) {
+        const std::int64_t column = kv_column(shape, head);
+        if (sequence_ != &s || column_ != column) {
+            factors_.reset();
+            factors_.emplace(s, shape, column);
+            sequence_ = &s;
+            column_ = column;
+        }
+        return *factors_;
+    }
+
+  private:
+    const AttentionSequence* sequence_ = nullptr;
+    std::int64_t column_ = -1;
+    std::optional<Factors> factors_;
+};
+
+/// Scores: all of the head's dimensions, and the keys that the block sees.
+kernels::cpu::SgemmPart keys_of(const Item& item, std::int64_t dim) {
+    return {.first_row = 0, .rows = dim, .first_column = item.first_key, .columns = item.keys};
+}
+/// Sums over the keys that the block sees.
+kernels::cpu::SgemmPart dims_of(const Item& item, std::int64_t dim) {
+    return {.first_row = item.first_key, .rows = item.keys, .first_column = 0, .columns = dim};
+}
+
 /// Runs make_worker() on each thread and what it returns, f(piece), for each piece, whichever thread is free.
 template <class MakeWorker>
 void in_parallel(std::size_t pieces, const MakeWorker& make_worker) {
@@ -118,19 +169,21 @@ void attention_forward(const std::vector<AttentionSequence>& sequences, const At
     const std::int64_t dim = shape.head_dim;
     const auto largest = static_cast<std::size_t>(largest_block(items));
     const auto worker = [&] {
-        return [&, scores = std::vector<float>(largest)](std::size_t piece) mutable {
+        return [&, last = LastFactors<HeadFactors>(),
+                scores = std::vector<float>(largest)](std::size_t piece) mutable {
             for (std::size_t i = pieces[piece].begin; i < pieces[piece].end; ++i) {
                 const Item& item = items[i];
                 const AttentionSequence& s = sequences[item.sequence];
-                const std::int64_t q_column = item.head * dim, column = kv_column(shape, item.head);
-                block_product(item.rows, item.keys, dim, view(s.q, item.first_row, q_column),
-                              view(s.k, item.first_key, column, true), false, scores.data(), item.keys);
+                const std::int64_t q_column = item.head * dim;
+                const HeadFactors& head = last.of(s, shape, item.head);
+                head.keys_t.multiply(item.rows, view(s.q, item.first_row, q_column), keys_of(item, dim),
+                                     false, scores.data(), item.keys);
                 kernels::cpu::attention_softmax(
                     scores.data(), item.rows, item.keys, item.keys, scale_of(shape), item.visible,
                     s.logsumexp + item.first_row * shape.heads + item.head, shape.heads);
-                block_product(item.rows, dim, item.keys, {.data = scores.data(), .stride = item.keys},
-                              view(s.v, item.first_key, column), false, s.out.row(item.first_row) + q_column,
-                              s.out.stride);
+                head.values.multiply(item.rows, {.data = scores.data(), .stride = item.keys},
+                                     dims_of(item, dim), false, s.out.row(item.first_row) + q_column,
+                                     s.out.stride);
             }
         };
     };
@@ -160,9 +213,9 @@ float dot(const float* a, const float* b, std::int64_t n) {
 }
 
 void backward_block(const Item& item, const AttentionSequence& s, const AttentionGradients& g,
-                    const AttentionShape& shape, std::vector<float>& scores, std::vector<float>& dp,
-                    KeyValueSums& sums) {
-    const std::int64_t dim = shape.head_dim, q_column = item.head * dim, column = kv_column(shape, item.head);
+                    const AttentionShape& shape, const HeadBackwardFactors& head, std::vector<float>& scores,
+                    std::vector<float>& dp, KeyValueSums& sums) {
+    const std::int64_t dim = shape.head_dim, q_column = item.head * dim;
     float delta[kBlockRows];
     for (std::int64_t r = 0; r < item.rows; ++r) {
         const float* out = s.out.row(item.first_row + r) + q_column;
@@ -170,10 +223,8 @@ void backward_block(const Item& item, const AttentionSequence& s, const Attentio
         delta[r] = dot(out, d_out, dim);
     }
     const MatrixView q = view(s.q, item.first_row, q_column), d_out = view(g.d_out, item.first_row, q_column);
-    block_product(item.rows, item.keys, dim, q, view(s.k, item.first_key, column, true), false, scores.data(),
-                  item.keys);
-    block_product(item.rows, item.keys, dim, d_out, view(s.v, item.first_key, column, true), false, dp.data(),
-                  item.keys);
+    head.keys_t.multiply(item.rows, q, keys_of(item, dim), false, scores.data(), item.keys);
+    head.values_t.multiply(item.rows, d_out, keys_of(item, dim), false, dp.data(), item.keys);
     kernels::cpu::attention_softmax_backward(
         scores.data(), dp.data(), item.rows, item.keys, item.keys, scale_of(shape), item.visible,
         s.logsumexp + item.first_row * shape.heads + item.head, shape.heads, delta, 1);
@@ -181,8 +232,8 @@ void backward_block(const Item& item, const AttentionSequence& s, const Attentio
     const MatrixView ds = {.data = dp.data(), .stride = item.keys, .transposed = true};
     block_product(item.keys, dim, item.rows, p, d_out, true, sums.dv.data() + item.first_key * dim, dim);
     block_product(item.keys, dim, item.rows, ds, q, true, sums.dk.data() + item.first_key * dim, dim);
-    block_product(item.rows, dim, item.keys, {.data = dp.data(), .stride = item.keys},
-                  view(s.k, item.first_key, column), false, g.dq.row(item.first_row) + q_column, g.dq.stride);
+    head.keys.multiply(item.rows, {.data = dp.data(), .stride = item.keys}, dims_of(item, dim), false,
+                       g.dq.row(item.first_row) + q_column, g.dq.stride);
 }
 
 /// Sums each head's part into the keys and values it shares, in the order of the pieces.
@@ -222,14 +273,15 @@ void attention_backward(const std::vector<AttentionSequence>& sequences,
     const auto largest = static_cast<std::size_t>(largest_block(items));
     std::vector<KeyValueSums> sums(pieces.size());
     const auto worker = [&] {
-        return [&, scores = std::vector<float>(largest),
+        return [&, last = LastFactors<HeadBackwardFactors>(), scores = std::vector<float>(largest),
                 dp = std::vector<float>(largest)](std::size_t piece) mutable {
             const Item& first = items[pieces[piece].begin];
             const AttentionSequence& s = sequences[first.sequence];
             const auto size = static_cast<std::size_t>(s.m * shape.head_dim);
             sums[piece] = {first.sequence, first.head, std::vector<float>(size), std::vector<float>(size)};
             for (std::size_t i = pieces[piece].begin; i < pieces[piece].end; ++i) {
-                backward_block(items[i], s, gradients[first.sequence], shape, scores, dp, sums[piece]);
+                backward_block(items[i], s, gradients[first.sequence], shape, last.of(s, shape, first.head),
+                               scores, dp, sums[piece]);
             }
         };
     };

@@ -44,15 +44,14 @@ at::Tensor logits_into(const at::Tensor& hidden, const FrozenWeight& head, const
 }
 
 at::Tensor chunk_buffer(std::int64_t rows, const FrozenWeight& head) {
-    return at::empty({std::min(rows, kLogitsChunkRows), head.out_features()}, at::kFloat);
+    return empty_left_factor(std::min(rows, logits_rows(head.out_features())), head.out_features());
 }
 
 /// Calls f(first row, rows) for each chunk of rows.
 template <class F>
-void for_each_chunk(std::int64_t rows, F&& f) {
-    for (std::int64_t first = 0; first < rows; first += kLogitsChunkRows) {
-        f(first, std::min(kLogitsChunkRows, rows - first));
-    }
+void for_each_chunk(std::int64_t rows, const FrozenWeight& head, F&& f) {
+    const std::int64_t chunk = logits_rows(head.out_features());
+    for (std::int64_t first = 0; first < rows; first += chunk) f(first, std::min(chunk, rows - first));
 }
 
 /// Turns a chunk's logits [n, V] into softmax - onehot in place and returns the sum of its losses.
@@ -60,10 +59,12 @@ double softmax_minus_onehot_(at::Tensor& logits, const at::Tensor& targets) {
     const std::int64_t n = logits.size(0), vocabulary = logits.size(1);
     float* data = logits.mutable_data_ptr<float>();
     const std::int64_t* target = targets.const_data_ptr<std::int64_t>();
+    const std::int64_t stride = logits.stride(0);
     std::vector<double> losses(static_cast<std::size_t>(n));
     at::parallel_for(0, n, 1, [&](std::int64_t begin, std::int64_t end) {
-        cpu::softmax_cross_entropy(data + begin * vocabulary, target + begin, end - begin, vocabulary,
-                                   losses.data() + begin);
+        for (std::int64_t row = begin; row < end; ++row) {
+            cpu::softmax_cross_entropy(data + row * stride, target + row, 1, vocabulary, losses.data() + row);
+        }
     });
     return std::accumulate(losses.begin(), losses.end(), 0.0);
 }
@@ -82,7 +83,7 @@ HeadLoss head_loss(const at::Tensor& hidden, const FrozenWeight& head, const at:
     if (wanted.hidden) result.gradient_hidden = at::empty_like(hidden);
     if (wanted.head) result.gradient_head = at::zeros({head.out_features(), head.in_features()}, at::kFloat);
     const at::Tensor buffer = chunk_buffer(rows, head);
-    for_each_chunk(rows, [&](std::int64_t begin, std::int64_t n) {
+    for_each_chunk(rows, head, [&](std::int64_t begin, std::int64_t n) {
         at::Tensor logits = logits_into(hidden.narrow(0, begin, n), head, buffer);
         loss += softmax_minus_onehot_(logits, targets.narrow(0, begin, n));
         if (!wanted.hidden && !wanted.head) return;
@@ -169,12 +170,15 @@ TokenScores score_tokens(const at::Tensor& hidden, const FrozenWeight& head, con
     bool* correct = scores.correct.mutable_data_ptr<bool>();
     const std::int64_t* target = targets.const_data_ptr<std::int64_t>();
     const at::Tensor buffer = chunk_buffer(rows, head);
-    for_each_chunk(rows, [&](std::int64_t first, std::int64_t n) {
+    for_each_chunk(rows, head, [&](std::int64_t first, std::int64_t n) {
         const at::Tensor logits = logits_into(hidden.narrow(0, first, n), head, buffer);
         const float* data = logits.const_data_ptr<float>();
+        const std::int64_t stride = logits.stride(0);
         at::parallel_for(0, n, 1, [&](std::int64_t begin, std::int64_t end) {
-            cpu::score_rows(data + begin * vocabulary, target + first + begin, end - begin, vocabulary,
-                            logprobs + first + begin, correct + first + begin);
+            for (std::int64_t row = begin; row < end; ++row) {
+                cpu::score_rows(data + row * stride, target + first + row, 1, vocabulary,
+                                logprobs + first + row, correct + first + row);
+            }
         });
     });
     return scores;

@@ -6,8 +6,6 @@
 #include <stdexcept>
 #include <vector>
 
-#include "qlora/kernels/sgemm.h"
-
 #ifdef QLORA_HAS_SGEMM
 // BLAS's Fortran entry point, which LibTorch's own products end in. Column-major: a row-major product is the
 // transposed one of swapped factors.
@@ -20,6 +18,12 @@ namespace qlora::ops {
 
 at::Tensor fp32(const at::Tensor& x) {
     return x.scalar_type() == at::kFloat ? x : x.to(at::kFloat);
+}
+
+at::Tensor empty_left_factor(std::int64_t rows, std::int64_t columns) {
+    constexpr std::int64_t kSameSets = 512, kLine = 16;  // floats
+    const std::int64_t stride = columns > 0 && columns % kSameSets == 0 ? columns + kLine : columns;
+    return at::empty({rows, stride}, at::kFloat).narrow(1, 0, columns);
 }
 
 at::Tensor mm_to_fp32(const at::Tensor& a, const at::Tensor& b) {
@@ -126,19 +130,24 @@ at::Tensor product(const at::Tensor& a, const at::Tensor& b, double alpha) {
     return out;
 }
 
+namespace {
+
+kernels::cpu::SgemmMatrix matrix_of(const MatrixView& view) {
+    if (view.transposed) return {view.data, 1, view.stride};
+    return {view.data, view.stride, 1};
+}
+
+}  // namespace
+
 void block_product(std::int64_t m, std::int64_t n, std::int64_t k, MatrixView a, MatrixView b, bool adds,
                    float* c, std::int64_t c_stride) {
     if (m >= kLeastRows && kernels::cpu::has_sgemm()) {
-        const auto matrix = [](const MatrixView& view) -> kernels::cpu::SgemmMatrix {
-            if (view.transposed) return {view.data, 1, view.stride};
-            return {view.data, view.stride, 1};
-        };
-        kernels::cpu::sgemm({m, k, matrix(a)}, {.n = n,
-                                                .b = matrix(b),
-                                                .out = c,
-                                                .out_stride = c_stride,
-                                                .start = adds ? c : nullptr,
-                                                .start_stride = c_stride});
+        kernels::cpu::sgemm({m, k, matrix_of(a)}, {.n = n,
+                                                   .b = matrix_of(b),
+                                                   .out = c,
+                                                   .out_stride = c_stride,
+                                                   .start = adds ? c : nullptr,
+                                                   .start_stride = c_stride});
         return;
     }
 #ifdef QLORA_HAS_SGEMM
@@ -159,6 +168,19 @@ void block_product(std::int64_t m, std::int64_t n, std::int64_t k, MatrixView a,
     at::Tensor out = tensor(c, m, n, c_stride);
     at::addmm_out(out, out, left, right, adds ? 1.0 : 0.0, 1.0);
 #endif
+}
+
+BlockFactor::BlockFactor(std::int64_t m, std::int64_t n, std::int64_t k, MatrixView b) : b_(b) {
+    if (m >= kLeastRows && kernels::cpu::has_sgemm()) packed_.emplace(k, n, matrix_of(b));
+}
+
+void BlockFactor::multiply(std::int64_t m, MatrixView a, const kernels::cpu::SgemmPart& part, bool adds,
+                           float* c, std::int64_t c_stride) const {
+    if (packed_) return packed_->multiply({m, part.rows, matrix_of(a)}, part, adds, c, c_stride);
+    MatrixView b = b_;
+    b.data += b.transposed ? part.first_column * b.stride + part.first_row
+                           : part.first_row * b.stride + part.first_column;
+    block_product(m, part.columns, part.rows, a, b, adds, c, c_stride);
 }
 
 void reserve_product_buffers() {

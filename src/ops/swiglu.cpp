@@ -4,6 +4,7 @@
 
 #include "qlora/kernels/elementwise.h"
 #include "qlora/ops/device.h"
+#include "qlora/ops/gemm.h"
 
 namespace qlora::ops {
 namespace {
@@ -30,11 +31,14 @@ at::Tensor swiglu(const at::Tensor& gate_up, const at::Tensor& into) {
         return at::silu(gate_up.narrow(1, 0, size)).mul_(gate_up.narrow(1, size, size));
     }
     const at::Tensor source = gate_up.contiguous();
-    at::Tensor y = at::empty({rows, size}, source.options());
+    at::Tensor y = empty_left_factor(rows, size);
     const float* from = source.const_data_ptr<float>();
     float* to = y.mutable_data_ptr<float>();
+    const std::int64_t stride = y.stride(0);
     at::parallel_for(0, rows, kGrainRows, [&](std::int64_t begin, std::int64_t end) {
-        kernels::cpu::swiglu(from + begin * 2 * size, end - begin, size, to + begin * size);
+        for (std::int64_t row = begin; row < end; ++row) {
+            kernels::cpu::swiglu(from + row * 2 * size, 1, size, to + row * stride);
+        }
     });
     return y;
 }
@@ -62,14 +66,17 @@ SwigluGradient swiglu_backward(const at::Tensor& g, const at::Tensor& gate_up) {
                 .y = activation * up};
     }
     const at::Tensor source = gate_up.contiguous(), gradient = g.contiguous();
-    SwigluGradient out{.gate_up = at::empty_like(source), .y = at::empty({rows, size}, source.options())};
+    SwigluGradient out{.gate_up = empty_left_factor(rows, 2 * size), .y = empty_left_factor(rows, size)};
     const float* from = source.const_data_ptr<float>();
     const float* d_out = gradient.const_data_ptr<float>();
     float* d_gate_up = out.gate_up.mutable_data_ptr<float>();
     float* y = out.y.mutable_data_ptr<float>();
+    const std::int64_t gradient_stride = out.gate_up.stride(0), stride = out.y.stride(0);
     at::parallel_for(0, rows, kGrainRows, [&](std::int64_t begin, std::int64_t end) {
-        kernels::cpu::swiglu_backward(d_out + begin * size, from + begin * 2 * size, end - begin, size,
-                                      d_gate_up + begin * 2 * size, y + begin * size);
+        for (std::int64_t row = begin; row < end; ++row) {
+            kernels::cpu::swiglu_backward(d_out + row * size, from + row * 2 * size, 1, size,
+                                          d_gate_up + row * gradient_stride, y + row * stride);
+        }
     });
     return out;
 }

@@ -104,8 +104,9 @@ std::int64_t head_bytes(const MemoryRequest& request) {
 
 /// A chunk of logits (in bf16 with its rounded copy) and what the head's product needs.
 std::int64_t loss_bytes(const MemoryRequest& request) {
-    const std::int64_t rows =
-        std::min(request.on_gpu ? ops::kDeviceLogitsRows : ops::kLogitsChunkRows, request.supervised_tokens);
+    const std::int64_t at_once =
+        request.on_gpu ? ops::kDeviceLogitsRows : ops::logits_rows(request.config.vocab_size);
+    const std::int64_t rows = std::min(at_once, request.supervised_tokens);
     const bool rounds_apart = request.bytes_per_element == 2 && !request.on_gpu;
     const std::int64_t width = rounds_apart ? 6 : request.bytes_per_element;
     const bool is_stored_so = request.on_gpu && request.stored_bytes_per_weight == request.bytes_per_element;

@@ -160,7 +160,7 @@ TEST_P(Sgemm, WritesNothingBesidesTheResult) {
 }
 
 TEST_P(Sgemm, AddsDeepProductsInSteps) {
-    for (const int64_t k : {511, 512, 513, 520, 1024, 1030, 1537}) {
+    for (const int64_t k : {639, 640, 641, 650, 1280, 1290, 1921}) {
         for (const Layout layout : kLayouts) {
             const Matrix a(11, k, layout, 2), b(k, 50, layout, 3), start(11, 50, Layout::kRowMajor, 4);
             Matrix out = untouched(11, 50);
@@ -229,6 +229,67 @@ TEST_P(Sgemm, NoBitDependsOnThreadsLayoutOrInstructionSet) {
     }
 }
 
+TEST_P(Sgemm, PartsOfAPackedFactorGiveTheBitsOfThePartsAlone) {
+    for (const int64_t k : {64, 1300}) {
+        for (const Layout layout : kLayouts) {
+            const int64_t n = 210;
+            const Matrix a(13, k, Layout::kRowMajor, 2), b(k, n, layout, 3);
+            const SgemmPacked packed(k, n, b.view());
+            for (const SgemmPart part :
+                 {SgemmPart{0, k, 0, n}, SgemmPart{0, k, 0, 1}, SgemmPart{5, k - 5, 48, 50},
+                  SgemmPart{k - 1, 1, 96, 48}, SgemmPart{9, 40, 144, 66}, SgemmPart{3, k - 3, 192, 18},
+                  SgemmPart{0, k, 192, 3}, SgemmPart{1, 30, 48, 0}}) {
+                for (const bool adds : {false, true}) {
+                    Matrix expected(13, part.columns, Layout::kRowMajor, 4), out = expected;
+                    const SgemmLeft left = {13, part.rows, a.view()};
+                    SgemmRight alone = right_of(b, expected, 1.0F, adds ? &expected : nullptr);
+                    alone.n = part.columns;
+                    alone.b.data +=
+                        part.first_row * alone.b.row_stride + part.first_column * alone.b.column_stride;
+                    sgemm(left, alone);
+                    packed.multiply(left, part, adds, out.data(), out.row_stride());
+                    EXPECT_TRUE(same_bits(out, expected))
+                        << k << ": rows " << part.first_row << " + " << part.rows << ", columns "
+                        << part.first_column << " + " << part.columns;
+                }
+            }
+        }
+    }
+}
+
+TEST_P(Sgemm, APackedFactorKeepsThePathItWasPackedFor) {
+    const Matrix a(9, 70, Layout::kRowMajor, 2), b(70, 50, Layout::kRowMajor, 3);
+    Matrix expected = untouched(9, 50), out = untouched(9, 50);
+    sgemm(left_of(a), right_of(b, expected));
+    const SgemmPacked packed(70, 50, b.view());
+    const UseInstructionSet other(InstructionSet::kPortable);
+    packed.multiply(left_of(a), {0, 70, 0, 50}, false, out.data(), out.row_stride());
+    EXPECT_TRUE(same_bits(out, expected));
+}
+
+TEST_P(Sgemm, RefusesPartsThatAPackedFactorDoesNotHave) {
+    const Matrix a(3, 4, Layout::kRowMajor, 2), b(4, 60, Layout::kRowMajor, 3);
+    const SgemmPacked packed(4, 60, b.view());
+    Matrix out = untouched(3, 60);
+    for (const SgemmPart part : {SgemmPart{0, 3, 0, 60}, SgemmPart{1, 4, 0, 60}, SgemmPart{-1, 4, 0, 60},
+                                 SgemmPart{0, 4, 0, 61}, SgemmPart{0, 4, 24, 10}, SgemmPart{0, 4, -48, 10},
+                                 SgemmPart{0, 4, 0, -1}, SgemmPart{0, 4, 48, 13}}) {
+        EXPECT_THROW(packed.multiply(left_of(a), part, false, out.data(), out.row_stride()),
+                     std::invalid_argument)
+            << part.first_row << " " << part.rows << " " << part.first_column << " " << part.columns;
+    }
+    EXPECT_THROW(packed.multiply(left_of(a), {0, 4, 0, 60}, false, out.data(), 59), std::invalid_argument);
+    EXPECT_THROW(SgemmPacked(-1, 60, b.view()), std::invalid_argument);
+    EXPECT_THROW(SgemmPacked(4, 60, {b.view().data, 59, 1}), std::invalid_argument);
+}
+
+TEST_P(Sgemm, PacksEmptyFactors) {
+    const Matrix a(3, 0, Layout::kRowMajor, 2), b(0, 60, Layout::kRowMajor, 3);
+    Matrix out = untouched(3, 60);
+    SgemmPacked(0, 60, b.view()).multiply(left_of(a), {0, 0, 0, 60}, false, out.data(), out.row_stride());
+    EXPECT_EQ(out.at(2, 59), 0.0F);
+}
+
 TEST_P(Sgemm, InfinitiesAndNaNsStayInTheirRowsAndColumns) {
     Matrix a(13, 40, Layout::kRowMajor, 2), b(40, 60, Layout::kRowMajor, 3);
     a.at(12, 3) = std::numeric_limits<float>::infinity();
@@ -294,6 +355,7 @@ TEST(SgemmPath, IsMissingWithoutVectors) {
     const Matrix a(1, 1, Layout::kRowMajor, 2);
     Matrix out = untouched(1, 1);
     EXPECT_THROW(sgemm(left_of(a), right_of(a, out)), std::logic_error);
+    EXPECT_THROW(SgemmPacked(1, 1, a.view()), std::logic_error);
 }
 
 }  // namespace

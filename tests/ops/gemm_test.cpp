@@ -87,6 +87,36 @@ TEST_P(OnPath, BlocksEqualProducts) {
     }
 }
 
+TEST_P(OnPath, PartsOfABlockFactorEqualProducts) {
+    const at::Tensor b = random({130, 64}, 2);
+    const MatrixView values{.data = b.const_data_ptr<float>(), .stride = 64};
+    const MatrixView transposed{.data = b.const_data_ptr<float>(), .stride = 64, .transposed = true};
+    for (const std::int64_t m : {1, 48}) {
+        const BlockFactor keys(m, 130, 64, transposed), sums(m, 64, 130, values);
+        const at::Tensor a = random({m, 64}, 1), p = random({m, 30}, 3);
+        at::Tensor scores = at::zeros({m, 82}), out = at::ones({m, 64});
+        keys.multiply(m, {.data = a.const_data_ptr<float>(), .stride = 64},
+                      {.first_row = 0, .rows = 64, .first_column = 48, .columns = 82}, false,
+                      scores.mutable_data_ptr<float>(), 82);
+        expect_close(scores, exact(a, b.narrow(0, 48, 82).t()));
+        sums.multiply(m, {.data = p.const_data_ptr<float>(), .stride = 30},
+                      {.first_row = 48, .rows = 30, .first_column = 0, .columns = 64}, true,
+                      out.mutable_data_ptr<float>(), 64);
+        expect_close(out, exact(p, b.narrow(0, 48, 30)) + 1.0);
+    }
+}
+
+TEST(LeftFactor, HasNoRowsAPowerOfTwoApart) {
+    for (const std::int64_t columns : {1, 576, 1024, 1536, 49152}) {
+        const at::Tensor factor = empty_left_factor(3, columns);
+        EXPECT_EQ(factor.sizes(), (std::vector<std::int64_t>{3, columns}));
+        EXPECT_EQ(factor.stride(1), 1);
+        EXPECT_NE(factor.stride(0) % 512, 0);
+    }
+    EXPECT_EQ(empty_left_factor(0, 512).size(0), 0);
+    EXPECT_EQ(empty_left_factor(2, 0).size(1), 0);
+}
+
 TEST(Product, RefusesWhatDoesNotFit) {
     const at::Tensor a = random({4, 6}, 1), b = random({6, 5}, 2);
     EXPECT_THROW(product(a, {.b = b, .out = at::zeros({4, 6})}), std::invalid_argument);

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <span>
 
 namespace qlora::kernels::cpu {
@@ -47,5 +48,36 @@ void sgemm(const SgemmLeft& left, std::span<const SgemmRight> rights, const Sgem
 
 /// On the calling thread alone.
 void sgemm(const SgemmLeft& left, const SgemmRight& right);
+
+/// Memory for packed factors.
+struct SgemmFree {
+    void operator()(float* data) const;
+};
+using SgemmBuffer = std::unique_ptr<float, SgemmFree>;
+
+/// The first column of a part of a packed factor is a multiple of this.
+inline constexpr int64_t kSgemmColumnStep = 48;
+
+/// Rows and columns of a packed right factor that a product takes.
+struct SgemmPart {
+    int64_t first_row, rows, first_column, columns;
+};
+
+/// A right factor that is packed once for many products.
+class SgemmPacked {
+  public:
+    /// Packs b [k, n]. Throws as sgemm.
+    SgemmPacked(int64_t k, int64_t n, const SgemmMatrix& b);
+    /// out = a times `part` of b, or out + that where `adds`, on the calling thread: the bits of sgemm with
+    /// the part alone. Throws std::invalid_argument for a part that is not in b, or not as deep as the left
+    /// factor.
+    void multiply(const SgemmLeft& left, const SgemmPart& part, bool adds, float* out,
+                  int64_t out_stride) const;
+
+  private:
+    const struct SgemmPath* path_;
+    int64_t k_, n_;
+    SgemmBuffer packed_;
+};
 
 }  // namespace qlora::kernels::cpu

@@ -2,12 +2,19 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <algorithm>
+
 #include "qlora/ops/frozen_weight.h"
 
 namespace qlora::ops {
 
-/// Rows of logits held at once by the functions below: bounds their memory to rows * vocabulary * 4 bytes.
-inline constexpr std::int64_t kLogitsChunkRows = 256;
+/// Rows of logits held at once by the functions below, which bounds their memory to rows * vocabulary * 4
+/// bytes: the head is packed once for all of them, so they are many where that costs less than kLogitsBytes.
+inline constexpr std::int64_t kMostLogitsRows = 512, kLeastLogitsRows = 256, kLogitsBytes = 128 << 20;
+constexpr std::int64_t logits_rows(std::int64_t vocabulary) {
+    return std::clamp(kLogitsBytes / (4 * std::max<std::int64_t>(vocabulary, 1)), kLeastLogitsRows,
+                      kMostLogitsRows);
+}
 /// The same where kernels of a device run, in hidden's dtype: enough for products near a GPU's peak.
 inline constexpr std::int64_t kDeviceLogitsRows = 1024;
 /// fp32 bytes of the head's rows that a product takes at once: a head that is not kept in fp32 is converted

@@ -3,12 +3,19 @@
 #include <ATen/core/Tensor.h>
 
 #include <cstdint>
+#include <optional>
 #include <span>
+
+#include "qlora/kernels/sgemm.h"
 
 namespace qlora::ops {
 
 /// `x` in fp32, itself when it is.
 at::Tensor fp32(const at::Tensor& x);
+
+/// Memory for an fp32 left factor [rows, columns] of large products. Where rows a power of two apart would
+/// take each other's places in a processor's cache, they lie a line further apart: then it is not contiguous.
+at::Tensor empty_left_factor(std::int64_t rows, std::int64_t columns);
 
 /// a [m, k] times b [k, n], of one dtype, with fp32 sums and an fp32 result: gradients of fp32 parameters.
 at::Tensor mm_to_fp32(const at::Tensor& a, const at::Tensor& b);
@@ -58,5 +65,21 @@ struct MatrixView {
 /// one thread.
 void block_product(std::int64_t m, std::int64_t n, std::int64_t k, MatrixView a, MatrixView b, bool adds,
                    float* c, std::int64_t c_stride);
+
+/// A right factor [k, n] of several block products of one thread, packed once where that pays.
+class BlockFactor {
+  public:
+    /// `m`: rows that its largest product has.
+    BlockFactor(std::int64_t m, std::int64_t n, std::int64_t k, MatrixView b);
+    /// block_product with the part's rows and columns; the first column is a multiple of kColumnStep.
+    void multiply(std::int64_t m, MatrixView a, const kernels::cpu::SgemmPart& part, bool adds, float* c,
+                  std::int64_t c_stride) const;
+
+    static constexpr std::int64_t kColumnStep = kernels::cpu::kSgemmColumnStep;
+
+  private:
+    MatrixView b_;
+    std::optional<kernels::cpu::SgemmPacked> packed_;
+};
 
 }  // namespace qlora::ops

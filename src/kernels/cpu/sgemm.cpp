@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <atomic>
-#include <memory>
 #include <new>
 #include <stdexcept>
 #include <vector>
@@ -38,6 +37,13 @@ const SgemmPath* path() {
     return nullptr;
 }
 
+constexpr std::align_val_t kCacheLine{64};
+
+SgemmBuffer buffer_of(int64_t size) {
+    return SgemmBuffer(
+        static_cast<float*>(::operator new(static_cast<std::size_t>(size) * sizeof(float), kCacheLine)));
+}
+
 /// Memory for packed panels, kept by its thread: making it anew would cost page faults in every product.
 class Buffer {
   public:
@@ -45,19 +51,14 @@ class Buffer {
         if (size > size_) {
             data_.reset();
             size_ = 0;
-            data_.reset(
-                static_cast<float*>(::operator new(static_cast<std::size_t>(size) * sizeof(float), kLine)));
+            data_ = buffer_of(size);
             size_ = size;
         }
         return data_.get();
     }
 
   private:
-    static constexpr std::align_val_t kLine{64};
-    struct Free {
-        void operator()(float* data) const { ::operator delete(data, kLine); }
-    };
-    std::unique_ptr<float, Free> data_;
+    SgemmBuffer data_;
     int64_t size_ = 0;
 };
 
@@ -68,6 +69,50 @@ struct Panel {
     int64_t registers;  ///< that hold a row
     int64_t offset;     ///< of its columns among those that are packed with it
 };
+
+/// Terms of a sum that one tile adds: depths at [first, first + count).
+struct Depths {
+    int64_t first, count;
+};
+
+/// Calls f(depths) for the parts of a sum of k terms.
+template <class F>
+void for_each_depths(int64_t k, F&& f) {
+    const int64_t steps = pieces(k, kSgemmDepth), most = pieces(pieces(k, steps), 8) * 8;
+    for (int64_t d = 0; d < k; d += most) f(Depths{d, std::min(most, k - d)});
+}
+
+void pack(const SgemmPath& path, const SgemmMatrix& b, const Panel& panel, Depths depths, float* to) {
+    const float* from = b.data + depths.first * b.row_stride + panel.first * b.column_stride;
+    path.pack[panel.registers - 1]({from, b.column_stride, b.row_stride, panel.columns}, depths.count, to);
+}
+
+/// Rows [row, end_row) of one tile, at most as many as it has; `b` is the panel's packed columns from these
+/// depths on.
+void multiply(const SgemmPath& path, const SgemmLeft& left, const Panel& panel, Depths depths, const float* b,
+              int64_t row, int64_t end_row) {
+    const SgemmRight& right = *panel.right;
+    const SgemmMatrix& a = left.a;
+    float* const out = right.out + row * right.out_stride + panel.first;
+    const float* start = out;
+    int64_t start_stride = right.out_stride;
+    if (depths.first == 0) {
+        start = right.start == nullptr ? nullptr : right.start + row * right.start_stride + panel.first;
+        start_stride = right.start_stride;
+    }
+    path.tile[panel.registers - 1]({.depth = depths.count,
+                                    .a = a.data + row * a.row_stride + depths.first * a.column_stride,
+                                    .row_stride = a.row_stride,
+                                    .depth_stride = a.column_stride,
+                                    .b = b,
+                                    .out = out,
+                                    .out_stride = right.out_stride,
+                                    .start = start,
+                                    .start_stride = start_stride,
+                                    .alpha = right.alpha,
+                                    .rows = std::min(path.rows, end_row - row),
+                                    .columns = panel.columns});
+}
 
 /// Panels that are packed together, and how many columns they are wide.
 struct Group {
@@ -91,64 +136,22 @@ std::vector<Group> groups_of(std::span<const SgemmRight> rights, int64_t lanes) 
     return groups;
 }
 
-/// One group of columns for some rows.
-class Work {
-  public:
-    Work(const SgemmPath& path, const SgemmLeft& left, const Group& group, int64_t begin_row, int64_t end_row)
-        : path_(path), left_(left), group_(group), begin_row_(begin_row), end_row_(end_row) {}
-
-    void run() const {
-        static thread_local Buffer packed;
-        const int64_t steps = pieces(left_.k, kSgemmDepth);
-        const int64_t depth = pieces(pieces(left_.k, steps), 8) * 8;
-        float* const b = packed.get(group_.width * depth);
-        for (int64_t d = 0; d < left_.k; d += depth) multiply(d, std::min(depth, left_.k - d), b);
-    }
-
-  private:
-    void multiply(int64_t first_depth, int64_t depth, float* packed) const {
-        for (const Panel& panel : group_.panels) {
-            const SgemmMatrix& b = panel.right->b;
-            const float* from = b.data + first_depth * b.row_stride + panel.first * b.column_stride;
-            path_.pack[panel.registers - 1]({from, b.column_stride, b.row_stride, panel.columns}, depth,
-                                            packed + panel.offset * depth);
+/// Packs one group of columns and multiplies rows [begin_row, end_row) with it.
+void multiply_group(const SgemmPath& path, const SgemmLeft& left, const Group& group, int64_t begin_row,
+                    int64_t end_row) {
+    static thread_local Buffer buffer;
+    for_each_depths(left.k, [&](Depths depths) {
+        float* const packed = buffer.get(group.width * depths.count);
+        for (const Panel& panel : group.panels) {
+            pack(path, panel.right->b, panel, depths, packed + panel.offset * depths.count);
         }
-        for (int64_t row = begin_row_; row < end_row_; row += path_.rows) {
-            for (const Panel& panel : group_.panels) {
-                multiply(first_depth, depth, packed + panel.offset * depth, row, panel);
+        for (int64_t row = begin_row; row < end_row; row += path.rows) {
+            for (const Panel& panel : group.panels) {
+                multiply(path, left, panel, depths, packed + panel.offset * depths.count, row, end_row);
             }
         }
-    }
-
-    void multiply(int64_t first_depth, int64_t depth, const float* b, int64_t row, const Panel& panel) const {
-        const SgemmRight& right = *panel.right;
-        const SgemmMatrix& a = left_.a;
-        float* const out = right.out + row * right.out_stride + panel.first;
-        const float* start = out;
-        int64_t start_stride = right.out_stride;
-        if (first_depth == 0) {
-            start = right.start == nullptr ? nullptr : right.start + row * right.start_stride + panel.first;
-            start_stride = right.start_stride;
-        }
-        path_.tile[panel.registers - 1]({.depth = depth,
-                                         .a = a.data + row * a.row_stride + first_depth * a.column_stride,
-                                         .row_stride = a.row_stride,
-                                         .depth_stride = a.column_stride,
-                                         .b = b,
-                                         .out = out,
-                                         .out_stride = right.out_stride,
-                                         .start = start,
-                                         .start_stride = start_stride,
-                                         .alpha = right.alpha,
-                                         .rows = std::min(path_.rows, end_row_ - row),
-                                         .columns = panel.columns});
-    }
-
-    const SgemmPath& path_;
-    const SgemmLeft& left_;
-    const Group& group_;
-    int64_t begin_row_, end_row_;
-};
+    });
+}
 
 /// Rows of a piece of work: as many as can be, but enough pieces for all threads.
 int64_t rows_of_work(int64_t m, int64_t groups, int64_t threads, int64_t tile_rows) {
@@ -161,6 +164,11 @@ void check(const SgemmMatrix& matrix, int64_t rows, int64_t columns) {
     const bool row_major = matrix.column_stride == 1 && (rows <= 1 || matrix.row_stride >= columns);
     const bool column_major = matrix.row_stride == 1 && (columns <= 1 || matrix.column_stride >= rows);
     if (!row_major && !column_major) throw std::invalid_argument("sgemm: strides that fit no matrix");
+}
+
+const SgemmPath& needed_path() {
+    if (path() == nullptr) throw std::logic_error("sgemm: no path for this machine; see has_sgemm()");
+    return *path();
 }
 
 /// A product without terms.
@@ -182,8 +190,7 @@ bool has_sgemm() {
 }
 
 void sgemm(const SgemmLeft& left, std::span<const SgemmRight> rights, const SgemmTeam& team) {
-    const SgemmPath* const chosen = path();
-    if (chosen == nullptr) throw std::logic_error("sgemm: no path for this machine; see has_sgemm()");
+    const SgemmPath* const chosen = &needed_path();
     if (left.m < 0 || left.k < 0) throw std::invalid_argument("sgemm: a negative size");
     check(left.a, left.m, left.k);
     for (const SgemmRight& right : rights) {
@@ -208,9 +215,8 @@ void sgemm(const SgemmLeft& left, std::span<const SgemmRight> rights, const Sgem
     team.run([&] {
         for (int64_t i = next.fetch_add(1); i < count * parts; i = next.fetch_add(1)) {
             const int64_t first = i % parts * rows;
-            Work(*chosen, left, groups[static_cast<std::size_t>(i / parts)], first,
-                 std::min(left.m, first + rows))
-                .run();
+            multiply_group(*chosen, left, groups[static_cast<std::size_t>(i / parts)], first,
+                           std::min(left.m, first + rows));
         }
     });
 }
@@ -218,6 +224,57 @@ void sgemm(const SgemmLeft& left, std::span<const SgemmRight> rights, const Sgem
 void sgemm(const SgemmLeft& left, const SgemmRight& right) {
     static const SgemmTeam alone = {1, [](const std::function<void()>& work) { work(); }};
     sgemm(left, {&right, 1}, alone);
+}
+
+void SgemmFree::operator()(float* data) const {
+    ::operator delete(data, kCacheLine);
+}
+
+SgemmPacked::SgemmPacked(int64_t k, int64_t n, const SgemmMatrix& b) : path_(&needed_path()), k_(k), n_(n) {
+    if (k < 0 || n < 0) throw std::invalid_argument("sgemm: a negative size");
+    check(b, k, n);
+    const SgemmRight right = {.n = n, .b = b, .out = nullptr, .out_stride = n};
+    packed_ = buffer_of(k * pieces(n, path_->lanes) * path_->lanes);
+    for (const Group& group : groups_of({&right, 1}, path_->lanes)) {
+        for (const Panel& panel : group.panels) {
+            pack(*path_, b, panel, {0, k}, packed_.get() + panel.first * k);
+        }
+    }
+}
+
+void SgemmPacked::multiply(const SgemmLeft& left, const SgemmPart& part, bool adds, float* out,
+                           int64_t out_stride) const {
+    if (left.m < 0 || left.k < 0) throw std::invalid_argument("sgemm: a negative size");
+    check(left.a, left.m, left.k);
+    const bool is_inside = part.first_row >= 0 && part.rows == left.k && part.first_row + part.rows <= k_ &&
+                           part.first_column >= 0 && part.first_column % kSgemmColumnStep == 0 &&
+                           part.columns >= 0 && part.first_column + part.columns <= n_;
+    if (!is_inside) throw std::invalid_argument("sgemm: a part that the packed factor does not have");
+    if (left.m > 1 && out_stride < part.columns) {
+        throw std::invalid_argument("sgemm: rows of the result overlap");
+    }
+    const SgemmRight right = {.n = part.columns,
+                              .b = {},
+                              .out = out,
+                              .out_stride = out_stride,
+                              .start = adds ? out : nullptr,
+                              .start_stride = out_stride};
+    if (left.k == 0) return only_start(left.m, right);
+    const int64_t widest = kSgemmWidest * path_->lanes;
+    for (Group& group : groups_of({&right, 1}, path_->lanes)) {
+        for_each_depths(left.k, [&](Depths depths) {
+            for (int64_t row = 0; row < left.m; row += path_->rows) {
+                for (Panel panel : group.panels) {
+                    const int64_t first = part.first_column + panel.first;
+                    // As wide as it was packed, though the part may end within it.
+                    panel.registers = pieces(std::min(widest, n_ - first), path_->lanes);
+                    const float* b = packed_.get() + first * k_ +
+                                     (part.first_row + depths.first) * panel.registers * path_->lanes;
+                    qlora::kernels::cpu::multiply(*path_, left, panel, depths, b, row, left.m);
+                }
+            }
+        });
+    }
 }
 
 }  // namespace qlora::kernels::cpu

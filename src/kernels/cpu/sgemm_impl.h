@@ -10,6 +10,7 @@ namespace qlora::kernels::cpu::QLORA_PATH {
 
 constexpr int64_t kLanes = QLORA_REGISTER_BYTES / 4;
 constexpr int64_t kTileRows = QLORA_TILE_ROWS;
+constexpr int64_t kLine = 16;  // floats of a line of the cache
 
 QLORA_SGEMM_INLINE Register load(const float* from) {
     Register value;
@@ -25,14 +26,8 @@ template <int64_t kVectors, int64_t kRowStride, int64_t kDepthStride>
 QLORA_SGEMM_INLINE void multiply(const SgemmTile& t, Register (&sums)[kTileRows][kVectors]) {
     const int64_t row_stride = kRowStride != 0 ? kRowStride : t.row_stride;
     const int64_t depth_stride = kDepthStride != 0 ? kDepthStride : t.depth_stride;
-    constexpr int64_t kLine = 16;  // floats
     const float *a = t.a, *b = t.b;
-    for (int64_t d = 0; d < t.depth; ++d, a += depth_stride, b += kVectors * kLanes) {
-        if (kDepthStride == 1 && d % kLine == 0) {
-            // The tile below is next.
-            for (int64_t row = kTileRows; row < 2 * kTileRows; ++row)
-                __builtin_prefetch(a + row * row_stride);
-        }
+    const auto step = [&]() __attribute__((always_inline)) {
         Register right[kVectors];
 #pragma GCC unroll 3
         for (int64_t v = 0; v < kVectors; ++v) right[v] = load(b + v * kLanes);
@@ -42,7 +37,21 @@ QLORA_SGEMM_INLINE void multiply(const SgemmTile& t, Register (&sums)[kTileRows]
 #pragma GCC unroll 3
             for (int64_t v = 0; v < kVectors; ++v) sums[row][v] = fused(left, right[v], sums[row][v]);
         }
+        a += depth_stride;
+        b += kVectors * kLanes;
+    };
+    int64_t d = 0;
+    for (; d + kLine <= t.depth; d += kLine) {
+        if (kDepthStride == 1) {
+            // The tile below is next.
+            for (int64_t row = kTileRows; row < 2 * kTileRows; ++row) {
+                __builtin_prefetch(a + row * row_stride);
+            }
+        }
+#pragma GCC unroll 4
+        for (int64_t i = 0; i < kLine; ++i) step();
     }
+    for (; d < t.depth; ++d) step();
 }
 
 /// The rows of a that lie in the matrix, and zeros after them.
@@ -58,7 +67,10 @@ QLORA_SGEMM_INLINE void copy_rows(const SgemmTile& t, float* to) {
 template <int64_t kVectors>
 static void tile(const SgemmTile& t) {
     constexpr int64_t kColumns = kVectors * kLanes;
-    for (int64_t row = 0; row < t.rows; ++row) __builtin_prefetch(t.out + row * t.out_stride, 1);
+    for (int64_t row = 0; row < t.rows; ++row) {
+        __builtin_prefetch(t.out + row * t.out_stride, 1);
+        __builtin_prefetch(t.out + row * t.out_stride + t.columns - 1, 1);
+    }
     Register sums[kTileRows][kVectors];
 #pragma GCC unroll 16
     for (int64_t row = 0; row < kTileRows; ++row) {
@@ -127,6 +139,9 @@ QLORA_SGEMM_INLINE void transpose_8x8(const float* from, int64_t stride, float* 
     }
 }
 
+/// Floats that are asked for before they are packed.
+constexpr int64_t kAhead = 4 * kLine;
+
 /// Columns whose values lie side by side.
 template <int64_t kWidth>
 QLORA_SGEMM_INLINE void pack_transposed(const SgemmColumns& columns, int64_t depth, float* out) {
@@ -138,6 +153,12 @@ QLORA_SGEMM_INLINE void pack_transposed(const SgemmColumns& columns, int64_t dep
     };
     int64_t d = 0;
     for (; d + 8 <= depth; d += 8) {
+        if (d % kLine == 0) {
+            // More columns than a processor foresees.
+            for (int64_t v = 0; v < columns.count; ++v) {
+                __builtin_prefetch(columns.data + v * columns.stride + d + kAhead);
+            }
+        }
         int64_t v = 0;
         for (; v + 8 <= columns.count; v += 8) {
             transpose_8x8(columns.data + v * columns.stride + d, columns.stride, out + d * kWidth + v,
@@ -157,6 +178,9 @@ template <int64_t kWidth>
 QLORA_SGEMM_INLINE void pack_adjacent(const SgemmColumns& columns, int64_t depth, float* out) {
     if (columns.count == kWidth) {
         for (int64_t d = 0; d < depth; ++d) {
+            for (int64_t v = 0; v < kWidth; v += kLine) {
+                __builtin_prefetch(columns.data + (d + kLine) * columns.depth_stride + v);
+            }
             __builtin_memcpy(out + d * kWidth, columns.data + d * columns.depth_stride,
                              kWidth * sizeof(float));
         }

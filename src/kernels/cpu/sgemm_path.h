@@ -6,7 +6,7 @@ namespace qlora::kernels::cpu {
 
 /// Terms of a sum that are added before it goes to memory: rows of a tile stay in the first cache. The bits
 /// of every product depend on it.
-inline constexpr int64_t kSgemmDepth = 512;
+inline constexpr int64_t kSgemmDepth = 640;
 
 /// Registers in a row of the widest tile.
 inline constexpr int64_t kSgemmWidest = 3;
