@@ -1,7 +1,9 @@
 #include "qlora/kernels/sgemm.h"
 
 #include <algorithm>
+#include <array>
 #include <atomic>
+#include <cstddef>
 #include <new>
 #include <stdexcept>
 #include <vector>
@@ -87,32 +89,64 @@ void pack(const SgemmPath& path, const SgemmMatrix& b, const Panel& panel, Depth
     path.pack[panel.registers - 1]({from, b.column_stride, b.row_stride, panel.columns}, depths.count, to);
 }
 
-/// Rows [row, end_row) of one tile, at most as many as it has; `b` is the panel's packed columns from these
-/// depths on.
-void multiply(const SgemmPath& path, const SgemmLeft& left, const Panel& panel, Depths depths, const float* b,
-              int64_t row, int64_t end_row) {
-    const SgemmRight& right = *panel.right;
-    const SgemmMatrix& a = left.a;
-    float* const out = right.out + row * right.out_stride + panel.first;
-    const float* start = out;
-    int64_t start_stride = right.out_stride;
-    if (depths.first == 0) {
-        start = right.start == nullptr ? nullptr : right.start + row * right.start_stride + panel.first;
-        start_stride = right.start_stride;
+/// Tiles side by side, which go down the rows together: a row's part of the left factor is read once for all.
+class TileRow {
+  public:
+    TileRow(const SgemmPath& path, const SgemmLeft& left, Depths depths, int64_t first_row)
+        : path_(path), left_(left), depths_(depths), first_row_(first_row) {}
+
+    /// `b`: the panel's packed columns from the first of the depths on.
+    void add(const Panel& panel, const float* b) {
+        const SgemmRight& right = *panel.right;
+        const SgemmMatrix& a = left_.a;
+        float* const out = right.out + first_row_ * right.out_stride + panel.first;
+        // What the depths before have summed is in the result.
+        const bool goes_on = depths_.first > 0;
+        const float* const start = goes_on || right.start == nullptr
+                                       ? nullptr
+                                       : right.start + first_row_ * right.start_stride + panel.first;
+        tiles_[count_++] = {path_.tile[panel.registers - 1],
+                            {.depth = depths_.count,
+                             .a = a.data + first_row_ * a.row_stride + depths_.first * a.column_stride,
+                             .row_stride = a.row_stride,
+                             .depth_stride = a.column_stride,
+                             .b = b,
+                             .out = out,
+                             .out_stride = right.out_stride,
+                             .start = goes_on ? out : start,
+                             .start_stride = goes_on ? right.out_stride : right.start_stride,
+                             .alpha = right.alpha,
+                             .rows = 0,
+                             .columns = panel.columns}};
     }
-    path.tile[panel.registers - 1]({.depth = depths.count,
-                                    .a = a.data + row * a.row_stride + depths.first * a.column_stride,
-                                    .row_stride = a.row_stride,
-                                    .depth_stride = a.column_stride,
-                                    .b = b,
-                                    .out = out,
-                                    .out_stride = right.out_stride,
-                                    .start = start,
-                                    .start_stride = start_stride,
-                                    .alpha = right.alpha,
-                                    .rows = std::min(path.rows, end_row - row),
-                                    .columns = panel.columns});
-}
+
+    void multiply(int64_t end_row) {
+        for (int64_t row = first_row_; row < end_row; row += path_.rows) {
+            for (std::size_t i = 0; i < count_; ++i) {
+                SgemmTile& tile = tiles_[i].tile;
+                tile.rows = std::min(path_.rows, end_row - row);
+                tiles_[i].run(tile);
+                tile.a += path_.rows * tile.row_stride;
+                tile.out += path_.rows * tile.out_stride;
+                if (tile.start != nullptr) tile.start += path_.rows * tile.start_stride;
+            }
+        }
+    }
+
+  private:
+    struct Entry {
+        void (*run)(const SgemmTile& tile);
+        SgemmTile tile;
+    };
+    static constexpr std::size_t kMostTiles = kColumnsAtOnce / kSgemmLeastLanes;
+
+    const SgemmPath& path_;
+    const SgemmLeft& left_;
+    Depths depths_;
+    int64_t first_row_;
+    std::array<Entry, kMostTiles> tiles_;
+    std::size_t count_ = 0;
+};
 
 /// Panels that are packed together, and how many columns they are wide.
 struct Group {
@@ -142,22 +176,43 @@ void multiply_group(const SgemmPath& path, const SgemmLeft& left, const Group& g
     static thread_local Buffer buffer;
     for_each_depths(left.k, [&](Depths depths) {
         float* const packed = buffer.get(group.width * depths.count);
+        TileRow tiles(path, left, depths, begin_row);
         for (const Panel& panel : group.panels) {
-            pack(path, panel.right->b, panel, depths, packed + panel.offset * depths.count);
+            float* const b = packed + panel.offset * depths.count;
+            pack(path, panel.right->b, panel, depths, b);
+            tiles.add(panel, b);
         }
-        for (int64_t row = begin_row; row < end_row; row += path.rows) {
-            for (const Panel& panel : group.panels) {
-                multiply(path, left, panel, depths, packed + panel.offset * depths.count, row, end_row);
-            }
-        }
+        tiles.multiply(end_row);
     });
 }
 
-/// Rows of a piece of work: as many as can be, but enough pieces for all threads.
-int64_t rows_of_work(int64_t m, int64_t groups, int64_t threads, int64_t tile_rows) {
-    if (threads == 1) return m;
-    const int64_t parts = std::min(pieces(threads * kPiecesPerThread, groups), pieces(m, kLeastRows));
-    return pieces(pieces(m, parts), tile_rows) * tile_rows;
+/// A piece of work: some rows of one group.
+struct Piece {
+    const Group* group;
+    int64_t begin_row, end_row;
+};
+
+/// Pieces with as many rows as can be, but enough of them for all threads. The last ones are half as large,
+/// so that a thread which falls behind keeps the others waiting for less.
+std::vector<Piece> pieces_of(const std::vector<Group>& groups, int64_t m, int64_t threads,
+                             int64_t tile_rows) {
+    const auto count = static_cast<int64_t>(groups.size());
+    const int64_t parts =
+        threads == 1 ? 1 : std::min(pieces(threads * kPiecesPerThread, count), pieces(m, kLeastRows));
+    const auto whole_tiles = [&](int64_t rows) { return pieces(rows, tile_rows) * tile_rows; };
+    std::vector<Piece> work;
+    const auto add = [&](const Group& group, int64_t begin, int64_t end, int64_t rows) {
+        for (; begin < end; begin += rows) work.push_back({&group, begin, std::min(end, begin + rows)});
+    };
+    const int64_t rows = whole_tiles(pieces(m, parts));
+    for (const Group& group : groups) add(group, 0, m, rows);
+    if (threads == 1 || rows < 2 * kLeastRows) return work;
+    const std::size_t last = std::min(work.size(), static_cast<std::size_t>(threads));
+    const std::vector<Piece> halved(work.end() - static_cast<std::ptrdiff_t>(last), work.end());
+    work.resize(work.size() - last);
+    for (const Piece& piece : halved)
+        add(*piece.group, piece.begin_row, piece.end_row, whole_tiles(pieces(rows, 2)));
+    return work;
 }
 
 void check(const SgemmMatrix& matrix, int64_t rows, int64_t columns) {
@@ -208,15 +263,11 @@ void sgemm(const SgemmLeft& left, std::span<const SgemmRight> rights, const Sgem
     }
     const std::vector<Group> groups = groups_of(rights, chosen->lanes);
     if (groups.empty()) return;
-    const auto count = static_cast<int64_t>(groups.size());
-    const int64_t rows = rows_of_work(left.m, count, team.threads, chosen->rows);
-    const int64_t parts = pieces(left.m, rows);
-    std::atomic<int64_t> next{0};
+    const std::vector<Piece> work = pieces_of(groups, left.m, team.threads, chosen->rows);
+    std::atomic<std::size_t> next{0};
     team.run([&] {
-        for (int64_t i = next.fetch_add(1); i < count * parts; i = next.fetch_add(1)) {
-            const int64_t first = i % parts * rows;
-            multiply_group(*chosen, left, groups[static_cast<std::size_t>(i / parts)], first,
-                           std::min(left.m, first + rows));
+        for (std::size_t i = next.fetch_add(1); i < work.size(); i = next.fetch_add(1)) {
+            multiply_group(*chosen, left, *work[i].group, work[i].begin_row, work[i].end_row);
         }
     });
 }
@@ -263,16 +314,15 @@ void SgemmPacked::multiply(const SgemmLeft& left, const SgemmPart& part, bool ad
     const int64_t widest = kSgemmWidest * path_->lanes;
     for (Group& group : groups_of({&right, 1}, path_->lanes)) {
         for_each_depths(left.k, [&](Depths depths) {
-            for (int64_t row = 0; row < left.m; row += path_->rows) {
-                for (Panel panel : group.panels) {
-                    const int64_t first = part.first_column + panel.first;
-                    // As wide as it was packed, though the part may end within it.
-                    panel.registers = pieces(std::min(widest, n_ - first), path_->lanes);
-                    const float* b = packed_.get() + first * k_ +
-                                     (part.first_row + depths.first) * panel.registers * path_->lanes;
-                    qlora::kernels::cpu::multiply(*path_, left, panel, depths, b, row, left.m);
-                }
+            TileRow tiles(*path_, left, depths, 0);
+            for (Panel panel : group.panels) {
+                const int64_t first = part.first_column + panel.first;
+                // As wide as it was packed, though the part may end within it.
+                panel.registers = pieces(std::min(widest, n_ - first), path_->lanes);
+                tiles.add(panel, packed_.get() + first * k_ +
+                                     (part.first_row + depths.first) * panel.registers * path_->lanes);
             }
+            tiles.multiply(left.m);
         });
     }
 }

@@ -63,45 +63,30 @@ QLORA_SGEMM_INLINE void copy_rows(const SgemmTile& t, float* to) {
     }
 }
 
-/// A tile of kTileRows x (kVectors registers). Each of its sums goes over the depth in order.
-template <int64_t kVectors>
-static void tile(const SgemmTile& t) {
-    constexpr int64_t kColumns = kVectors * kLanes;
-    for (int64_t row = 0; row < t.rows; ++row) {
-        __builtin_prefetch(t.out + row * t.out_stride, 1);
-        __builtin_prefetch(t.out + row * t.out_stride + t.columns - 1, 1);
-    }
-    Register sums[kTileRows][kVectors];
+/// out = start + alpha * sums for a whole tile.
+template <int64_t kVectors, bool kStarts>
+QLORA_SGEMM_INLINE void store_whole(const SgemmTile& t, const Register (&sums)[kTileRows][kVectors]) {
+    const Register alpha = all(t.alpha);
+    float* out = t.out;
+    const float* start = t.start;
 #pragma GCC unroll 16
     for (int64_t row = 0; row < kTileRows; ++row) {
 #pragma GCC unroll 3
-        for (int64_t v = 0; v < kVectors; ++v) sums[row][v] = Register{};
-    }
-    if (t.rows < kTileRows) {
-        float rows[kSgemmDepth * kTileRows];
-        copy_rows(t, rows);
-        SgemmTile copied = t;
-        copied.a = rows;
-        copied.depth_stride = kTileRows;
-        multiply<kVectors, 1, 0>(copied, sums);
-    } else if (t.depth_stride == 1) {
-        multiply<kVectors, 0, 1>(t, sums);
-    } else {
-        multiply<kVectors, 1, 0>(t, sums);
-    }
-    const Register alpha = all(t.alpha);
-    if (t.rows == kTileRows && t.columns == kColumns) {
-#pragma GCC unroll 16
-        for (int64_t row = 0; row < kTileRows; ++row) {
-#pragma GCC unroll 3
-            for (int64_t v = 0; v < kVectors; ++v) {
-                Register value = sums[row][v] * alpha;
-                if (t.start != nullptr) value += load(t.start + row * t.start_stride + v * kLanes);
-                store(t.out + row * t.out_stride + v * kLanes, value);
-            }
+        for (int64_t v = 0; v < kVectors; ++v) {
+            Register value = sums[row][v] * alpha;
+            if constexpr (kStarts) value += load(start + v * kLanes);
+            store(out + v * kLanes, value);
         }
-        return;
+        out += t.out_stride;
+        if constexpr (kStarts) start += t.start_stride;
     }
+}
+
+/// The same for what lies in the matrix.
+template <int64_t kVectors>
+QLORA_SGEMM_INLINE void store_part(const SgemmTile& t, const Register (&sums)[kTileRows][kVectors]) {
+    constexpr int64_t kColumns = kVectors * kLanes;
+    const Register alpha = all(t.alpha);
     float whole[kTileRows * kColumns];
 #pragma GCC unroll 16
     for (int64_t row = 0; row < kTileRows; ++row) {
@@ -117,6 +102,40 @@ static void tile(const SgemmTile& t) {
                 t.start != nullptr ? value + t.start[row * t.start_stride + column] : value;
         }
     }
+}
+
+/// A tile of kTileRows x (kVectors registers). Each of its sums goes over the depth in order.
+template <int64_t kVectors>
+static void tile(const SgemmTile& given) {
+    const SgemmTile t = given;  // what is stored through a pointer cannot change it
+    Register sums[kTileRows][kVectors];
+#pragma GCC unroll 16
+    for (int64_t row = 0; row < kTileRows; ++row) {
+#pragma GCC unroll 3
+        for (int64_t v = 0; v < kVectors; ++v) sums[row][v] = Register{};
+    }
+    if (t.rows < kTileRows) {
+        float rows[kSgemmDepth * kTileRows];
+        copy_rows(t, rows);
+        SgemmTile copied = t;
+        copied.a = rows;
+        copied.depth_stride = kTileRows;
+        multiply<kVectors, 1, 0>(copied, sums);
+        return store_part(t, sums);
+    }
+#pragma GCC unroll 16
+    for (int64_t row = 0; row < kTileRows; ++row) {
+        __builtin_prefetch(t.out + row * t.out_stride, 1);
+        __builtin_prefetch(t.out + row * t.out_stride + t.columns - 1, 1);
+    }
+    if (t.depth_stride == 1) {
+        multiply<kVectors, 0, 1>(t, sums);
+    } else {
+        multiply<kVectors, 1, 0>(t, sums);
+    }
+    if (t.columns < kVectors * kLanes) return store_part(t, sums);
+    if (t.start == nullptr) return store_whole<kVectors, false>(t, sums);
+    store_whole<kVectors, true>(t, sums);
 }
 
 /// to[d * width + v] = from[v * stride + d] for 8 x 8 values.

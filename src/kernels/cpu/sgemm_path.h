@@ -11,6 +11,9 @@ inline constexpr int64_t kSgemmDepth = 640;
 /// Registers in a row of the widest tile.
 inline constexpr int64_t kSgemmWidest = 3;
 
+/// Lanes of the narrowest path.
+inline constexpr int64_t kSgemmLeastLanes = 8;
+
 /// `count` columns of b; column v at depth d lies at data[v * stride + d * depth_stride].
 struct SgemmColumns {
     const float* data;
