@@ -210,12 +210,13 @@ std::vector<Piece> pieces_of(const std::vector<Group>& groups, int64_t m, int64_
     const std::size_t last = std::min(work.size(), static_cast<std::size_t>(threads));
     const std::vector<Piece> halved(work.end() - static_cast<std::ptrdiff_t>(last), work.end());
     work.resize(work.size() - last);
-    for (const Piece& piece : halved)
-        add(*piece.group, piece.begin_row, piece.end_row, whole_tiles(pieces(rows, 2)));
+    const int64_t half = whole_tiles(pieces(rows, 2));
+    for (const Piece& piece : halved) add(*piece.group, piece.begin_row, piece.end_row, half);
     return work;
 }
 
 void check(const SgemmMatrix& matrix, int64_t rows, int64_t columns) {
+    if (rows < 0 || columns < 0) throw std::invalid_argument("sgemm: a negative size");
     const bool row_major = matrix.column_stride == 1 && (rows <= 1 || matrix.row_stride >= columns);
     const bool column_major = matrix.row_stride == 1 && (columns <= 1 || matrix.column_stride >= rows);
     if (!row_major && !column_major) throw std::invalid_argument("sgemm: strides that fit no matrix");
@@ -246,10 +247,8 @@ bool has_sgemm() {
 
 void sgemm(const SgemmLeft& left, std::span<const SgemmRight> rights, const SgemmTeam& team) {
     const SgemmPath* const chosen = &needed_path();
-    if (left.m < 0 || left.k < 0) throw std::invalid_argument("sgemm: a negative size");
     check(left.a, left.m, left.k);
     for (const SgemmRight& right : rights) {
-        if (right.n < 0) throw std::invalid_argument("sgemm: a negative size");
         check(right.b, left.k, right.n);
         if (left.m > 1 &&
             (right.out_stride < right.n || (right.start != nullptr && right.start_stride < right.n))) {
@@ -282,7 +281,6 @@ void SgemmFree::operator()(float* data) const {
 }
 
 SgemmPacked::SgemmPacked(int64_t k, int64_t n, const SgemmMatrix& b) : path_(&needed_path()), k_(k), n_(n) {
-    if (k < 0 || n < 0) throw std::invalid_argument("sgemm: a negative size");
     check(b, k, n);
     const SgemmRight right = {.n = n, .b = b, .out = nullptr, .out_stride = n};
     packed_ = buffer_of(k * pieces(n, path_->lanes) * path_->lanes);
@@ -295,7 +293,6 @@ SgemmPacked::SgemmPacked(int64_t k, int64_t n, const SgemmMatrix& b) : path_(&ne
 
 void SgemmPacked::multiply(const SgemmLeft& left, const SgemmPart& part, bool adds, float* out,
                            int64_t out_stride) const {
-    if (left.m < 0 || left.k < 0) throw std::invalid_argument("sgemm: a negative size");
     check(left.a, left.m, left.k);
     const bool is_inside = part.first_row >= 0 && part.rows == left.k && part.first_row + part.rows <= k_ &&
                            part.first_column >= 0 && part.first_column % kSgemmColumnStep == 0 &&
@@ -312,7 +309,7 @@ void SgemmPacked::multiply(const SgemmLeft& left, const SgemmPart& part, bool ad
                               .start_stride = out_stride};
     if (left.k == 0) return only_start(left.m, right);
     const int64_t widest = kSgemmWidest * path_->lanes;
-    for (Group& group : groups_of({&right, 1}, path_->lanes)) {
+    for (const Group& group : groups_of({&right, 1}, path_->lanes)) {
         for_each_depths(left.k, [&](Depths depths) {
             TileRow tiles(*path_, left, depths, 0);
             for (Panel panel : group.panels) {

@@ -11,6 +11,8 @@ namespace qlora::kernels::cpu::QLORA_PATH {
 constexpr int64_t kLanes = QLORA_REGISTER_BYTES / 4;
 constexpr int64_t kTileRows = QLORA_TILE_ROWS;
 constexpr int64_t kLine = 16;  // floats of a line of the cache
+static_assert(kLanes >= kSgemmLeastLanes);
+static_assert(kSgemmColumnStep % (kSgemmWidest * kLanes) == 0);
 
 QLORA_SGEMM_INLINE Register load(const float* from) {
     Register value;

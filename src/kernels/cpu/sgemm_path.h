@@ -2,6 +2,8 @@
 
 #include <cstdint>
 
+#include "qlora/kernels/sgemm.h"
+
 namespace qlora::kernels::cpu {
 
 /// Terms of a sum that are added before it goes to memory: rows of a tile stay in the first cache. The bits
