@@ -3,6 +3,7 @@
 
     scripts/bench.py --device cpu                          all cells: some hours
     scripts/bench.py --device cpu --cells C1,C5            only these
+    scripts/bench.py --device cpu --resume                 those that a stopped run has not finished
     scripts/bench.py --device cpu --quick --skip-peers     seconds to minutes: does it work?
 
 Writes results.json and results.md. Needs the release build, models/SmolLM2-135M-Instruct
@@ -71,6 +72,11 @@ def parse_arguments():
         default=[],
         metavar="NAME",
         help="only these beside ours; see --list",
+    )
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="keep the finished cells in the output folder; same commit, machine and settings only",
     )
     parser.add_argument("--steps", type=at_least(1), help="timed steps of a block (default 8)")
     parser.add_argument(
@@ -153,6 +159,8 @@ def settings(options, setup):
     return {
         "device": options.device,
         "quick": options.quick,
+        "skip_peers": setup.skip_peers,
+        "only": setup.only,
         "threads": setup.threads,
         "steps": setup.steps,
         "warm_up": setup.warm_up,
@@ -165,8 +173,25 @@ def settings(options, setup):
     }
 
 
+def finished_cells(results, output):
+    """The cells of an earlier run into the same folder; it must have been this very benchmark."""
+    file = output / "results.json"
+    if not file.is_file():
+        return []
+    earlier = json.loads(file.read_text(encoding="utf-8"))
+    now = json.loads(json.dumps(results))
+    others = [key for key in ("machine", "model", "settings") if earlier[key] != now[key]]
+    if others:
+        sys.exit(
+            f"bench: --resume: {file} differs in its {', '.join(others)}: give another --output, or"
+            " run all cells again"
+        )
+    return earlier["cells"]
+
+
 def write_results(results, output):
     """After each cell, so that a long run that is stopped leaves what it has."""
+    results["cells"].sort(key=lambda cell: list(CELLS).index(cell["cell"]))
     results["goals"] = report.goals(results["cells"])
     (output / "results.json").write_text(
         json.dumps(results, indent=1, default=str) + "\n", encoding="utf-8"
@@ -194,7 +219,13 @@ def main():
             "baseline_rss": idle.peak_rss,
             "cells": [],
         }
-        for name in options.cells:
+        if options.resume:
+            results["cells"] = finished_cells(results, options.output)
+        kept = [cell["cell"] for cell in results["cells"]]
+        if kept:
+            runner.say(f"kept from {options.output}: {', '.join(kept)}")
+        write_results(results, options.output)
+        for name in (name for name in options.cells if name not in kept):
             results["cells"].append(runner.CellRun(CELLS[name], setup).run())
             write_results(results, options.output)
     except ProcessError as fault:

@@ -125,22 +125,25 @@ def test_a_larger_model_is_judged_by_memory_and_by_its_share_against_c1():
 
 
 @pytest.fixture(scope="module")
-def results(root, tiny_model, bin_dir, tmp_path_factory):
-    """All kinds of cells, our main entrant alone, on one thread."""
-    folder = tiny_model(tie=True)
+def bench(root, tiny_model, bin_dir, tmp_path_factory):
+    """Runs the script on a tiny model into one folder: our main entrant alone, on one thread."""
     output = tmp_path_factory.mktemp("bench")
-    command = [
-        sys.executable,
-        "-B",
-        root / "scripts" / "bench.py",
-        "--device",
-        "cpu",
-        "--quick",
-        "--skip-peers",
-    ]
-    command += ["--cells", "C2,C5,C6", "--only", "ours", "--threads", "1", "--steps", "1"]
-    command += ["--template", "chatml", "--model", folder, "--output", output]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    fixed = [sys.executable, "-B", root / "scripts" / "bench.py", "--device", "cpu", "--quick"]
+    fixed += ["--skip-peers", "--only", "ours", "--threads", "1", "--template", "chatml"]
+    fixed += ["--model", tiny_model(tie=True), "--output", output]
+
+    def run(*flags):
+        return subprocess.run([*fixed, *flags], capture_output=True, text=True, timeout=600)
+
+    run.output = output
+    return run
+
+
+@pytest.fixture(scope="module")
+def results(bench):
+    """All kinds of cells."""
+    output = bench.output
+    done = bench("--cells", "C2,C5,C6", "--steps", "1")
     assert done.returncode == 0, done.stderr
     assert done.stdout == (output / "results.md").read_text() + "\n"
     return json.loads((output / "results.json").read_text()), done.stdout
@@ -220,3 +223,28 @@ def test_an_unknown_cell_is_refused_by_name(root):
     ]
     done = subprocess.run(command, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and "C9: the cells are C1, C2, C3" in done.stderr
+
+
+def test_a_resumed_benchmark_keeps_what_is_finished_and_runs_the_rest(bench, results):
+    file = bench.output / "results.json"
+    found = json.loads(file.read_text())
+    evaluation = found["cells"].pop()
+    found["cells"][0]["work"] = "as it was"
+    file.write_text(json.dumps(found))
+    done = bench("--cells", "C2,C6", "--steps", "1", "--resume")
+    assert done.returncode == 0, done.stderr
+    assert f"kept from {bench.output}: C2, C5\n" in done.stderr
+    resumed = json.loads(file.read_text())
+    assert [cell["cell"] for cell in resumed["cells"]] == ["C2", "C5", "C6"]
+    assert resumed["cells"][:2] == found["cells"]
+    (ours,) = resumed["cells"][2]["entrants"]
+    assert ours["loss"] == evaluation["entrants"][0]["loss"]
+    assert resumed["goals"] and "C2: as it was" in done.stdout
+
+
+def test_a_benchmark_with_other_settings_is_not_mixed_with_an_earlier_one(bench, results):
+    before = (bench.output / "results.json").read_bytes()
+    done = bench("--cells", "C2", "--steps", "2", "--resume")
+    assert done.returncode != 0 and not done.stdout
+    assert "results.json differs in its settings: " in done.stderr
+    assert (bench.output / "results.json").read_bytes() == before
