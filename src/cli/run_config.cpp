@@ -53,16 +53,17 @@ void resolve_paths(RunConfig& config, const std::filesystem::path& folder) {
 
 }  // namespace
 
-RunConfig load_run_config(const std::filesystem::path& file, const std::vector<std::string>& overrides) {
+RunConfig load_run_config(const std::filesystem::path& file, const std::vector<std::string>& overrides,
+                          const MoreChecks& more_checks) {
     const std::filesystem::path absolute = std::filesystem::absolute(file).lexically_normal();
     RunConfig config =
-        parse_run_config(read_json_file(file), absolute.parent_path(), file.string(), overrides);
+        parse_run_config(read_json_file(file), absolute.parent_path(), file.string(), overrides, more_checks);
     config.file = absolute;
     return config;
 }
 
 RunConfig parse_run_config(Json root, const std::filesystem::path& folder, const std::string& name,
-                           const std::vector<std::string>& overrides) {
+                           const std::vector<std::string>& overrides, const MoreChecks& more_checks) {
     if (!root.is_object())
         throw ConfigError(name + ": " + wrong_type("an object with the sections of a run", root));
     ReadState state;
@@ -83,6 +84,7 @@ RunConfig parse_run_config(Json root, const std::filesystem::path& folder, const
     resolve_defaults(config, state);
     resolve_paths(config, folder);
     check_combinations(config, state.faults);
+    if (more_checks) more_checks(config, state.faults);
     state.faults.throw_if_any<ConfigError>(name);
     return config;
 }

@@ -29,6 +29,31 @@ struct TrainFlags {
     bool dry_run = false;
 };
 
+std::string held_run_fault(const train::RunPaths& paths) {
+    return paths.root.string() +
+           " already holds a run; add --resume to go on with it, or choose another folder";
+}
+
+/// What must be there before anything is read, so that all of it is said at once.
+void check_paths(const RunConfig& config, const TrainFlags& flags, FaultList& faults) {
+    const auto need = [&](const std::string& setting, const std::filesystem::path& path) {
+        std::error_code error;
+        const bool is_missing =
+            std::filesystem::status(path, error).type() == std::filesystem::file_type::not_found;
+        if (config.given.contains(setting) && is_missing) faults.add(setting, "there is no " + path.string());
+    };
+    need("model.path", config.model.path);
+    if (config.model.adapter) need("model.adapter", *config.model.adapter);
+    for (const std::filesystem::path& file : config.data.train.files) need("data.train", file);
+    if (config.data.eval) need("data.eval", *config.data.eval);
+    // Alone it is said once the lock is held: until then the run may be another process's.
+    const train::RunPaths paths{config.training.output_dir};
+    const bool starts = !flags.dry_run && !flags.resume && config.given.contains("training.output_dir");
+    if (!faults.empty() && starts && paths.holds_run()) {
+        faults.add("training.output_dir", held_run_fault(paths));
+    }
+}
+
 struct Data {
     data::Dataset train;
     std::optional<data::Dataset> eval;
@@ -127,7 +152,9 @@ int train(const TrainFlags& flags, Program& program) {
     // Never destroyed: a signal that comes after the last save must not make a finished run look killed.
     static const auto* const stop_signal = new train::StopSignal;
     static_cast<void>(stop_signal);
-    RunConfig config = load_run_config(flags.config, flags.overrides);
+    RunConfig config =
+        load_run_config(flags.config, flags.overrides,
+                        [&](const RunConfig& read, FaultList& faults) { check_paths(read, flags, faults); });
     const at::Device device = ops::select_device(config.model.device);
     check_device(config, device.is_cuda());
     if (device.is_cuda() && config.training.full_determinism) ops::use_deterministic_algorithms();
@@ -139,9 +166,7 @@ int train(const TrainFlags& flags, Program& program) {
     if (!flags.dry_run) {
         lock.emplace(paths);
         if (paths.holds_run() && !flags.resume) {
-            throw ConfigError(
-                "training.output_dir: " + paths.root.string() +
-                " already holds a run; add --resume to go on with it, or choose another folder");
+            throw ConfigError("training.output_dir: " + held_run_fault(paths));
         }
         for (const auto& folder : {paths.root, paths.checkpoints()}) train::remove_leftovers(folder);
     }

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <optional>
 #include <set>
 #include <string>
@@ -56,14 +57,19 @@ struct RunConfig {
     }
 };
 
+/// Adds faults that only one program looks for, such as files that it needs, to those of the configuration.
+using MoreChecks = std::function<void(const RunConfig& config, FaultList& faults)>;
+
 /// Reads a run.json; `overrides` are the texts of `--set`, `section.key=value`. Relative paths, those of
 /// overrides too, are relative to the file's folder. Throws ConfigError with all faults of file and
 /// overrides.
-RunConfig load_run_config(const std::filesystem::path& file, const std::vector<std::string>& overrides = {});
+RunConfig load_run_config(const std::filesystem::path& file, const std::vector<std::string>& overrides = {},
+                          const MoreChecks& more_checks = {});
 
 /// The same for a parsed text; `name` stands in messages.
 RunConfig parse_run_config(Json root, const std::filesystem::path& folder, const std::string& name,
-                           const std::vector<std::string>& overrides = {});
+                           const std::vector<std::string>& overrides = {},
+                           const MoreChecks& more_checks = {});
 
 /// `quantization.key=value` texts alone, for programs without a run.json.
 quant::QuantConfig quant_config_from_overrides(const std::vector<std::string>& overrides);
