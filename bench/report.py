@@ -250,18 +250,18 @@ TABLES = {
 
 
 def ratio(goal, cell):
-    """Ours to the best of the rivals whose losses are ours; None without one."""
+    """Ours to the best of the rivals whose losses are ours; None without one, and why."""
     ours = main_entrant(cell)
-    rivals = [
+    measured = [
         e
         for e in cell["entrants"]
-        if not e["ours"]
-        and e["name"].startswith(goal.rivals)
-        and e.get(goal.value)
-        and e.get("parity", {"holds": True})["holds"]
+        if not e["ours"] and e["name"].startswith(goal.rivals) and e.get(goal.value)
     ]
-    if not ours or not ours.get(goal.value) or not rivals:
+    rivals = [e for e in measured if e.get("parity", {"holds": True})["holds"]]
+    if not ours or not ours.get(goal.value) or not measured:
         return None, None
+    if not rivals:
+        return None, f"{measured[0]['name']}: its losses differ"
     best = (max if goal.better == "more" else min)(rivals, key=lambda e: e[goal.value])
     value = best[goal.value] / ours[goal.value]
     return (value if goal.better == "less" else 1 / value), best["name"]
@@ -335,7 +335,7 @@ def large_goals(cells):
 def goal_table(entries):
     rows = []
     for e in entries:
-        verdict = "not measured"
+        verdict = "does not count" if e["rival"] else "not measured"
         if e["value"] is not None and e["goal"] == e["stretch"]:
             verdict = "yes" if e["reached"] else "**no**"
         elif e["value"] is not None:

@@ -108,6 +108,18 @@ def test_a_goal_without_a_peer_is_not_reached():
     assert "not measured" in "\n".join(report.goal_table([goal]))
 
 
+def test_a_goal_whose_only_peer_has_other_losses_says_so():
+    import report
+
+    ours = entrant("ours", ours=True, useful_tokens_per_second=300.0)
+    other = entrant("trl, default", holds=False, useful_tokens_per_second=70.0)
+    found = {goal["what"]: goal for goal in report.goals([{"cell": "C3", "entrants": [ours, other]}])}
+    goal = found["useful tokens/s against trl default"]
+    assert goal["value"] is None and not goal["reached"]
+    assert "trl, default: its losses differ | - |" in (line := report.goal_table([goal])[-1])
+    assert "does not count" in line
+
+
 def test_a_larger_model_is_judged_by_memory_and_by_its_share_against_c1():
     import report
 
