@@ -74,11 +74,8 @@ int open_lock(const RunPaths& paths) {
 }  // namespace
 
 bool RunPaths::holds_run() const {
-    const auto exists = [](const fs::path& path) {
-        std::error_code error;
-        return fs::exists(path, error);
-    };
-    return exists(run_config()) || exists(metrics()) || exists(adapter()) || exists(checkpoints());
+    return fs::exists(run_config()) || fs::exists(metrics()) || fs::exists(adapter()) ||
+           fs::exists(checkpoints());
 }
 
 RunLock::RunLock(const RunPaths& paths) : file_(paths.lock()) {

@@ -21,7 +21,8 @@ struct RunPaths {
     std::filesystem::path rejected() const { return root / "rejected.jsonl"; }
     std::filesystem::path lock() const { return root / ".lock"; }
 
-    /// Whether the folder already holds a run.
+    /// Whether the folder already holds a run. Throws std::filesystem::filesystem_error where that cannot be
+    /// told.
     bool holds_run() const;
 };
 
