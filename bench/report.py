@@ -366,9 +366,11 @@ def markdown(results):
     versions = ", ".join(
         f"{name} {version}" for name, version in machine["versions"].items() if version
     )
+    limits = [f"{name}={value}" for name, value in machine["limits"].items()]
+    kept_to = f", kept to older instructions by {' '.join(limits)}" if limits else ""
     machine_text = f"""
         {machine['processor']}, {settings['threads']} threads of {machine['cores']} cores
-        ({', '.join(machine['instruction_sets'])}), {machine['memory_bytes'] / 1e9:.0f} GB,
+        ({', '.join(machine['instruction_sets'])}{kept_to}), {machine['memory_bytes'] / 1e9:.0f} GB,
         {machine['system']}. Commit {machine['commit']}; peers: {versions}; jemalloc:
         {machine['jemalloc'] or 'not installed'}. Model {results['model']}; NF4 with double
         quantization, rank {settings['rank']}, alpha {settings['alpha']}, dropout 0, all seven

@@ -10,6 +10,9 @@ Writes results.json and results.md. Needs the release build, models/SmolLM2-135M
 (scripts/fetch_smollm2.py) and the packages of `scripts/setup.sh --bench`; a peer that cannot be
 imported is left out and the table says so. Nothing else should run on the machine.
 
+ATEN_CPU_CAPABILITY=avx2 ONEDNN_MAX_CPU_ISA=AVX2 MKL_ENABLE_INSTRUCTIONS=AVX2 before it measures both
+sides with the instructions of an older processor.
+
 QLORA_BIN=/path    folder with the built programs; default: build/release/bin
 """
 

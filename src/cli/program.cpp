@@ -1,8 +1,10 @@
 #include "program.h"
 
+#include <ATen/Version.h>
 #include <torch/version.h>
 
 #include <CLI/CLI.hpp>
+#include <cstdlib>
 #include <cstring>
 #include <filesystem>
 #include <iostream>
@@ -12,6 +14,7 @@
 #include "qlora/cli/run_config.h"
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
+#include "qlora/kernels/instruction_set.h"
 #include "qlora/ops/cpu_arena.h"
 #include "qlora/ops/device.h"
 #include "qlora/train/memory_plan.h"
@@ -33,6 +36,17 @@ bool is_out_of_memory(const std::error_code& code) {
     return code == std::errc::not_enough_memory || code == std::errc::resource_unavailable_try_again;
 }
 
+/// LibTorch's variable that keeps it to older instructions keeps our kernels to them too.
+void follow_cpu_capability() {
+    using kernels::cpu::InstructionSet;
+    if (std::getenv("ATEN_CPU_CAPABILITY") == nullptr) return;
+    const std::string capability = at::get_cpu_capability();
+    const InstructionSet most = capability == "AVX512" ? InstructionSet::kAvx512
+                                : capability == "AVX2" ? InstructionSet::kAvx2
+                                                       : InstructionSet::kPortable;
+    if (most < kernels::cpu::instruction_set()) kernels::cpu::set_instruction_set(most);
+}
+
 }  // namespace
 
 Program::Program(const std::string& name, const std::string& description)
@@ -52,6 +66,7 @@ Program::Program(const std::string& name, const std::string& description)
 Program::~Program() = default;
 
 int Program::run(int argc, char** argv, const std::function<int()>& body) {
+    follow_cpu_capability();
     try {
         app_->parse(argc, argv);
     } catch (const CLI::ParseError& error) {
@@ -87,6 +102,7 @@ int Program::run(int argc, char** argv, const std::function<int()>& body) {
 std::string version_text(const std::string& program) {
     const std::string fault = ops::cuda_fault();
     return program + " " + QLORA_VERSION + ", LibTorch " + TORCH_VERSION +
+           ", CPU kernels: " + kernels::cpu::to_string(kernels::cpu::instruction_set()) +
            ", CUDA: " + (fault.empty() ? "ready" : fault);
 }
 

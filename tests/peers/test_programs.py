@@ -198,6 +198,17 @@ def test_help_and_version(bin_dir, program):
     assert "learning_rate" in run(bin_dir, program, "--help-config").stdout
 
 
+@pytest.mark.parametrize("capability,kernels", [("default", "portable"), ("avx2", "avx2"), ("avx512", "avx512")])
+def test_the_kernels_keep_to_what_libtorch_is_told(bin_dir, monkeypatch, capability, kernels):
+    """So that the figures of an older processor can be had on a newer one."""
+    monkeypatch.delenv("ATEN_CPU_CAPABILITY", raising=False)
+    fastest = run(bin_dir, "qlora-train", "--version").stdout.partition("CPU kernels: ")[2].partition(",")[0]
+    order = ["portable", "avx2", "avx512"]
+    monkeypatch.setenv("ATEN_CPU_CAPABILITY", capability)
+    used = min(kernels, fastest, key=order.index)
+    assert f"CPU kernels: {used}," in run(bin_dir, "qlora-train", "--version").stdout
+
+
 def test_quiet_says_nothing_when_all_is_well(bin_dir, project, tmp_path):
     result = run(bin_dir, "qlora-train", "--config", config_of(project), "--quiet", "--set",
                  f"training.output_dir={tmp_path / 'run'}")
