@@ -17,7 +17,7 @@ PACKAGES = (
     "tokenizers",
 )
 # Variables that keep LibTorch (and our kernels), oneDNN and MKL to older instructions, for both sides.
-LIMITS = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
+KEEP_TO_OLDER = ("ATEN_CPU_CAPABILITY", "ONEDNN_MAX_CPU_ISA", "MKL_ENABLE_INSTRUCTIONS")
 VERSIONS = """
 import importlib.metadata as m, json, sys
 found = {}
@@ -66,7 +66,7 @@ def describe(root, python, program, jemalloc):
     return {
         "processor": processor(),
         "instruction_sets": instruction_sets(),
-        "limits": {name: os.environ[name] for name in LIMITS if name in os.environ},
+        "kept_to": {name: os.environ[name] for name in KEEP_TO_OLDER if name in os.environ},
         "cores": cores(),
         "memory_bytes": memory,
         "system": f"{platform.system()} {platform.release()}",

@@ -366,8 +366,8 @@ def markdown(results):
     versions = ", ".join(
         f"{name} {version}" for name, version in machine["versions"].items() if version
     )
-    limits = [f"{name}={value}" for name, value in machine["limits"].items()]
-    kept_to = f", kept to older instructions by {' '.join(limits)}" if limits else ""
+    variables = [f"{name}={value}" for name, value in machine["kept_to"].items()]
+    kept_to = f", kept to older instructions by {' '.join(variables)}" if variables else ""
     machine_text = f"""
         {machine['processor']}, {settings['threads']} threads of {machine['cores']} cores
         ({', '.join(machine['instruction_sets'])}{kept_to}), {machine['memory_bytes'] / 1e9:.0f} GB,

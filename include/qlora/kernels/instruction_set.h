@@ -18,7 +18,7 @@ bool supports(InstructionSet set);
 InstructionSet instruction_set();
 
 /// Chooses a path for the whole process; throws std::invalid_argument if this machine does not support it.
-/// For tests.
+/// For tests, and for users who keep LibTorch to older instructions.
 void set_instruction_set(InstructionSet set);
 
 const char* to_string(InstructionSet set);
