@@ -198,21 +198,26 @@ TEST_P(Sgemm, SeveralRightFactorsGiveWhatEachGivesAlone) {
 }
 
 TEST_P(Sgemm, NoBitDependsOnThreadsLayoutOrInstructionSet) {
-    for (const int64_t k : {20, 1100}) {
-        const Matrix a(333, k, Layout::kRowMajor, 2), b(k, 205, Layout::kRowMajor, 3);
-        Matrix expected = untouched(333, 205);
+    struct Size {
+        int64_t k, n;
+    };
+    // The last has groups of columns enough for two threads, so that rows stay together.
+    for (const auto [k, n] : {Size{20, 205}, Size{1100, 205}, Size{20, 605}}) {
+        const Matrix a(333, k, Layout::kRowMajor, 2), b(k, n, Layout::kRowMajor, 3);
+        Matrix expected = untouched(333, n);
         {
             const UseInstructionSet first(sets_with_sgemm().front());
             sgemm(left_of(a), right_of(b, expected, 3.0F));
         }
-        const Matrix a_t(333, k, Layout::kColumnMajor, 2), b_t(k, 205, Layout::kColumnMajor, 3);
+        const Matrix a_t(333, k, Layout::kColumnMajor, 2), b_t(k, n, Layout::kColumnMajor, 3);
         for (const int64_t threads : {1, 2, 5}) {
             for (const Matrix* left : {&a, &a_t}) {
                 for (const Matrix* right : {&b, &b_t}) {
-                    Matrix out = untouched(333, 205);
+                    Matrix out = untouched(333, n);
                     const SgemmRight factor = right_of(*right, out, 3.0F);
                     sgemm(left_of(*left), {&factor, 1}, team_of(threads));
-                    EXPECT_TRUE(same_bits(out, expected)) << k << " deep, " << threads << " threads";
+                    EXPECT_TRUE(same_bits(out, expected))
+                        << k << " deep, " << n << " wide, " << threads << " threads";
                 }
             }
         }

@@ -16,6 +16,8 @@ namespace {
 
 /// Columns of a piece of work: packed, they stay in a core's second cache.
 constexpr int64_t kColumnsAtOnce = 96;
+/// Rows that one panel is multiplied with before the next: whole tiles, which stay in the second cache.
+constexpr int64_t kRowsAtOnce = 64;
 /// Pieces of work that there shall be for each thread, so that all end at about the same time.
 constexpr int64_t kPiecesPerThread = 3;
 /// Rows of a piece that are worth packing columns for once more.
@@ -89,10 +91,11 @@ void pack(const SgemmPath& path, const SgemmMatrix& b, const Panel& panel, Depth
     path.pack[panel.registers - 1]({from, b.column_stride, b.row_stride, panel.columns}, depths.count, to);
 }
 
-/// Tiles side by side, which go down the rows together: a row's part of the left factor is read once for all.
-class TileRow {
+/// Columns of tiles side by side, which go down the rows together, some rows at a time: their part of the
+/// left factor is read once for all.
+class TileColumns {
   public:
-    TileRow(const SgemmPath& path, const SgemmLeft& left, Depths depths, int64_t first_row)
+    TileColumns(const SgemmPath& path, const SgemmLeft& left, Depths depths, int64_t first_row)
         : path_(path), left_(left), depths_(depths), first_row_(first_row) {}
 
     /// `b`: the panel's packed columns from the first of the depths on.
@@ -105,7 +108,7 @@ class TileRow {
         const float* const start = goes_on || right.start == nullptr
                                        ? nullptr
                                        : right.start + first_row_ * right.start_stride + panel.first;
-        tiles_[count_++] = {path_.tile[panel.registers - 1],
+        tiles_[count_++] = {path_.tiles[panel.registers - 1],
                             {.depth = depths_.count,
                              .a = a.data + first_row_ * a.row_stride + depths_.first * a.column_stride,
                              .row_stride = a.row_stride,
@@ -121,22 +124,22 @@ class TileRow {
     }
 
     void multiply(int64_t end_row) {
-        for (int64_t row = first_row_; row < end_row; row += path_.rows) {
+        for (int64_t row = first_row_; row < end_row; row += kRowsAtOnce) {
             for (std::size_t i = 0; i < count_; ++i) {
-                SgemmTile& tile = tiles_[i].tile;
-                tile.rows = std::min(path_.rows, end_row - row);
-                tiles_[i].run(tile);
-                tile.a += path_.rows * tile.row_stride;
-                tile.out += path_.rows * tile.out_stride;
-                if (tile.start != nullptr) tile.start += path_.rows * tile.start_stride;
+                SgemmTiles& tiles = tiles_[i].tiles;
+                tiles.rows = std::min(kRowsAtOnce, end_row - row);
+                tiles_[i].run(tiles);
+                tiles.a += kRowsAtOnce * tiles.row_stride;
+                tiles.out += kRowsAtOnce * tiles.out_stride;
+                if (tiles.start != nullptr) tiles.start += kRowsAtOnce * tiles.start_stride;
             }
         }
     }
 
   private:
     struct Entry {
-        void (*run)(const SgemmTile& tile);
-        SgemmTile tile;
+        void (*run)(const SgemmTiles& tiles);
+        SgemmTiles tiles;
     };
     static constexpr std::size_t kMostTiles = kColumnsAtOnce / kSgemmLeastLanes;
 
@@ -176,7 +179,7 @@ void multiply_group(const SgemmPath& path, const SgemmLeft& left, const Group& g
     static thread_local Buffer buffer;
     for_each_depths(left.k, [&](Depths depths) {
         float* const packed = buffer.get(group.width * depths.count);
-        TileRow tiles(path, left, depths, begin_row);
+        TileColumns tiles(path, left, depths, begin_row);
         for (const Panel& panel : group.panels) {
             float* const b = packed + panel.offset * depths.count;
             pack(path, panel.right->b, panel, depths, b);
@@ -192,14 +195,28 @@ struct Piece {
     int64_t begin_row, end_row;
 };
 
-/// Pieces with as many rows as can be, but enough of them for all threads. The last ones are half as large,
-/// so that a thread which falls behind keeps the others waiting for less.
-std::vector<Piece> pieces_of(const std::vector<Group>& groups, int64_t m, int64_t threads,
-                             int64_t tile_rows) {
+/// Groups of one panel each in place of the last `count`.
+void split_last(std::vector<Group>& groups, std::size_t count, int64_t lanes) {
+    count = std::min(count, groups.size());
+    const std::vector<Group> last(groups.end() - static_cast<std::ptrdiff_t>(count), groups.end());
+    groups.resize(groups.size() - count);
+    for (const Group& group : last) {
+        for (Panel panel : group.panels) {
+            panel.offset = 0;
+            groups.push_back({.panels = {panel}, .width = panel.registers * lanes});
+        }
+    }
+}
+
+/// Pieces with as many rows as can be, but enough of them for all threads. The last ones are smaller, so that
+/// a thread which falls behind keeps the others waiting for less: first by their columns, which costs
+/// nothing, then by their rows, for which columns are packed twice.
+std::vector<Piece> pieces_of(const SgemmPath& path, std::vector<Group>& groups, int64_t m, int64_t threads) {
     const auto count = static_cast<int64_t>(groups.size());
     const int64_t parts =
         threads == 1 ? 1 : std::min(pieces(threads * kPiecesPerThread, count), pieces(m, kLeastRows));
-    const auto whole_tiles = [&](int64_t rows) { return pieces(rows, tile_rows) * tile_rows; };
+    if (threads > 1 && parts == 1) split_last(groups, static_cast<std::size_t>(threads), path.lanes);
+    const auto whole_tiles = [&](int64_t rows) { return pieces(rows, path.rows) * path.rows; };
     std::vector<Piece> work;
     const auto add = [&](const Group& group, int64_t begin, int64_t end, int64_t rows) {
         for (; begin < end; begin += rows) work.push_back({&group, begin, std::min(end, begin + rows)});
@@ -260,9 +277,9 @@ void sgemm(const SgemmLeft& left, std::span<const SgemmRight> rights, const Sgem
         for (const SgemmRight& right : rights) only_start(left.m, right);
         return;
     }
-    const std::vector<Group> groups = groups_of(rights, chosen->lanes);
+    std::vector<Group> groups = groups_of(rights, chosen->lanes);
     if (groups.empty()) return;
-    const std::vector<Piece> work = pieces_of(groups, left.m, team.threads, chosen->rows);
+    const std::vector<Piece> work = pieces_of(*chosen, groups, left.m, team.threads);
     std::atomic<std::size_t> next{0};
     team.run([&] {
         for (std::size_t i = next.fetch_add(1); i < work.size(); i = next.fetch_add(1)) {
@@ -311,7 +328,7 @@ void SgemmPacked::multiply(const SgemmLeft& left, const SgemmPart& part, bool ad
     const int64_t widest = kSgemmWidest * path_->lanes;
     for (const Group& group : groups_of({&right, 1}, path_->lanes)) {
         for_each_depths(left.k, [&](Depths depths) {
-            TileRow tiles(*path_, left, depths, 0);
+            TileColumns tiles(*path_, left, depths, 0);
             for (Panel panel : group.panels) {
                 const int64_t first = part.first_column + panel.first;
                 // As wide as it was packed, though the part may end within it.

@@ -11,6 +11,8 @@ namespace qlora::kernels::cpu::QLORA_PATH {
 constexpr int64_t kLanes = QLORA_REGISTER_BYTES / 4;
 constexpr int64_t kTileRows = QLORA_TILE_ROWS;
 constexpr int64_t kLine = 16;  // floats of a line of the cache
+/// Depths in a turn of the inner loop: more would not stay among a core's decoded instructions.
+constexpr int kUnroll = 32 / QLORA_TILE_ROWS;
 static_assert(kLanes >= kSgemmLeastLanes);
 static_assert(kSgemmColumnStep % (kSgemmWidest * kLanes) == 0);
 
@@ -25,7 +27,7 @@ QLORA_SGEMM_INLINE void store(float* to, Register value) {
 
 /// sums += rows of a * b. Rows lie kRowStride apart and depths kDepthStride, where these are not 0.
 template <int64_t kVectors, int64_t kRowStride, int64_t kDepthStride>
-QLORA_SGEMM_INLINE void multiply(const SgemmTile& t, Register (&sums)[kTileRows][kVectors]) {
+QLORA_SGEMM_INLINE void multiply(const SgemmTiles& t, Register (&sums)[kTileRows][kVectors]) {
     const int64_t row_stride = kRowStride != 0 ? kRowStride : t.row_stride;
     const int64_t depth_stride = kDepthStride != 0 ? kDepthStride : t.depth_stride;
     const float *a = t.a, *b = t.b;
@@ -50,14 +52,14 @@ QLORA_SGEMM_INLINE void multiply(const SgemmTile& t, Register (&sums)[kTileRows]
                 __builtin_prefetch(a + row * row_stride);
             }
         }
-#pragma GCC unroll 4
+#pragma GCC unroll kUnroll
         for (int64_t i = 0; i < kLine; ++i) step();
     }
     for (; d < t.depth; ++d) step();
 }
 
 /// The rows of a that lie in the matrix, and zeros after them.
-QLORA_SGEMM_INLINE void copy_rows(const SgemmTile& t, float* to) {
+QLORA_SGEMM_INLINE void copy_rows(const SgemmTiles& t, float* to) {
     for (int64_t d = 0; d < t.depth; ++d) {
         for (int64_t row = 0; row < kTileRows; ++row) {
             to[d * kTileRows + row] = row < t.rows ? t.a[row * t.row_stride + d * t.depth_stride] : 0.0F;
@@ -67,7 +69,7 @@ QLORA_SGEMM_INLINE void copy_rows(const SgemmTile& t, float* to) {
 
 /// out = start + alpha * sums for a whole tile.
 template <int64_t kVectors, bool kStarts>
-QLORA_SGEMM_INLINE void store_whole(const SgemmTile& t, const Register (&sums)[kTileRows][kVectors]) {
+QLORA_SGEMM_INLINE void store_whole(const SgemmTiles& t, const Register (&sums)[kTileRows][kVectors]) {
     const Register alpha = all(t.alpha);
     float* out = t.out;
     const float* start = t.start;
@@ -86,7 +88,7 @@ QLORA_SGEMM_INLINE void store_whole(const SgemmTile& t, const Register (&sums)[k
 
 /// The same for what lies in the matrix.
 template <int64_t kVectors>
-QLORA_SGEMM_INLINE void store_part(const SgemmTile& t, const Register (&sums)[kTileRows][kVectors]) {
+QLORA_SGEMM_INLINE void store_part(const SgemmTiles& t, const Register (&sums)[kTileRows][kVectors]) {
     constexpr int64_t kColumns = kVectors * kLanes;
     const Register alpha = all(t.alpha);
     float whole[kTileRows * kColumns];
@@ -108,25 +110,12 @@ QLORA_SGEMM_INLINE void store_part(const SgemmTile& t, const Register (&sums)[kT
 
 /// A tile of kTileRows x (kVectors registers). Each of its sums goes over the depth in order.
 template <int64_t kVectors>
-static void tile(const SgemmTile& given) {
-    const SgemmTile t = given;  // what is stored through a pointer cannot change it
+QLORA_SGEMM_INLINE void tile(const SgemmTiles& t) {
     Register sums[kTileRows][kVectors];
 #pragma GCC unroll 16
     for (int64_t row = 0; row < kTileRows; ++row) {
 #pragma GCC unroll 3
         for (int64_t v = 0; v < kVectors; ++v) sums[row][v] = Register{};
-    }
-    if (t.rows < kTileRows) {
-        float rows[kSgemmDepth * kTileRows];
-        copy_rows(t, rows);
-        SgemmTile copied = t;
-        copied.a = rows;
-        copied.depth_stride = kTileRows;
-        multiply<kVectors, 1, 0>(copied, sums);
-        return store_part(t, sums);
-    }
-#pragma GCC unroll 16
-    for (int64_t row = 0; row < kTileRows; ++row) {
         __builtin_prefetch(t.out + row * t.out_stride, 1);
         __builtin_prefetch(t.out + row * t.out_stride + t.columns - 1, 1);
     }
@@ -138,6 +127,32 @@ static void tile(const SgemmTile& given) {
     if (t.columns < kVectors * kLanes) return store_part(t, sums);
     if (t.start == nullptr) return store_whole<kVectors, false>(t, sums);
     store_whole<kVectors, true>(t, sums);
+}
+
+/// The same for a tile that reaches below the matrix.
+template <int64_t kVectors>
+static void last_tile(SgemmTiles t) {
+    float rows[kSgemmDepth * kTileRows];
+    copy_rows(t, rows);
+    t.a = rows;
+    t.depth_stride = kTileRows;
+    Register sums[kTileRows][kVectors] = {};
+    multiply<kVectors, 1, 0>(t, sums);
+    store_part(t, sums);
+}
+
+template <int64_t kVectors>
+static void tiles(const SgemmTiles& given) {
+    SgemmTiles t = given;  // what is stored through a pointer cannot change it
+    t.rows = kTileRows;
+    for (int64_t row = 0; row + kTileRows <= given.rows; row += kTileRows) {
+        tile<kVectors>(t);
+        t.a += kTileRows * t.row_stride;
+        t.out += kTileRows * t.out_stride;
+        if (t.start != nullptr) t.start += kTileRows * t.start_stride;
+    }
+    t.rows = given.rows % kTileRows;
+    if (t.rows > 0) last_tile<kVectors>(t);
 }
 
 /// to[d * width + v] = from[v * stride + d] for 8 x 8 values.
@@ -223,7 +238,7 @@ const SgemmPath kSgemm = {
     kTileRows,
     kLanes,
     {pack<kLanes>, pack<2 * kLanes>, pack<3 * kLanes>},
-    {tile<1>, tile<2>, tile<3>},
+    {tiles<1>, tiles<2>, tiles<3>},
 };
 
 }  // namespace qlora::kernels::cpu::QLORA_PATH

@@ -23,8 +23,8 @@ struct SgemmColumns {
     int64_t count;
 };
 
-/// One tile: out = start + alpha * rows of a * packed columns of b.
-struct SgemmTile {
+/// Tiles one under the other: out = start + alpha * rows of a * packed columns of b.
+struct SgemmTiles {
     int64_t depth;
     const float* a;  ///< row r at depth d lies at a[r * row_stride + d * depth_stride]; one of them is 1
     int64_t row_stride, depth_stride;
@@ -34,7 +34,7 @@ struct SgemmTile {
     const float* start;  ///< null: zeros
     int64_t start_stride;
     float alpha;
-    int64_t rows, columns;  ///< of the tile that lie in the matrix
+    int64_t rows, columns;  ///< in the matrix; the last tile may reach below, and all of them to its right
 };
 
 /// One compilation of the inner loops.
@@ -43,7 +43,7 @@ struct SgemmPath {
     int64_t lanes;  ///< columns of a tile are one to kSgemmWidest times as many
     /// Copies columns to out[d * width + v], missing ones as zeros; the width is that of a tile.
     void (*pack[kSgemmWidest])(const SgemmColumns& columns, int64_t depth, float* out);
-    void (*tile[kSgemmWidest])(const SgemmTile& tile);
+    void (*tiles[kSgemmWidest])(const SgemmTiles& tiles);
 };
 
 namespace avx2 {
