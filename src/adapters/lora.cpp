@@ -57,8 +57,9 @@ ops::LowRank LoraLayer::low_rank(const nn::ForwardContext& context) const {
                         .site = site_}};
 }
 
-void LoraLayer::add_delta(at::Tensor& weight) const {
-    ops::product(b_.detach(), {.b = a_.detach(), .out = weight, .start = weight, .alpha = scaling_});
+void LoraLayer::add_delta(at::Tensor& rows, std::int64_t first) const {
+    ops::product(b_.detach().narrow(0, first, rows.size(0)),
+                 {.b = a_.detach(), .out = rows, .start = rows, .alpha = scaling_});
 }
 
 at::Tensor LoraLayer::delta_weight() const {

@@ -1,5 +1,7 @@
 #include "qlora/nn/linear_group.h"
 
+#include <ATen/Parallel.h>
+
 #include <algorithm>
 
 #include "qlora/ops/device.h"
@@ -10,6 +12,22 @@ namespace {
 /// The linear's adapter, unless the whole linear is trained in its place.
 const LinearAdapter* adapter_of(const Linear* linear) {
     return linear->trains_whole_module() ? nullptr : linear->adapter();
+}
+
+/// Calls f(rows, first row) on all threads for blocks of rows that stay in a core's second cache.
+template <class F>
+void for_each_block(const at::Tensor& matrix, F&& f) {
+    constexpr std::int64_t kElements = 1 << 16, kLeastRows = 16;
+    const std::int64_t total = matrix.size(0);
+    const std::int64_t rows = std::max(kLeastRows, kElements / std::max<std::int64_t>(1, matrix.size(1)));
+    // About the same size each: a product of very few rows takes another way.
+    const std::int64_t count = (total + rows - 1) / rows;
+    at::parallel_for(0, count, 1, [&](std::int64_t begin, std::int64_t end) {
+        for (std::int64_t block = begin; block < end; ++block) {
+            const std::int64_t first = total * block / count, next = total * (block + 1) / count;
+            f(matrix.narrow(0, first, next - first), first);
+        }
+    });
 }
 
 }  // namespace
@@ -86,8 +104,10 @@ at::Tensor LinearGroup::make_stacked() const {
     for (const Linear* linear : linears_) {
         at::Tensor part = out.narrow(0, first, linear->out_features());
         first += linear->out_features();
-        linear->weight().dense_into(part);
-        if (adds && linear->adapter() != nullptr) linear->adapter()->add_delta(part);
+        for_each_block(part, [&](at::Tensor rows, std::int64_t first_row) {
+            linear->weight().dense_rows_into(first_row, rows);
+            if (adds && linear->adapter() != nullptr) linear->adapter()->add_delta(rows, first_row);
+        });
     }
     return out;
 }

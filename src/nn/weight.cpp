@@ -82,11 +82,11 @@ at::Tensor Weight::multiply_few(const at::Tensor& x) const {
     return quant::multiply_few(stored, x);
 }
 
-void Weight::dense_into(at::Tensor& out) const {
+void Weight::dense_rows_into(std::int64_t first, at::Tensor& out) const {
     if (is_quantized() && compute_dtype_ == at::kFloat) {
-        quant::dequantize_rows_into(quantized(), 0, out);
+        quant::dequantize_rows_into(quantized(), first, out);
     } else {
-        out.copy_(dense());
+        out.copy_(dense_rows(first, out.size(0)));
     }
 }
 

@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
 #include <string>
 #include <utility>
 #include <vector>
@@ -22,8 +23,8 @@ class LinearAdapter {
     virtual bool folds() const = 0;
     /// fp32 [out, in] to add to the base weight when merging.
     virtual at::Tensor delta_weight() const = 0;
-    /// weight [out, in] += delta_weight(), in place and without making it.
-    virtual void add_delta(at::Tensor& weight) const = 0;
+    /// rows [n, in] += rows [first, first + n) of delta_weight(), in place and without making it.
+    virtual void add_delta(at::Tensor& rows, std::int64_t first) const = 0;
     /// Trainable tensors with the suffix of their checkpoint key, "lora_A.weight" say.
     virtual std::vector<std::pair<std::string, at::Tensor>> parameters() const = 0;
 };

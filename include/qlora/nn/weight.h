@@ -27,8 +27,8 @@ class Weight final : public ops::FrozenWeight {
     /// Into `out` [out, in + k] on a device, in its dtype: the weight, and `appended` [out, k] fp32 behind
     /// each row; undefined: nothing.
     void write_extended(at::Tensor out, const at::Tensor& appended) const;
-    /// All of it into `out`, fp32 [out, in], rows contiguous.
-    void dense_into(at::Tensor& out) const;
+    /// dense_rows(first, n) into `out`, fp32 [n, in], rows contiguous.
+    void dense_rows_into(std::int64_t first, at::Tensor& out) const;
     at::ScalarType compute_dtype() const { return compute_dtype_; }
 
     bool defined() const;
