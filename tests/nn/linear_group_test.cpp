@@ -48,6 +48,16 @@ struct Layer {
     Linear linears[3];
 };
 
+Weight packed(const Weight& weight, at::ScalarType compute) {
+    const at::Tensor dense = weight.dense().contiguous();
+    const io::TensorView view{
+        "weight",
+        io::DType::kF32,
+        {weight.out_features(), weight.in_features()},
+        std::as_bytes(std::span(dense.const_data_ptr<float>(), static_cast<std::size_t>(dense.numel())))};
+    return Weight(quant::quantize(view, {}), compute);
+}
+
 struct Pass {
     at::Tensor y, gx;
     std::vector<at::Tensor> gradients;
@@ -106,6 +116,23 @@ TEST(LinearGroup, a_kept_matrix_gives_the_bits_of_a_fresh_one) {
     EXPECT_EQ(kept.projections({}).stacked().data_ptr(), kept.projections({}).stacked().data_ptr());
 }
 
+// More rows than are made at once.
+TEST(LinearGroup, blocks_of_rows_have_the_bits_of_the_whole) {
+    constexpr std::int64_t kRows = 1501, kRank = 5;
+    const Weight dense(gaussian({kRows, kIn}, 4) * 0.1, at::kFloat);
+    for (const Weight& weight : {dense, packed(dense, at::kFloat)}) {
+        Linear linear("q", kIn, kRows, false);
+        linear.set_weight(weight);
+        auto adapter = std::make_unique<adapters::LoraLayer>(kIn, kRows, kRank, 2.0, 0.0, 0);
+        adapter->initialize(adapters::InitLoraWeights::kRandom, 3);
+        at::Tensor whole = weight.dense().clone();
+        adapter->add_delta(whole, 0);
+        linear.set_adapter(std::move(adapter));
+        EXPECT_FALSE(whole.equal(weight.dense()));
+        EXPECT_TRUE(LinearGroup({&linear}).projections({}).stacked().equal(whole));
+    }
+}
+
 TEST(LinearGroup, a_kept_matrix_follows_its_adapters) {
     const Layer layer;
     LinearGroup kept = layer.group();
@@ -145,13 +172,7 @@ TEST(LinearGroup, a_few_rows_are_multiplied_from_the_packed_weights_when_nothing
     for (const at::ScalarType compute : {at::kFloat, at::kBFloat16}) {
         Layer layer(0.0, compute);
         for (Linear& linear : layer.linears) {
-            const at::Tensor dense = linear.weight().dense().contiguous();
-            const io::TensorView view{linear.path(),
-                                      io::DType::kF32,
-                                      {linear.out_features(), kIn},
-                                      std::as_bytes(std::span(dense.const_data_ptr<float>(),
-                                                              static_cast<std::size_t>(dense.numel())))};
-            linear.set_weight(Weight(quant::quantize(view, {}), compute));
+            linear.set_weight(packed(linear.weight(), compute));
         }
         const LinearGroup group = layer.group();
         EXPECT_FALSE(group.projections({}).from_storage) << "gradients are on";
