@@ -11,7 +11,7 @@ namespace qlora::kernels::cpu::QLORA_PATH {
 constexpr int64_t kLanes = QLORA_REGISTER_BYTES / 4;
 constexpr int64_t kTileRows = QLORA_TILE_ROWS;
 constexpr int64_t kLine = 16;  // floats of a line of the cache
-/// Depths in a turn of the inner loop: more would not stay among a core's decoded instructions.
+/// Depths in a turn of the inner loop: twice as many are slower (docs/performance.md).
 constexpr int kUnroll = 32 / QLORA_TILE_ROWS;
 static_assert(kLanes >= kSgemmLeastLanes);
 static_assert(kSgemmColumnStep % (kSgemmWidest * kLanes) == 0);
