@@ -28,7 +28,7 @@ target_compile_options(qlora_libtorch INTERFACE -fopenmp)
 target_link_options(qlora_libtorch INTERFACE -fopenmp)
 # Old-style RPATH, so that a later dlopen("libtorch_cuda.so") finds what it needs.
 target_link_options(qlora_libtorch INTERFACE
-  -Wl,--disable-new-dtags -Wl,-rpath,${QLORA_TORCH_ROOT}/lib -Wl,--allow-shlib-undefined)
+  -Wl,--disable-new-dtags -Wl,--allow-shlib-undefined)
 target_link_libraries(qlora_libtorch INTERFACE qlora_torch_cpu qlora_c10)
 
 # BLAS's sgemm is not part of LibTorch's API, but the wheels export it; without it small products go through at::mm.

@@ -17,7 +17,7 @@ log=$root/build/setup.log
 
 build_packages=(g++ cmake ninja-build ccache mold pkg-config ca-certificates libcli11-dev nlohmann-json3-dev
                 libspdlog-dev libsentencepiece-dev libpcre2-dev libutf8proc-dev libxxhash-dev libgtest-dev
-                libbenchmark-dev libboost-context-dev)
+                libbenchmark-dev libboost-context-dev zstd)
 test_packages=(strace wordnet-base ${QLORA_FULL:+clang libclang-rt-14-dev})
 bench_packages=(libjemalloc2)
 
