@@ -20,6 +20,7 @@
 #include "qlora/ops/frozen_weight.h"
 #include "qlora/train/run_folder.h"
 #include "session.h"
+#include "threads.h"
 
 namespace qlora::cli {
 namespace {

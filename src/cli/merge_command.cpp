@@ -10,6 +10,7 @@
 #include "qlora/core/log.h"
 #include "qlora/train/stop_signal.h"
 #include "session.h"
+#include "threads.h"
 
 namespace qlora::cli {
 namespace {

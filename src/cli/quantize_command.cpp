@@ -11,6 +11,7 @@
 #include "qlora/train/memory_plan.h"
 #include "qlora/train/stop_signal.h"
 #include "session.h"
+#include "threads.h"
 
 namespace qlora::cli {
 namespace {

@@ -1,20 +1,11 @@
 #include "session.h"
 
-#include <ATen/Parallel.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <latch>
-#include <system_error>
-#include <thread>
-#include <vector>
 
 #include "qlora/adapters/peft_format.h"
-#include "qlora/core/error.h"
 #include "qlora/core/log.h"
 #include "qlora/models/base_loader.h"
 #include "qlora/models/quantize_checkpoint.h"
-#include "qlora/ops/gemm.h"
 #include "qlora/train/memory_plan.h"
 
 namespace qlora::cli {
@@ -121,41 +112,6 @@ std::map<std::string, std::string> adapter_metadata_for(const ModelFolder& folde
 
 void check_adapter_base(const std::filesystem::path& adapter, const ModelFolder& folder) {
     adapters::check_adapter_base(adapter, folder.checkpoint);
-}
-
-namespace {
-
-/// OpenMP ends the process where it gets no thread, and LibTorch's own pool of as many waits for ever: so all
-/// of them are asked for before; their stacks are kept for those.
-void check_threads(std::int64_t threads) {
-    std::latch asked(1);
-    std::vector<std::jthread> tried;
-    struct LetGo {
-        std::latch& latch;
-        ~LetGo() { latch.count_down(); }
-    } let_go{asked};  // before `tried` joins, whatever is thrown
-    try {
-        for (std::int64_t i = 1; i < 2 * threads - 1; ++i) tried.emplace_back([&asked] { asked.wait(); });
-    } catch (const std::system_error&) {
-        throw ResourceError(fmt::format(
-            "the system gives no memory for {} threads: set model.threads lower, or raise the limit "
-            "on memory or threads (ulimit -v, ulimit -u)",
-            threads));
-    }
-}
-
-}  // namespace
-
-std::int64_t set_threads(std::optional<std::int64_t> threads) {
-    const std::int64_t cores = std::max<std::int64_t>(1, std::thread::hardware_concurrency());
-    const std::int64_t wanted = threads.value_or(cores);
-    const bool sets = threads || std::getenv("OMP_NUM_THREADS") == nullptr;
-    check_threads(sets ? wanted : at::get_num_threads());
-    if (sets) at::set_num_threads(static_cast<int>(wanted));
-    at::parallel_for(0, at::get_num_threads(), 1,
-                     [](std::int64_t, std::int64_t) {});  // OpenMP makes its threads
-    ops::reserve_product_buffers();
-    return at::get_num_threads();
 }
 
 }  // namespace qlora::cli

@@ -64,7 +64,4 @@ std::map<std::string, std::string> adapter_metadata_for(const ModelFolder& folde
 /// passes.
 void check_adapter_base(const std::filesystem::path& adapter, const ModelFolder& folder);
 
-/// Sets the CPU threads (null: one for each core) and returns their number.
-std::int64_t set_threads(std::optional<std::int64_t> threads);
-
 }  // namespace qlora::cli

@@ -17,6 +17,7 @@
 #include "qlora/train/stop_signal.h"
 #include "qlora/train/trainer.h"
 #include "session.h"
+#include "threads.h"
 #include "training_plan.h"
 
 namespace qlora::cli {

@@ -1,11 +1,8 @@
 #include "qlora/train/memory_plan.h"
 
-#include <sys/resource.h>
-#include <unistd.h>
-
 #include <algorithm>
-#include <fstream>
 
+#include "qlora/core/available_memory.h"
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
 #include "qlora/ops/cross_entropy.h"
@@ -184,26 +181,7 @@ std::string MemoryPlan::text() const {
 
 std::int64_t available_memory_bytes(at::Device device) {
     if (device.is_cuda()) return ops::free_device_bytes(device);
-    std::int64_t available = 0;
-    std::ifstream info("/proc/meminfo");
-    std::string name, unit;
-    std::int64_t value = 0;
-    while (info >> name >> value) {
-        std::getline(info, unit);
-        if (name == "MemAvailable:") available = value * 1024;
-    }
-    std::ifstream limit("/sys/fs/cgroup/memory.max"), used("/sys/fs/cgroup/memory.current");
-    std::int64_t limit_bytes = 0, used_bytes = 0;
-    if (limit >> limit_bytes && used >> used_bytes) available = std::min(available, limit_bytes - used_bytes);
-    rlimit address_space{};
-    std::ifstream pages("/proc/self/statm");
-    std::int64_t used_pages = 0;
-    if (getrlimit(RLIMIT_AS, &address_space) == 0 && address_space.rlim_cur != RLIM_INFINITY &&
-        pages >> used_pages) {
-        available = std::min(available, static_cast<std::int64_t>(address_space.rlim_cur) -
-                                            used_pages * sysconf(_SC_PAGESIZE));
-    }
-    return std::max<std::int64_t>(0, available);
+    return available_memory();
 }
 
 void require_memory(const MemoryPlan& plan, std::int64_t available, const std::string& advice) {

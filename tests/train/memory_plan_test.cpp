@@ -171,9 +171,5 @@ TEST(RequireMemory, a_plan_beyond_the_machine_is_refused_with_what_to_change) {
     }
 }
 
-TEST(AvailableMemory, is_some_of_the_machine) {
-    EXPECT_GT(train::available_memory_bytes(), 0);
-}
-
 }  // namespace
 }  // namespace qlora

@@ -30,7 +30,8 @@ struct ModelConfigSection {
         visit("path", self.path, {.required = true}, "Hugging Face folder of the base model");
         visit("adapter", self.adapter, {}, "adapter folder to go on from; its LoRA configuration is used");
         visit("device", self.device, {}, "auto (a GPU when there is one), cpu, cuda or cuda:N");
-        visit("threads", self.threads, {.min = 1, .max = 4096}, "CPU threads; null: one for each core");
+        visit("threads", self.threads, {.min = 1, .max = 4096},
+              "CPU threads; null: one for each physical core, at most the CPU quota of a container");
     }
 };
 

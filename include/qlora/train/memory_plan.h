@@ -42,8 +42,7 @@ struct MemoryRequest {
 
 MemoryPlan plan_memory(const MemoryRequest& request);
 
-/// Bytes that the machine can still give: MemAvailable, or what the control group or `ulimit -v` leaves if
-/// lower; of a GPU what is free there.
+/// Bytes that the machine can still give (qlora::available_memory); of a GPU what is free there.
 std::int64_t available_memory_bytes(at::Device device = at::kCPU);
 
 /// ResourceError, ending with `advice`, when the plan is beyond what is available by more than its own
