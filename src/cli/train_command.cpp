@@ -5,7 +5,6 @@
 #include "memory_options.h"
 #include "program.h"
 #include "progress.h"
-#include "qlora/adapters/peft_format.h"
 #include "qlora/cli/commands.h"
 #include "qlora/core/atomic_file.h"
 #include "qlora/core/error.h"
@@ -16,6 +15,7 @@
 #include "qlora/train/run_folder.h"
 #include "qlora/train/stop_signal.h"
 #include "qlora/train/trainer.h"
+#include "run_identity.h"
 #include "session.h"
 #include "threads.h"
 #include "training_plan.h"
@@ -55,24 +55,11 @@ void check_paths(const RunConfig& config, const TrainFlags& flags, FaultList& fa
     }
 }
 
+/// The rows of a run.
 struct Data {
     data::Dataset train;
     std::optional<data::Dataset> eval;
 };
-
-Data load_data(const RunConfig& config, const ModelFolder& folder,
-               const data::PromptTemplate& prompt_template) {
-    Data out;
-    out.train =
-        data::load_dataset(config.data.train.files, config.data, prompt_template, folder.config.vocab_size);
-    spdlog::info("training data: {}", data::summary_line(out.train.statistics));
-    if (config.data.eval) {
-        out.eval =
-            data::load_dataset({*config.data.eval}, config.data, prompt_template, folder.config.vocab_size);
-        spdlog::info("held-out data: {}", data::summary_line(out.eval->statistics));
-    }
-    return out;
-}
 
 void write_rejected_rows(const train::RunPaths& paths, const Data& data) {
     std::vector<data::RejectedRow> rejected = data.train.rejected;
@@ -81,44 +68,6 @@ void write_rejected_rows(const train::RunPaths& paths, const Data& data) {
     data::write_rejected(paths.rejected(), rejected);
     spdlog::warn("{} bad rows were left out; they are listed in {}", rejected.size(),
                  paths.rejected().string());
-}
-
-/// What must be the same when a run is resumed.
-Json run_identity(const RunConfig& config, const std::map<std::string, std::string>& metadata,
-                  const Data& data, std::int64_t threads) {
-    return {{"base", metadata.at(adapters::kBaseKey)},
-            {"tokenizer", metadata.at(adapters::kTokenizerKey)},
-            {"data", data.train.fingerprint},
-            {"eval_data", data.eval ? Json(data.eval->fingerprint) : Json(nullptr)},
-            {"threads", threads},
-            {"config", run_config_json(config)}};
-}
-
-void require_same_run(const Json& saved, const Json& now, const RunConfig& config,
-                      const std::filesystem::path& place) {
-    if (!saved.is_object())
-        throw CheckpointError(place.string() + ": its run_state.json has no identity of the run");
-    FaultList faults;
-    const std::pair<const char*, const char*> facts[] = {
-        {"base", "the base model's tensors have changed"},
-        {"tokenizer", "the tokenizer has changed"},
-        {"data", "the training data have changed"},
-        {"threads", "the number of threads has changed, which changes the order of sums"}};
-    for (const auto& [key, message] : facts) {
-        const Json before = saved.value(key, Json());
-        if (before != now.at(key)) {
-            faults.add(
-                key, std::string(message) + " (" + before.dump() + " then, " + now.at(key).dump() + " now)");
-        }
-    }
-    if (saved.value("eval_data", Json()) != now.at("eval_data")) {
-        spdlog::warn(
-            "the held-out data have changed: losses from before and after {} are not of the same rows",
-            place.string());
-    }
-    const RunConfig before = parse_run_config(saved.value("config", Json()), place, place.string());
-    for (const std::string& difference : resume_differences(before, config)) faults.add("", difference);
-    faults.throw_if_any<ConfigError>("--resume: " + place.string() + " cannot go on");
 }
 
 void print_summary(const train::RunSummary& summary, const RunConfig& config) {
@@ -139,14 +88,162 @@ void print_summary(const train::RunSummary& summary, const RunConfig& config) {
     spdlog::info("next: qlora-eval --config {}", config.file.string());
 }
 
-int finish(const train::RunSummary& summary, const RunConfig& config) {
-    print_summary(summary, config);
-    return summary.signal == 0 ? 0 : 128 + summary.signal;
-}
-
 int stopped_before_training() {
     spdlog::info("stopped by a signal before training began; nothing was changed");
     return 128 + train::StopSignal::received();
+}
+
+/// One `qlora-train`: its members are what the steps of `run` leave to those after them.
+class Run {
+  public:
+    Run(RunConfig config, const TrainFlags& flags, Program& program)
+        : config_(std::move(config)),
+          flags_(flags),
+          program_(program),
+          paths_{config_.training.output_dir},
+          device_(ops::select_device(config_.model.device)) {}
+
+    /// The exit code.
+    int run();
+
+  private:
+    /// What the device, the CPU and an adapter to go on from decide about the settings.
+    void settle_settings();
+    void take_folder();
+    void read_data();
+    data::Dataset read_rows(const char* name, const std::vector<std::filesystem::path>& files) const;
+    void plan_memory();
+    /// With `--resume`: the checkpoint to go on from, which must be of this run.
+    void find_checkpoint();
+    int train();
+
+    const data::PromptTemplate& prompt_template() const { return *prompt_template_; }
+
+    RunConfig config_;
+    const TrainFlags& flags_;
+    Program& program_;
+    train::RunPaths paths_;
+    at::Device device_;
+    std::int64_t threads_ = 0;
+    std::optional<train::RunLock> lock_;
+    std::optional<ModelFolder> folder_;
+    std::optional<data::PromptTemplate> prompt_template_;
+    Data data_;
+    std::optional<train::MemoryChoice> memory_;
+    std::map<std::string, std::string> metadata_;  ///< of the adapter
+    Json identity_;
+    std::optional<train::CheckpointFolder> checkpoint_;
+};
+
+int Run::run() {
+    settle_settings();
+    if (!flags_.dry_run) take_folder();
+    read_data();
+    if (flags_.dry_run) {
+        std::cout << dry_run_report(config_, *folder_, prompt_template(), data_.train,
+                                    data_.eval ? &*data_.eval : nullptr, device_);
+        return 0;
+    }
+    if (train::StopSignal::received() != 0) return stopped_before_training();
+    write_rejected_rows(paths_, data_);
+    plan_memory();
+    find_checkpoint();
+    return train();
+}
+
+void Run::settle_settings() {
+    check_device(config_, device_.is_cuda());
+    if (device_.is_cuda() && config_.training.full_determinism) ops::use_deterministic_algorithms();
+    adopt_adapter_config(config_);
+    threads_ = set_threads(config_.model.threads);
+}
+
+void Run::take_folder() {
+    lock_.emplace(paths_);
+    if (paths_.holds_run() && !flags_.resume) {
+        throw ConfigError("training.output_dir: " + held_run_fault(paths_));
+    }
+    for (const auto& folder : {paths_.root, paths_.checkpoints()}) train::remove_leftovers(folder);
+}
+
+data::Dataset Run::read_rows(const char* name, const std::vector<std::filesystem::path>& files) const {
+    data::Dataset out =
+        data::load_dataset(files, config_.data, prompt_template(), folder_->config.vocab_size);
+    spdlog::info("{} data: {}", name, data::summary_line(out.statistics));
+    return out;
+}
+
+void Run::read_data() {
+    folder_.emplace(config_.model.path);
+    adopt_stored_quantization(config_, folder_->stored);
+    if (config_.model.adapter) check_adapter_base(*config_.model.adapter, *folder_);
+    prompt_template_.emplace(folder_->prompt_template(config_.data.template_));
+    spdlog::info("template: {}", prompt_template().name());
+    data_.train = read_rows("training", config_.data.train.files);
+    if (config_.data.eval) data_.eval = read_rows("held-out", {*config_.data.eval});
+}
+
+void Run::plan_memory() {
+    const RowLengths rows = row_lengths(data_.train);
+    const std::int64_t available = train::available_memory_bytes(device_);
+    memory_ = train::choose_memory(memory_request(config_, folder_->config, rows, device_),
+                                   config_.training.gradient_checkpointing, available,
+                                   config_.training.cache_dequantized);
+    spdlog::info("{}", memory_->text);
+    spdlog::info("{}", memory_->plan.text());
+    program_.set_memory_advice(train::memory_advice(
+        memory_options(config_, folder_->config, rows, *memory_, device_), memory_->plan.needed()));
+    train::require_memory(memory_->plan, available, program_.memory_advice());
+}
+
+void Run::find_checkpoint() {
+    metadata_ = adapter_metadata_for(*folder_, config_.quantization);
+    identity_ = run_identity(config_, metadata_, data_.train, data_.eval ? &*data_.eval : nullptr, threads_);
+    if (!flags_.resume) return;
+    checkpoint_ = train::newest_whole_checkpoint(paths_.checkpoints());
+    if (!checkpoint_) {
+        spdlog::info("--resume: {} holds no whole checkpoint; the run starts at the beginning",
+                     paths_.root.string());
+        return;
+    }
+    const Json saved = read_json_file(checkpoint_->path / "run_state.json");
+    require_same_run(saved.value("identity", Json()), identity_, config_, checkpoint_->path);
+}
+
+int Run::train() {
+    LoadedModel loaded = load_model(*folder_, config_.quantization, &config_.peft, config_.model.adapter,
+                                    config_.training.seed, device_, memory_->keep_dense);
+    spdlog::info("{} trainable of {} parameters, {} adapters", loaded.adaptation.trainable_elements(),
+                 loaded.model->parameter_count(), loaded.adaptation.targets.size());
+    const std::unique_ptr<train::Callback> progress = make_progress(program_.quiet());
+    train::Trainer trainer(
+        {.model = loaded.model.get(),
+         .adaptation = &loaded.adaptation,
+         .train = std::move(data_.train.examples),
+         .eval = data_.eval ? std::move(data_.eval->examples) : std::vector<data::Example>{},
+         .tokenizer = folder_->tokenizer.get(),
+         .stop_ids = folder_->stop_ids(prompt_template()),
+         .plan = batch_plan_options(config_),
+         .recomputation = memory_->recomputation,
+         .base_model = config_.model.path.string(),
+         .metadata = metadata_,
+         .files_to_copy = tokenizer::tokenizer_files(folder_->folder),
+         .identity = identity_},
+        config_.training, *progress);
+    if (checkpoint_) {
+        trainer.resume_from(checkpoint_->path);
+        if (trainer.has_result()) {
+            spdlog::info("the run is already finished after {} steps: {}", trainer.state().step,
+                         paths_.adapter().string());
+            return 0;
+        }
+    }
+    if (train::StopSignal::received() != 0) return stopped_before_training();
+    trainer.require_disk_space();
+    write_file_atomically(paths_.run_config(), run_config_json(config_).dump(2) + "\n");
+    const train::RunSummary summary = trainer.run();
+    print_summary(summary, config_);
+    return summary.signal == 0 ? 0 : 128 + summary.signal;
 }
 
 int train(const TrainFlags& flags, Program& program) {
@@ -156,91 +253,7 @@ int train(const TrainFlags& flags, Program& program) {
     RunConfig config =
         load_run_config(flags.config, flags.overrides,
                         [&](const RunConfig& read, FaultList& faults) { check_paths(read, flags, faults); });
-    const at::Device device = ops::select_device(config.model.device);
-    check_device(config, device.is_cuda());
-    if (device.is_cuda() && config.training.full_determinism) ops::use_deterministic_algorithms();
-    adopt_adapter_config(config);
-    const std::int64_t threads = set_threads(config.model.threads);
-    const train::RunPaths paths{config.training.output_dir};
-
-    std::optional<train::RunLock> lock;
-    if (!flags.dry_run) {
-        lock.emplace(paths);
-        if (paths.holds_run() && !flags.resume) {
-            throw ConfigError("training.output_dir: " + held_run_fault(paths));
-        }
-        for (const auto& folder : {paths.root, paths.checkpoints()}) train::remove_leftovers(folder);
-    }
-
-    const ModelFolder folder(config.model.path);
-    adopt_stored_quantization(config, folder.stored);
-    if (config.model.adapter) check_adapter_base(*config.model.adapter, folder);
-    const data::PromptTemplate prompt_template = folder.prompt_template(config.data.template_);
-    spdlog::info("template: {}", prompt_template.name());
-    Data data = load_data(config, folder, prompt_template);
-    if (flags.dry_run) {
-        std::cout << dry_run_report(config, folder, prompt_template, data.train,
-                                    data.eval ? &*data.eval : nullptr, device);
-        return 0;
-    }
-    if (train::StopSignal::received() != 0) return stopped_before_training();
-    write_rejected_rows(paths, data);
-
-    const std::map<std::string, std::string> metadata = adapter_metadata_for(folder, config.quantization);
-    const Json identity = run_identity(config, metadata, data, threads);
-    std::optional<train::CheckpointFolder> checkpoint;
-    if (flags.resume) {
-        checkpoint = train::newest_whole_checkpoint(paths.checkpoints());
-        if (checkpoint) {
-            const Json saved = read_json_file(checkpoint->path / "run_state.json");
-            require_same_run(saved.value("identity", Json()), identity, config, checkpoint->path);
-        } else {
-            spdlog::info("--resume: {} holds no whole checkpoint; the run starts at the beginning",
-                         paths.root.string());
-        }
-    }
-
-    const RowLengths rows = row_lengths(data.train);
-    const std::int64_t available = train::available_memory_bytes(device);
-    const train::MemoryChoice memory = train::choose_memory(
-        memory_request(config, folder.config, rows, device), config.training.gradient_checkpointing,
-        available, config.training.cache_dequantized);
-    spdlog::info("{}", memory.text);
-    spdlog::info("{}", memory.plan.text());
-    program.set_memory_advice(train::memory_advice(
-        memory_options(config, folder.config, rows, memory, device), memory.plan.needed()));
-    train::require_memory(memory.plan, available, program.memory_advice());
-
-    LoadedModel loaded = load_model(folder, config.quantization, &config.peft, config.model.adapter,
-                                    config.training.seed, device, memory.keep_dense);
-    spdlog::info("{} trainable of {} parameters, {} adapters", loaded.adaptation.trainable_elements(),
-                 loaded.model->parameter_count(), loaded.adaptation.targets.size());
-    const std::unique_ptr<train::Callback> progress = make_progress(program.quiet());
-    train::Trainer trainer({.model = loaded.model.get(),
-                            .adaptation = &loaded.adaptation,
-                            .train = std::move(data.train.examples),
-                            .eval = data.eval ? std::move(data.eval->examples) : std::vector<data::Example>{},
-                            .tokenizer = folder.tokenizer.get(),
-                            .stop_ids = folder.stop_ids(prompt_template),
-                            .plan = batch_plan_options(config),
-                            .recomputation = memory.recomputation,
-                            .base_model = config.model.path.string(),
-                            .metadata = metadata,
-                            .files_to_copy = tokenizer::tokenizer_files(folder.folder),
-                            .identity = identity},
-                           config.training, *progress);
-    if (checkpoint) {
-        trainer.resume_from(checkpoint->path);
-        if (trainer.has_result()) {
-            spdlog::info("the run is already finished after {} steps: {}", trainer.state().step,
-                         paths.adapter().string());
-            return 0;
-        }
-    }
-    if (train::StopSignal::received() != 0) return stopped_before_training();
-    trainer.require_disk_space();
-    write_file_atomically(paths.run_config(), run_config_json(config).dump(2) + "\n");
-    return finish(trainer.run(), config);
+    return Run(std::move(config), flags, program).run();
 }
 
 }  // namespace

@@ -1,7 +1,6 @@
 #include "qlora/train/stop_signal.h"
 
 #include <unistd.h>
-#include <csignal>
 
 namespace qlora::train {
 namespace {
@@ -25,15 +24,13 @@ void handle(int signal, void (*handler)(int)) {
 
 StopSignal::StopSignal() {
     received_signal = 0;
-    handle(SIGINT, on_stop);
-    handle(SIGTERM, on_stop);
-    handle(SIGHUP, SIG_IGN);
-    handle(SIGPIPE, SIG_IGN);
-    handle(SIGXFSZ, SIG_IGN);
+    for (std::size_t i = 0; i < kSignals.size(); ++i) sigaction(kSignals[i], nullptr, &before_[i]);
+    for (const int signal : {SIGINT, SIGTERM}) handle(signal, on_stop);
+    for (const int signal : {SIGHUP, SIGPIPE, SIGXFSZ}) handle(signal, SIG_IGN);
 }
 
 StopSignal::~StopSignal() {
-    for (const int signal : {SIGINT, SIGTERM, SIGHUP, SIGPIPE, SIGXFSZ}) handle(signal, SIG_DFL);
+    for (std::size_t i = 0; i < kSignals.size(); ++i) sigaction(kSignals[i], &before_[i], nullptr);
 }
 
 int StopSignal::received() {

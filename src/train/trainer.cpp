@@ -63,6 +63,16 @@ std::string gradient_fault(const StepGradients& gradients, double norm) {
     return {};
 }
 
+/// "a, b, c and 4 more".
+std::string first_names(const std::vector<std::string>& names) {
+    constexpr std::size_t kMostNames = 3;
+    const std::size_t shown = std::min(names.size(), kMostNames);
+    std::string out =
+        fmt::format("{}", fmt::join(names.begin(), names.begin() + static_cast<std::ptrdiff_t>(shown), ", "));
+    if (shown < names.size()) out += fmt::format(" and {} more", names.size() - shown);
+    return out;
+}
+
 }  // namespace
 
 Trainer::Trainer(TrainerInput input, TrainingConfig config, Callback& callback)
@@ -228,17 +238,29 @@ void Trainer::apply_update(const data::StepPlan& plan, double learning_rate, dou
 
 void Trainer::prove_adapters(double learning_rate) {
     if (state_.adapters_proven || learning_rate == 0.0) return;
+    constexpr const char* kHeadline = "after the first update the adapters are not as they must be";
     FaultList faults;
+    std::vector<std::string> still_zero;
+    std::size_t adapters = 0;
     for (const adapters::TrainableParameter& parameter : input_.adaptation->parameters) {
         if (!parameter.key.ends_with("lora_B.weight")) continue;
+        ++adapters;
         const at::Tensor value = parameter.tensor.detach();
         if (!value.isfinite().all().item<bool>()) {
             faults.add(parameter.key, "is not finite");
         } else if (!value.any().item<bool>()) {
-            faults.add(parameter.key, "is still zero, so this adapter gets no gradient");
+            still_zero.push_back(parameter.key);
         }
     }
-    faults.throw_if_any<NonFiniteError>("after the first update the adapters are not as they must be");
+    faults.throw_if_any<NonFiniteError>(kHeadline);
+    if (!still_zero.empty()) {
+        const std::string text =
+            fmt::format("{} of {} lora_B are still zero, so these adapters get no gradient ({})",
+                        still_zero.size(), adapters, first_names(still_zero));
+        if (still_zero.size() == adapters) throw NonFiniteError(std::string(kHeadline) + ": " + text);
+        // Legal where a row says nothing about them: q and k learn nothing from positions that see one key.
+        spdlog::warn("after the first update {}", text);
+    }
     state_.adapters_proven = true;
 }
 

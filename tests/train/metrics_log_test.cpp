@@ -95,8 +95,10 @@ TEST(MetricsLog, a_line_that_does_not_fit_is_written_later_and_whole) {
         const bool kept_whole = read_file(file) == "{\"step\":1}\n";
         limit.rlim_cur = before;
         ::setrlimit(RLIMIT_FSIZE, &limit);
+        log.sync();
+        const bool synced = read_file(file) == "{\"step\":1}\n{\"step\":2}\n{\"step\":3}\n";
         log.append({{"step", 4}});
-        ::_exit(kept_whole ? 0 : 1);
+        ::_exit(kept_whole && synced ? 0 : 1);
     }
     int status = 0;
     ASSERT_EQ(::waitpid(child, &status, 0), child);

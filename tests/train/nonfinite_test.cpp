@@ -7,6 +7,7 @@
 #include "qlora/core/atomic_file.h"
 #include "qlora/core/error.h"
 #include "qlora/train/run_checkpoint.h"
+#include "support/captured_log.h"
 #include "tiny_run.h"
 
 namespace qlora {
@@ -205,17 +206,37 @@ TEST(NonFinite, an_update_that_overflows_ends_the_run_on_that_very_step) {
     EXPECT_NE(message.find("rows.jsonl:"), std::string::npos) << message;
 }
 
-TEST(NonFinite, an_adapter_without_a_gradient_stops_the_run_at_its_first_update) {
+/// Takes their gradient from the lora_B that `is_dead` chooses.
+void deaden(const TinyRun& run, const std::function<bool(const std::string&)>& is_dead) {
+    for (const adapters::TrainableParameter& each : run.adaptation.parameters) {
+        if (!each.key.ends_with("lora_B.weight") || !is_dead(each.key)) continue;
+        each.tensor.register_hook([](const at::Tensor& gradient) { return at::zeros_like(gradient); });
+    }
+}
+
+TEST(NonFinite, adapters_of_which_none_gets_a_gradient_stop_the_run_at_its_first_update) {
     const TempDir folder;
     TinyRun run(folder);
-    run.parameter("layers.1.self_attn.v_proj.lora_B.weight").register_hook([](const at::Tensor& gradient) {
-        return at::zeros_like(gradient);
+    deaden(run, [](const std::string&) { return true; });
+    // A gradient of A, which there is none of while B is zero, keeps the norm from being zero.
+    run.parameter("lora_A.weight").register_hook([](const at::Tensor& gradient) {
+        return at::ones_like(gradient);
     });
     const std::string message = message_of([&] { run.run(); });
-    EXPECT_NE(message.find("layers.1.self_attn.v_proj.lora_B.weight"), std::string::npos) << message;
-    EXPECT_NE(message.find("gets no gradient"), std::string::npos) << message;
+    EXPECT_NE(message.find("14 of 14 lora_B are still zero"), std::string::npos) << message;
+    EXPECT_NE(message.find("layers.0."), std::string::npos) << message;
     EXPECT_FALSE(std::filesystem::exists(run.training.output_dir / "metrics.jsonl"))
         << "the step was not even logged";
+}
+
+TEST(NonFinite, some_adapters_without_a_gradient_are_named_once_and_the_run_goes_on) {
+    const TempDir folder;
+    TinyRun run(folder);
+    deaden(run, [](const std::string& key) { return key.find("q_proj") != std::string::npos; });
+    const test::CapturedLog log;
+    EXPECT_EQ(run.run().steps, 8);
+    EXPECT_EQ(log.count("2 of 14 lora_B are still zero"), 1U) << log.text();
+    EXPECT_EQ(log.count("layers.1.self_attn.q_proj.lora_B.weight"), 1U) << log.text();
 }
 
 TEST(NonFinite, after_the_first_update_every_b_has_moved) {

@@ -1,9 +1,14 @@
 #include "qlora/train/run_folder.h"
 
+#include <fcntl.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 #include <sys/wait.h>
 #include <unistd.h>
+
+#include <chrono>
+#include <optional>
+#include <thread>
 
 #include "qlora/core/error.h"
 #include "qlora/train/stop_signal.h"
@@ -71,6 +76,29 @@ TEST(RunLock, of_a_killed_owner_is_free) {
     ::close(ready[1]);
 }
 
+/// The name goes after the next run has opened the file and before it locks it, which a lease on the file
+/// shows: the kernel holds the open back until the lease is given up.
+TEST(RunLock, a_lock_file_that_its_owner_has_just_removed_is_not_one) {
+    const TempDir folder;
+    const RunPaths paths{folder.path()};
+    const sighandler_t before = ::signal(SIGIO, SIG_IGN);  // tells of the open
+    const int older = ::open(paths.lock().c_str(), O_RDWR | O_CREAT | O_CLOEXEC, 0644);
+    ASSERT_GE(older, 0);
+    if (::fcntl(older, F_SETLEASE, F_WRLCK) != 0) GTEST_SKIP() << "no leases on this file system";
+    std::optional<RunLock> second;
+    std::thread next([&] { second.emplace(paths); });
+    for (int i = 0; i < 5000 && ::fcntl(older, F_GETLEASE) == F_WRLCK; ++i) {
+        std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    }
+    EXPECT_NE(::fcntl(older, F_GETLEASE), F_WRLCK) << "nobody opens it";
+    ::unlink(paths.lock().c_str());
+    ::fcntl(older, F_SETLEASE, F_UNLCK);
+    ::close(older);
+    next.join();
+    EXPECT_NE(refusal(paths), "") << "a third run must be refused";
+    ::signal(SIGIO, before);
+}
+
 TEST(RunLock, a_place_that_is_no_folder_is_refused_by_name) {
     const TempDir folder;
     test::write_file(folder / "file", "precious");
@@ -107,6 +135,26 @@ TEST(StopSignal, a_closed_terminal_and_a_closed_pipe_are_not_one) {
     const StopSignal stop;
     for (const int signal : {SIGHUP, SIGPIPE, SIGXFSZ}) ::raise(signal);
     EXPECT_EQ(StopSignal::received(), 0);
+}
+
+TEST(StopSignal, leaves_what_was_there_before) {
+    const auto handler_of = [](int signal) {
+        struct sigaction action {};
+        sigaction(signal, nullptr, &action);
+        return action.sa_handler;
+    };
+    const sighandler_t own = [](int) {};
+    const sighandler_t hang_up = ::signal(SIGHUP, SIG_IGN);  // as nohup sets it
+    const sighandler_t term = ::signal(SIGTERM, own);
+    {
+        const StopSignal stop;
+        EXPECT_NE(handler_of(SIGTERM), own);
+    }
+    EXPECT_EQ(handler_of(SIGHUP), SIG_IGN);
+    EXPECT_EQ(handler_of(SIGTERM), own);
+    EXPECT_EQ(handler_of(SIGINT), SIG_DFL);
+    ::signal(SIGHUP, hang_up);
+    ::signal(SIGTERM, term);
 }
 
 TEST(StopSignalDeathTest, the_second_ends_the_process_at_once) {

@@ -21,7 +21,7 @@ struct RunState {
     std::int64_t supervised_tokens = 0;
     std::int64_t nonfinite_in_a_row = 0;
     std::int64_t skipped_steps = 0;  ///< steps without any supervised token
-    bool adapters_proven = false;    ///< every B was seen finite and non-zero after an update
+    bool adapters_proven = false;    ///< the first update was looked at: every B finite, not all of them zero
     bool boundary_pending = false;   ///< the step's evaluation was not finished when this was saved
 
     double loss_scale = 0.0;               ///< of a float16 run (LossScaler); 0 before its first step
