@@ -62,21 +62,21 @@ def unpacked(elsewhere):
     return next((elsewhere / "put here").iterdir())
 
 
-def run_elsewhere(elsewhere, program, *arguments):
+def run_elsewhere(elsewhere, program, *arguments, **environment):
     name = next((elsewhere / "put here").iterdir()).name
     command = [*NAMESPACE, "sh", "-c", ENTER, "sh", elsewhere, f"/put here/{name}/bin/{program}", *arguments]
-    run = subprocess.run(command, env={}, capture_output=True, text=True)
+    run = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert run.returncode == 0, run.stderr
-    return run.stdout
+    return run
 
 
 def test_from_training_to_merging_where_nothing_else_is(elsewhere):
     run_elsewhere(elsewhere, "qlora-train", "--config", "/work/configs/smoke.json")
-    trained = json.loads(run_elsewhere(elsewhere, "qlora-eval", "--config", "/work/configs/smoke.json"))
+    trained = json.loads(run_elsewhere(elsewhere, "qlora-eval", "--config", "/work/configs/smoke.json").stdout)
     run_elsewhere(elsewhere, "qlora-merge", "--model", "/work/models/tiny-llama", "--adapter", "/work/runs/smoke/adapter",
                   "--output", "/work/merged")
     merged = json.loads(run_elsewhere(elsewhere, "qlora-eval", "--model", "/work/merged", "--template", "chatml",
-                                      "--data", "/work/data/wordnet_eval.jsonl"))
+                                      "--data", "/work/data/wordnet_eval.jsonl").stdout)
     assert trained["rows"] == merged["rows"] == 10
     # Not equal: the adapter was trained on quantized weights and merged into the original ones.
     assert merged["loss"] == pytest.approx(trained["loss"], rel=0.02)
@@ -113,6 +113,24 @@ def test_a_libtorch_elsewhere_is_named_as_passed_over(unpacked):
     run = subprocess.run([unpacked / "bin" / "qlora-train", "--version"], env={"QLORA_TORCH_LIB": "/elsewhere"},
                          capture_output=True, text=True)
     assert run.returncode == 0 and "QLORA_TORCH_LIB is passed over" in run.stderr
+
+
+def test_only_the_same_build_of_libtorch_gives_its_cuda_libraries(elsewhere, unpacked):
+    """Where the CUDA plug-in and a driver are: the starter looks for LibTorch's CUDA libraries, and at their build."""
+    plug_in, driver, torch = unpacked / "lib/libqlora_kernels_cuda.so", elsewhere / "dev/nvidiactl", elsewhere / "torch"
+    for file in (plug_in, driver, torch / "lib/libtorch_cuda.so"):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.touch()
+    shutil.copy("/bin/cat", elsewhere / "bin")
+    try:
+        for changes in ("", "git_version = 'another'\n"):
+            (torch / "version.py").write_text((unpacked / "lib/torch/version.py").read_text() + changes)
+            run = run_elsewhere(elsewhere, "qlora-train", "--version", QLORA_TORCH_LIB="/torch/lib", LD_DEBUG="libs")
+            assert ("are passed over: they are of another build" in run.stderr) == bool(changes)
+            assert bool(re.search(r"search path=\S*:/torch/lib", run.stderr.replace("put here", "put"))) != bool(changes)
+    finally:
+        plug_in.unlink()
+        driver.unlink()
 
 
 def test_every_library_is_inside_or_of_the_c_library_and_none_is_looked_for_where_it_was_built(unpacked):
