@@ -202,7 +202,7 @@ void Run::find_checkpoint() {
     if (!flags_.resume) return;
     checkpoint_ = train::newest_whole_checkpoint(paths_.checkpoints());
     if (!checkpoint_) {
-        spdlog::info("--resume: {} holds no whole checkpoint; the run starts at the beginning",
+        spdlog::info("--resume: {} holds no checkpoint; the run starts at the beginning",
                      paths_.root.string());
         return;
     }

@@ -5,11 +5,10 @@
 #include <xxhash.h>
 
 #include <cerrno>
-#include <cstring>
 #include <new>
 #include <vector>
 
-#include "qlora/core/error.h"
+#include "qlora/core/whole_file.h"
 
 namespace qlora {
 
@@ -39,11 +38,8 @@ std::string Xxh3::hex() const {
 }
 
 std::string hash_file(const std::filesystem::path& path) {
-    const auto fail = [&](const char* action) {
-        return Error(ExitCode::kInput, path.string() + ": cannot " + action + ": " + std::strerror(errno));
-    };
     const int fd = ::open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NOCTTY);
-    if (fd < 0) throw fail("open");
+    if (fd < 0) throw ReadError(path, "open", errno);
     const std::unique_ptr<const int, void (*)(const int*)> closer(&fd,
                                                                   [](const int* file) { ::close(*file); });
     ::posix_fadvise(fd, 0, 0, POSIX_FADV_SEQUENTIAL);
@@ -55,7 +51,7 @@ std::string hash_file(const std::filesystem::path& path) {
         if (count > 0) {
             hash.update(std::span(buffer).first(static_cast<std::size_t>(count)));
         } else if (errno != EINTR) {
-            throw fail("read");
+            throw ReadError(path, "read", errno);
         }
     }
 }

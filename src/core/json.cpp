@@ -1,14 +1,13 @@
 #include "qlora/core/json.h"
 
 #include <algorithm>
-#include <fstream>
 #include <iterator>
-#include <sstream>
 #include <string>
 #include <unordered_set>
 #include <vector>
 
 #include "qlora/core/error.h"
+#include "qlora/core/whole_file.h"
 
 namespace qlora {
 namespace {
@@ -204,17 +203,14 @@ Json read_json_file(const std::filesystem::path& file) {
     if (std::filesystem::is_directory(file, status)) {
         throw ConfigError(file.string() + ": is a folder, a JSON file is needed");
     }
-    std::ifstream in(file, std::ios::binary);
-    if (!in) throw ConfigError(file.string() + ": cannot be opened; check the path and its permissions");
-    std::ostringstream text;
-    text << in.rdbuf();
-    if (in.bad() || text.fail()) {
-        // An empty file sets failbit on the copy: let the parser report that one.
-        if (in.bad() || in.peek() != std::ifstream::traits_type::eof()) {
-            throw ConfigError(file.string() + ": cannot be read");
+    const auto text = [&] {
+        try {
+            return read_whole_file(file);
+        } catch (const ReadError& error) {
+            throw ConfigError(error.what());
         }
-    }
-    return parse_json(text.view(), file.string());
+    }();
+    return parse_json(text, file.string());
 }
 
 }  // namespace qlora

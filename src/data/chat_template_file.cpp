@@ -1,8 +1,6 @@
-#include <fstream>
-#include <iterator>
-
 #include "qlora/core/error.h"
 #include "qlora/core/json.h"
+#include "qlora/core/whole_file.h"
 #include "qlora/data/prompt_template.h"
 
 namespace qlora::data {
@@ -28,12 +26,7 @@ std::optional<std::string> template_of_config(const Json& config, const std::fil
 
 std::optional<std::string> read_chat_template(const std::filesystem::path& folder) {
     const std::filesystem::path file = folder / "chat_template.jinja";
-    if (std::filesystem::exists(file)) {
-        std::ifstream in(file, std::ios::binary);
-        std::string text{std::istreambuf_iterator<char>(in), {}};
-        if (!in) throw CheckpointError(file.string() + ": cannot be read");
-        return text;
-    }
+    if (std::filesystem::exists(file)) return read_whole_file(file);
     const std::filesystem::path config = folder / "tokenizer_config.json";
     if (!std::filesystem::exists(config)) return std::nullopt;
     return template_of_config(read_json_file(config), config);

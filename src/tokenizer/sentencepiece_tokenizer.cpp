@@ -4,12 +4,11 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <fstream>
-#include <iterator>
 #include <set>
 
 #include "component_reader.h"
 #include "folder_files.h"
+#include "qlora/core/whole_file.h"
 #include "unicode.h"
 
 namespace qlora::tokenizer {
@@ -92,9 +91,7 @@ std::unique_ptr<SentencePieceTokenizer> SentencePieceTokenizer::load(const std::
 }
 
 void SentencePieceTokenizer::load_model(const std::filesystem::path& file) {
-    std::ifstream in(file, std::ios::binary);
-    if (!in) throw CheckpointError(file.string() + ": cannot be opened");
-    const std::string model{std::istreambuf_iterator<char>(in), std::istreambuf_iterator<char>()};
+    const std::string model = read_whole_file(file);
     processor_ = make_processor(model, file.string());
     inner_processor_ = make_processor(model + std::string(kNoDummyPrefix), file.string());
     for (int id = 0; id < processor_->GetPieceSize(); ++id) {

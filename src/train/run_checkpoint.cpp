@@ -5,15 +5,16 @@
 #include <algorithm>
 #include <charconv>
 #include <cstring>
-#include <fstream>
-#include <iterator>
 #include <string_view>
+#include <system_error>
+#include <utility>
 
 #include "qlora/core/atomic_file.h"
 #include "qlora/core/atomic_folder.h"
 #include "qlora/core/error.h"
 #include "qlora/core/hash.h"
 #include "qlora/core/log.h"
+#include "qlora/core/whole_file.h"
 
 namespace qlora::train {
 namespace {
@@ -21,22 +22,36 @@ namespace {
 namespace fs = std::filesystem;
 
 constexpr const char* kManifest = "manifest.json";
+constexpr const char* kBytesKey = "bytes";
+constexpr const char* kHashKey = "xxh3_128";
 constexpr const char* kStepPrefix = "step-";
+/// Of checkpoints that did not verify: nothing looks at them again and nothing deletes them.
+constexpr const char* kBrokenPrefix = ".broken-";
 
-std::string write_manifest_text(const fs::path& folder) {
+Json manifest_of(const fs::path& folder) {
     Json files = Json::object();
     std::vector<fs::path> paths;
     for (const fs::directory_entry& entry : fs::directory_iterator(folder)) paths.push_back(entry.path());
     std::sort(paths.begin(), paths.end());
     for (const fs::path& path : paths) {
-        files[path.filename().string()] = {{"bytes", fs::file_size(path)}, {"xxh3_128", hash_file(path)}};
+        files[path.filename().string()] = {{kBytesKey, fs::file_size(path)}, {kHashKey, hash_file(path)}};
     }
-    return Json{{"files", files}}.dump(2) + "\n";
+    return {{"files", files}};
 }
 
-std::string read_text(const fs::path& file) {
-    std::ifstream in(file, std::ios::binary);
-    return {std::istreambuf_iterator<char>(in), {}};
+/// What is wrong with a file by its entry in the manifest; empty when it is as written. Throws ReadError
+/// where that cannot be told.
+std::string file_fault(const fs::path& file, const Json& entry) {
+    const auto bytes = entry.at(kBytesKey).get<std::uintmax_t>();
+    const auto hash = entry.at(kHashKey).get<std::string>();
+    std::error_code error;
+    const std::uintmax_t size = fs::file_size(file, error);
+    const bool is_missing =
+        error == std::errc::no_such_file_or_directory || error == std::errc::not_a_directory;
+    if (is_missing) return "is missing";
+    if (error) throw ReadError(file, "read", error.value());
+    if (size != bytes) return "has the wrong size";
+    return hash_file(file) == hash ? "" : "has changed content";
 }
 
 bool is_number(std::string_view text) {
@@ -49,6 +64,45 @@ bool is_temporary_name(std::string_view name) {
     return name.starts_with(kTemporaryPrefix) && is_number(name.substr(name.rfind('-') + 1));
 }
 
+/// Gives a checkpoint that did not verify a name under which it is out of the way; returns that.
+fs::path set_aside(const fs::path& checkpoint) {
+    const std::string name = kBrokenPrefix + checkpoint.filename().string();
+    fs::path aside = checkpoint.parent_path() / name;
+    for (int number = 2; fs::exists(fs::symlink_status(aside)); ++number) {
+        aside = checkpoint.parent_path() / (name + "-" + std::to_string(number));
+    }
+    std::error_code error;
+    fs::rename(checkpoint, aside, error);
+    if (error) {
+        throw CheckpointError(checkpoint.string() + " is broken and cannot be set aside as " +
+                              aside.filename().string() + ": " + error.message());
+    }
+    sync_folder(checkpoint.parent_path());
+    return aside;
+}
+
+/// Throws unless there is no checkpoint at all, not even one that was set aside: a run that has some is never
+/// started again over them.
+void require_none(const fs::path& checkpoints, const std::vector<std::pair<fs::path, std::string>>& broken) {
+    std::vector<std::string> texts;
+    for (const auto& [path, fault] : broken) texts.push_back(path.filename().string() + " (" + fault + ")");
+    std::vector<std::string> aside;
+    if (fs::is_directory(checkpoints)) {
+        for (const fs::directory_entry& entry : fs::directory_iterator(checkpoints)) {
+            const std::string name = entry.path().filename().string();
+            if (name.starts_with(std::string(kBrokenPrefix) + kStepPrefix)) aside.push_back(name);
+        }
+    }
+    std::sort(aside.begin(), aside.end());
+    for (const std::string& name : aside) texts.push_back(name + " (did not verify earlier)");
+    if (texts.empty()) return;
+    std::string list;
+    for (const std::string& text : texts) list += (list.empty() ? "" : ", ") + text;
+    throw CheckpointError("--resume: " + checkpoints.string() + " holds no whole checkpoint: " + list +
+                          "; start again with another training.output_dir, or move that folder away to start "
+                          "at the beginning here");
+}
+
 void remove_logged(const fs::path& path) {
     std::error_code error;
     fs::remove_all(path, error);
@@ -58,40 +112,39 @@ void remove_logged(const fs::path& path) {
 
 }  // namespace
 
-void write_folder_atomically(const fs::path& folder, const std::function<void(const fs::path&)>& fill) {
-    qlora::write_folder_atomically(folder, [&](const fs::path& temporary) {
+void write_folder_with_manifest(const fs::path& folder, const std::function<void(const fs::path&)>& fill) {
+    write_folder_atomically(folder, [&](const fs::path& temporary) {
         fill(temporary);
-        write_file_atomically(temporary / kManifest, write_manifest_text(temporary));
+        write_file_atomically(temporary / kManifest, manifest_of(temporary).dump(2) + "\n");
     });
 }
 
 std::string folder_fault(const fs::path& folder) {
+    const fs::path file = folder / kManifest;
     try {
-        const Json manifest = read_json_file(folder / kManifest);
-        // No byte of it may have changed either: it is what writing its content again gives.
-        if (read_text(folder / kManifest) != manifest.dump(2) + "\n") {
-            return std::string(kManifest) + " has changed content";
-        }
+        const Json manifest = parse_json(read_whole_file(file), file.string());
         for (const auto& [name, entry] : manifest.at("files").items()) {
-            const fs::path file = folder / name;
-            if (!fs::exists(file)) return name + " is missing";
-            if (fs::file_size(file) != entry.at("bytes").get<std::uintmax_t>())
-                return name + " has the wrong size";
-            if (hash_file(file) != entry.at("xxh3_128").get<std::string>())
-                return name + " has changed content";
+            const std::string fault = file_fault(folder / name, entry);
+            if (!fault.empty()) return name + " " + fault;
         }
-    } catch (const std::exception& error) {
+    } catch (const ReadError& error) {
+        if (!error.is_missing()) throw;
+        return std::string(kManifest) + " is missing";
+    } catch (const ConfigError& error) {
         return error.what();
+    } catch (const Json::exception&) {
+        return std::string(kManifest) + " has changed content";
     }
     return {};
 }
 
 std::string manifest_hash(const fs::path& folder, const std::string& file) {
     try {
-        return read_json_file(folder / kManifest).at("files").at(file).at("xxh3_128").get<std::string>();
-    } catch (const std::exception&) {
-        return {};
+        return read_json_file(folder / kManifest).at("files").at(file).at(kHashKey).get<std::string>();
+    } catch (const ConfigError&) {
+    } catch (const Json::exception&) {
     }
+    return {};
 }
 
 void remove_leftovers(const fs::path& folder) {
@@ -133,21 +186,32 @@ std::vector<CheckpointFolder> list_checkpoints(const fs::path& checkpoints) {
 }
 
 std::optional<CheckpointFolder> newest_whole_checkpoint(const fs::path& checkpoints) {
+    std::optional<CheckpointFolder> whole;
+    std::vector<std::pair<fs::path, std::string>> broken;  // newest first, with what is wrong
     for (const CheckpointFolder& candidate : list_checkpoints(checkpoints)) {
         const std::string fault = folder_fault(candidate.path);
-        if (fault.empty()) return candidate;
-        spdlog::warn("{} is broken ({}) and passed over", candidate.path.string(), fault);
+        if (fault.empty()) {
+            whole = candidate;
+            break;
+        }
+        broken.emplace_back(candidate.path, fault);
     }
-    return std::nullopt;
+    if (!whole) require_none(checkpoints, broken);
+    for (const auto& [path, fault] : broken) {
+        const fs::path aside = set_aside(path);
+        spdlog::warn("{} is broken ({}) and passed over; it is kept as {}", path.string(), fault,
+                     aside.filename().string());
+    }
+    return whole;
 }
 
 void prune_checkpoints(const fs::path& checkpoints, std::optional<std::int64_t> limit, std::int64_t best_step,
                        std::int64_t step) {
+    if (!limit) return;
     std::int64_t kept = 0;
     for (const CheckpointFolder& checkpoint : list_checkpoints(checkpoints)) {
-        const bool is_late = checkpoint.step > step;
-        const bool is_surplus = limit && !is_late && ++kept > *limit && checkpoint.step != best_step;
-        if (is_late || is_surplus) discard_folder(checkpoint.path);
+        if (checkpoint.step > step) continue;
+        if (++kept > *limit && checkpoint.step != best_step) discard_folder(checkpoint.path);
     }
 }
 

@@ -1,6 +1,4 @@
 #include <chrono>
-#include <fstream>
-#include <iterator>
 #include <thread>
 
 #include "qlora/adapters/peft_format.h"
@@ -8,6 +6,7 @@
 #include "qlora/core/disk_space.h"
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
+#include "qlora/models/folder_writer.h"
 #include "qlora/train/run_checkpoint.h"
 #include "qlora/train/stop_signal.h"
 #include "qlora/train/trainer.h"
@@ -24,14 +23,6 @@ constexpr int kLastSaveTries = 3;
 constexpr std::chrono::milliseconds kPause{300};
 /// Headers, configuration, run state and manifest.
 constexpr std::uint64_t kSmallFileBytes = 64 << 10;
-
-/// Through AtomicFile, so that the copy is on the disk before the folder gets its name.
-void copy_to_folder(const fs::path& file, const fs::path& folder) {
-    std::ifstream in(file, std::ios::binary);
-    const std::string bytes{std::istreambuf_iterator<char>(in), {}};
-    if (!in) throw CheckpointError(file.string() + ": cannot be read");
-    write_file_atomically(folder / file.filename(), bytes);
-}
 
 }  // namespace
 
@@ -80,7 +71,7 @@ void Trainer::save(const fs::path& folder, bool is_last, const std::function<voi
     std::string reason;
     for (int tries = is_last ? kLastSaveTries : 1; tries > 0; --tries) {
         try {
-            write_folder_atomically(folder, fill);
+            write_folder_with_manifest(folder, fill);
             callback_.on_save(folder);
             return;
         } catch (const NonFiniteError&) {
@@ -141,7 +132,7 @@ void Trainer::save_result() {
     if (result_step() != state_.step) load_best();
     save(paths_.adapter(), true, [&](const fs::path& temporary) {
         adapters::save_adapter(temporary, *input_.adaptation, input_.base_model, input_.metadata);
-        for (const fs::path& file : input_.files_to_copy) copy_to_folder(file, temporary);
+        for (const fs::path& file : input_.files_to_copy) models::copy_file_synced(file, temporary);
     });
 }
 

@@ -319,7 +319,7 @@ def test_changed_held_out_rows_are_named(experiment, every_step, tally):
 
 
 def test_one_flipped_bit_is_found(experiment, every_step, tally):
-    """Anywhere in the newest checkpoint: it is named and passed over, and the result is the same."""
+    """Anywhere in the newest checkpoint: it is named and set aside, and the result is the same."""
     experiment.config()
     chance = random.Random(11)
     for _ in range(500 if FULL else 50):
@@ -360,13 +360,21 @@ def test_a_missing_or_short_file_is_found(experiment, every_step, tally, name):
         assert "step-17 is broken" in ended.text and "resuming after step 16" in ended.text, ended.text
 
 
-def test_with_no_whole_checkpoint_the_run_starts_again_and_says_so(experiment, every_step, tally):
+def test_with_no_whole_checkpoint_nothing_starts_again(experiment, every_step, tally):
     experiment.config()
-    go_back(experiment, every_step, 3)
-    for step in (1, 2, 3):
+    go_back(experiment, every_step, 2)
+    for step in (1, 2):
         (experiment.out / f"checkpoints/step-{step}/run_state.json").write_text("{}", encoding="utf-8")
-    ended = resume_and_compare(experiment, every_step, tally, "no whole checkpoint")
-    assert "starts at the beginning" in ended.text
+    before = (experiment.out / "metrics.jsonl").read_bytes()
+    ended = experiment.train("--resume")
+    tally.add("no whole checkpoint", "survived" if ended.code == 2 else "lost")
+    assert ended.code == 2 and "step-1 (run_state.json has the wrong size)" in ended.text, ended.text
+    assert steps_of(experiment.out) == [1, 2]
+    assert (experiment.out / "metrics.jsonl").read_bytes() == before
+
+
+def test_with_no_checkpoint_the_run_starts_at_the_beginning_and_says_so(experiment, every_step, tally):
+    experiment.config()
     experiment.clear()
     ended = resume_and_compare(experiment, every_step, tally, "no run at all")
     assert "starts at the beginning" in ended.text
@@ -392,7 +400,8 @@ def test_a_broken_newest_checkpoint_never_pushes_out_a_whole_one(experiment, eve
     )
     assert code == 143 and "step-19 is broken" in text, text
     newest = max(steps_of(experiment.out))
-    assert steps_of(experiment.out) == [newest] and newest in (17, 18), "the broken one is gone too"
+    assert steps_of(experiment.out) == [newest] and newest in (17, 18), "the broken one does not count"
+    assert (experiment.out / "checkpoints/.broken-step-19/run_state.json").is_file(), "nor is it deleted"
     ended = experiment.train("--resume")
     assert ended.code == 0 and f"resuming after step {newest}" in ended.text, ended.text
     tally.add("broken newest, limit 1")

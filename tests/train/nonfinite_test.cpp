@@ -157,7 +157,7 @@ std::filesystem::path checkpoint_with_moment(TinyRun& run, const std::string& ke
     run.run();
     const std::filesystem::path folder = run.training.output_dir / "checkpoints/step-2";
     const std::filesystem::path changed = run.training.output_dir / "checkpoints/step-3";
-    train::write_folder_atomically(changed, [&](const std::filesystem::path& temporary) {
+    train::write_folder_with_manifest(changed, [&](const std::filesystem::path& temporary) {
         for (const char* name : {"adapter_config.json", "adapter_model.safetensors", "run_state.json"}) {
             std::filesystem::copy_file(folder / name, temporary / name);
         }

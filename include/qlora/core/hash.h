@@ -28,7 +28,7 @@ class Xxh3 {
     std::unique_ptr<XXH3_state_s, Free> state_;
 };
 
-/// Hash of a file's content, read in pieces. Throws Error (exit code 2) that names the file.
+/// Hash of a file's content, read in pieces. Throws ReadError.
 std::string hash_file(const std::filesystem::path& path);
 
 }  // namespace qlora

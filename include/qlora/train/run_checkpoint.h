@@ -10,12 +10,12 @@
 
 namespace qlora::train {
 
-/// As `qlora::write_folder_atomically`, with a manifest of sizes and hashes besides, by which `folder_fault`
-/// judges.
-void write_folder_atomically(const std::filesystem::path& folder,
-                             const std::function<void(const std::filesystem::path&)>& fill);
+/// As `write_folder_atomically`, with a manifest of sizes and hashes besides, by which `folder_fault` judges.
+void write_folder_with_manifest(const std::filesystem::path& folder,
+                                const std::function<void(const std::filesystem::path&)>& fill);
 
-/// Empty if every file of the folder's manifest is there with its size and hash, else what is wrong.
+/// Empty if every file of the folder's manifest is there with its size and hash, else what has changed.
+/// Throws ReadError where a file is there and cannot be read, which says nothing about its content.
 std::string folder_fault(const std::filesystem::path& folder);
 
 /// The hash that the folder's manifest has for `file`; empty when there is none.
@@ -35,11 +35,13 @@ struct CheckpointFolder {
 };
 std::vector<CheckpointFolder> list_checkpoints(const std::filesystem::path& checkpoints);
 
-/// The newest whole checkpoint; a broken one is logged by name and passed over.
+/// The newest whole checkpoint; nothing when there is none at all. Newer ones that do not verify are set
+/// aside under another name and logged, never deleted. CheckpointError when there are some and none is whole,
+/// with what is wrong with each; ReadError when one that could be the newest cannot be read.
 std::optional<CheckpointFolder> newest_whole_checkpoint(const std::filesystem::path& checkpoints);
 
 /// Deletes the oldest checkpoints beyond `limit` (never the one of `best_step`), after `step` was written.
-/// Those of later steps are broken ones that the run went back behind: they neither count nor stay.
+/// Those of later steps are not this run's to delete: they stay and do not count.
 void prune_checkpoints(const std::filesystem::path& checkpoints, std::optional<std::int64_t> limit,
                        std::int64_t best_step, std::int64_t step);
 
