@@ -11,7 +11,7 @@
 namespace qlora::data {
 namespace {
 
-// Apart from the streams of initial weights, which are small numbers.
+// Random streams of epochs start here: far from the small numbers that initial weights use as streams.
 constexpr std::uint64_t kShuffleStream = std::uint64_t{0x73687566} << 32;
 // group_by_length sorts within so many micro-batches, as transformers' LengthGroupedSampler does.
 constexpr std::int64_t kSortedMicroBatches = 50;

@@ -216,7 +216,7 @@ kernels::cpu::Matvec matvec_of(const at::Tensor& rows, at::Tensor& y, at::Scalar
             .y = y.mutable_data_ptr<float>()};
 }
 
-/// Calls multiply(product, begin, end) for all outputs.
+/// Splits the outputs of a product over the threads: calls multiply(product, begin, end) for each range.
 template <class Multiply>
 void in_parallel(const kernels::cpu::Matvec& product, const Multiply& multiply) {
     at::parallel_for(0, product.outputs, std::max<std::int64_t>(1, kGrain / product.inputs),
@@ -270,7 +270,7 @@ void dequantize_rows_into(const QuantizedTensor& tensor, std::int64_t first, at:
     auto* data = static_cast<std::byte*>(out.mutable_data_ptr());
     const std::size_t width = out.element_size();
     const std::int64_t begin_value = first * tensor.columns, end_value = begin_value + out.numel();
-    // Whole blocks of the tensor, the first and the last cut to the range.
+    // Threads share the work by whole blocks; the first and the last block may lie only partly in the range.
     const std::int64_t begin_block = begin_value / tensor.blocksize;
     const std::int64_t end_block = kernels::block_count(end_value, tensor.blocksize);
     at::parallel_for(begin_block, end_block, std::max<std::int64_t>(1, kGrain / tensor.blocksize),

@@ -22,8 +22,8 @@ struct BnbConfig {
     bool skips(const std::string& path) const;
 };
 
-/// Reads the section; what is not a 4-bit NF4 checkpoint of bitsandbytes, and any key that is not known to
-/// change nothing, is a fault.
+/// Reads the section. A fault is whatever does not describe NF4 weights of bitsandbytes, and any key that
+/// might change numbers and is not known here.
 BnbConfig read_bnb_config(const Json& section, FaultList& faults);
 
 /// The section as transformers writes it for weights quantized with `config`.

@@ -6,7 +6,7 @@
 namespace qlora::data::formats {
 namespace {
 
-// A message may carry what this program would silently lose.
+// A turn with tool calls is refused: trained without them it would teach something else.
 void refuse_tool_calls(const Json& turn, const std::string& where) {
     for (const char* name : {"tool_calls", "function_call"}) {
         const auto found = turn.find(name);
