@@ -217,7 +217,16 @@ parse_options "$@"
 for tool in zstd readelf objdump strip dpkg-query; do
     command -v $tool >/dev/null || die "$tool is missing (scripts/setup.sh installs it)"
 done
-[[ -z $build_first ]] || { cmake --preset "${build#build/}" && cmake --build --preset "${build#build/}" --target "${programs[@]}"; }
+[[ $(uname -m) == x86_64 ]] || die "the archive is for x86-64, this machine is $(uname -m)"
+if [[ -n $build_first ]]; then
+    targets=("${programs[@]}")
+    if [[ $build == build/cuda ]]; then
+        targets+=(qlora_kernels_cuda)
+        export PATH=$PATH:/usr/local/cuda/bin  # nvcc, where its installer puts it
+    fi
+    cmake --preset "${build#build/}"
+    cmake --build --preset "${build#build/}" --target "${targets[@]}"
+fi
 [[ -f $build/CMakeCache.txt && -x $build/bin/qlora-train ]] || die "$build holds no built programs"
 version=$(cached CMAKE_PROJECT_VERSION)
 torch=$(cached QLORA_TORCH_ROOT)
