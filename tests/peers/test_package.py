@@ -38,11 +38,12 @@ def package(root, bin_dir, tmp_path_factory):
 @pytest.fixture(scope="module")
 def elsewhere(root, package, tiny_model, tmp_path_factory):
     """A root folder with the unpacked archive, a model and data, and nothing more than the C library and a shell."""
-    if subprocess.run([*NAMESPACE, "true"], capture_output=True).returncode != 0:
-        pytest.skip("neither root nor user namespaces are allowed here")
     base = tmp_path_factory.mktemp("elsewhere")
     for name in ("lib64", "lib/x86_64-linux-gnu", "bin", "proc", "put here", "work/configs", "work/data", "work/models"):
         (base / name).mkdir(parents=True)
+    allowed = [*NAMESPACE, "sh", "-c", 'mount --rbind /proc "$1/proc" && chroot / true', "sh", base]
+    if (tried := subprocess.run(allowed, capture_output=True, text=True)).returncode != 0:
+        pytest.skip(f"neither root nor a namespace of its own is allowed here: {tried.stderr.strip()}")
     shutil.copy("/lib64/ld-linux-x86-64.so.2", base / "lib64")
     for name in C_LIBRARY:
         shutil.copy(Path("/lib/x86_64-linux-gnu") / name, base / "lib/x86_64-linux-gnu")
