@@ -46,8 +46,8 @@ bool is_given(const ModuleNames& names) {
     return false;
 }
 
-// Adds what reading and our own writing leave out: fields that are known but not built, and those nothing
-// reads.
+// Writes a whole adapter_config.json as PEFT does: also the fields that are not built here, at their
+// defaults.
 class AdapterWriter : public FieldWriter {
   public:
     void fixed(const char* name, const Json& default_value, const char*) { out[name] = default_value; }

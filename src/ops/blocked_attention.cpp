@@ -200,7 +200,7 @@ struct KeyValueSums {
     std::vector<float> dk, dv;
 };
 
-/// Eight sums side by side: one alone would wait for itself at every term.
+/// Eight sums in parallel: in a single one each addition would have to wait for the one before it.
 float dot(const float* a, const float* b, std::int64_t n) {
     constexpr std::int64_t kLanes = 8;
     float sums[kLanes] = {};

@@ -28,8 +28,8 @@ inline const Projections& saved_projections(torch::autograd::AutogradContext* ct
     return c10::static_intrusive_pointer_cast<ProjectionsHolder>(ctx->saved_data[key].toCapsule())->value;
 }
 
-/// Gradients of the fixed arguments first, then of the parameters, then one nothing for each trailing
-/// argument.
+/// What a node's backward returns, in the order of its arguments: gradients of the fixed ones, gradients of
+/// the parameters, and an undefined tensor for each trailing argument, which has none.
 inline torch::autograd::variable_list gradients(torch::autograd::variable_list fixed,
                                                 torch::autograd::variable_list parameters,
                                                 std::size_t trailing) {

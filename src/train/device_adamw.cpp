@@ -17,7 +17,7 @@ at::Tensor bytes_of(const std::vector<T>& items) {
     return out;
 }
 
-/// Everything that an update writes, as if it were gradients.
+/// All tensors that an update writes, listed as gradients, so that the same kernel can check them for NaN.
 std::vector<kernels::AdamwTensor> written_values(const std::vector<kernels::AdamwTensor>& tensors) {
     std::vector<kernels::AdamwTensor> out;
     const auto add = [&](const float* values, std::int64_t n) {

@@ -19,7 +19,7 @@ class LinearAdapter {
 
     /// What it adds to the layer's output in this pass.
     virtual ops::LowRank low_rank(const ForwardContext& context) const = 0;
-    /// Whether that is always the product of the layer's own input and `delta_weight()`: false with dropout.
+    /// Whether the adapter can be added to the weight (W + delta_weight()) with the same result: no dropout.
     virtual bool folds() const = 0;
     /// fp32 [out, in] to add to the base weight when merging.
     virtual at::Tensor delta_weight() const = 0;

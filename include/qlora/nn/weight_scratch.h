@@ -19,7 +19,7 @@ class ScratchSource {
     virtual std::vector<std::int64_t> scratch_shape() const = 0;
     /// Brings what `write_scratch` reads up to date, on the current stream.
     virtual void prepare_scratch() const = 0;
-    /// Numbers for what would be written now; others once adapters have changed.
+    /// Differs from an earlier answer once an adapter has changed: the matrix must be written again.
     virtual std::vector<std::int64_t> scratch_version() const = 0;
     virtual void write_scratch(at::Tensor& out) const = 0;
     /// Tensors that `write_scratch` reads and that may be replaced by newer ones.
@@ -36,7 +36,7 @@ class WeightScratch {
 
     at::Tensor acquire(const ScratchSource& source);
 
-    /// Matrices that were ready when they were asked for, of all that were.
+    /// How many matrices had been written ahead when they were asked for, and how many were asked for.
     std::int64_t hits() const { return hits_; }
     std::int64_t requests() const { return requests_; }
 
@@ -58,7 +58,7 @@ class WeightScratch {
     std::optional<c10::Stream> second_stream_;  ///< none on the CPU
     std::size_t current_ = 0;
     Turn last_{nullptr, nullptr};                   ///< the two latest
-    std::map<Turn, const ScratchSource*> follows_;  ///< what came after two in a row
+    std::map<Turn, const ScratchSource*> follows_;  ///< which source was asked for after these two
     std::int64_t hits_ = 0, requests_ = 0;
 };
 

@@ -21,7 +21,7 @@ static void rms_norm(const float* x, const float* weight, double eps, int64_t ro
     for (int64_t row = 0; row < rows; ++row, x += size, y += size) {
         const double squares = sum_row(
             size, [&](auto place) __attribute__((always_inline)) {
-                // In fp32, as the peers: a row that has left the range of its squares becomes 0.
+                // Squares in fp32, as in transformers: where one overflows, the whole row becomes 0.
                 const Floats value = load(x, place);
                 return value * value;
             });

@@ -18,9 +18,9 @@ namespace {
 constexpr int64_t kColumnsAtOnce = 96;
 /// Rows that one panel is multiplied with before the next: whole tiles, which stay in the second cache.
 constexpr int64_t kRowsAtOnce = 64;
-/// Pieces of work that there shall be for each thread, so that all end at about the same time.
+/// Pieces of work for each thread: several, so that all threads end at about the same time.
 constexpr int64_t kPiecesPerThread = 3;
-/// Rows of a piece that are worth packing columns for once more.
+/// A piece of fewer rows would spend more on packing its columns again than it gains in balance.
 constexpr int64_t kLeastRows = 64;
 
 int64_t pieces(int64_t size, int64_t piece) {
@@ -74,7 +74,7 @@ struct Panel {
     int64_t offset;     ///< of its columns among those that are packed with it
 };
 
-/// Terms of a sum that one tile adds: depths at [first, first + count).
+/// A range of k, the summed dimension, that one tile adds up in registers: [first, first + count).
 struct Depths {
     int64_t first, count;
 };
@@ -103,7 +103,7 @@ class TileColumns {
         const SgemmRight& right = *panel.right;
         const SgemmMatrix& a = left_.a;
         float* const out = right.out + first_row_ * right.out_stride + panel.first;
-        // What the depths before have summed is in the result.
+        // The earlier ranges of k have left their sum in the result.
         const bool goes_on = depths_.first > 0;
         const float* const start = goes_on || right.start == nullptr
                                        ? nullptr
@@ -244,7 +244,7 @@ const SgemmPath& needed_path() {
     return *path();
 }
 
-/// A product without terms.
+/// The result where k is 0 and there is nothing to add up: out = start.
 void only_start(int64_t m, const SgemmRight& right) {
     for (int64_t row = 0; row < m; ++row) {
         float* out = right.out + row * right.out_stride;
@@ -331,7 +331,7 @@ void SgemmPacked::multiply(const SgemmLeft& left, const SgemmPart& part, bool ad
             TileColumns tiles(*path_, left, depths, 0);
             for (Panel panel : group.panels) {
                 const int64_t first = part.first_column + panel.first;
-                // As wide as it was packed, though the part may end within it.
+                // The panel's own width: `part` may end inside it, but it was packed whole.
                 panel.registers = pieces(std::min(widest, n_ - first), path_->lanes);
                 tiles.add(panel, packed_.get() + first * k_ +
                                      (part.first_row + depths.first) * panel.registers * path_->lanes);

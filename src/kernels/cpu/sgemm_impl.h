@@ -11,7 +11,7 @@ namespace qlora::kernels::cpu::QLORA_PATH {
 constexpr int64_t kLanes = QLORA_REGISTER_BYTES / 4;
 constexpr int64_t kTileRows = QLORA_TILE_ROWS;
 constexpr int64_t kLine = 16;  // floats of a line of the cache
-/// Depths in a turn of the inner loop: twice as many are slower (docs/performance.md).
+/// Steps along k in one turn of the unrolled inner loop: twice as many are slower (docs/performance.md).
 constexpr int kUnroll = 32 / QLORA_TILE_ROWS;
 static_assert(kLanes >= kSgemmLeastLanes);
 static_assert(kSgemmColumnStep % (kSgemmWidest * kLanes) == 0);
@@ -47,7 +47,7 @@ QLORA_SGEMM_INLINE void multiply(const SgemmTiles& t, Register (&sums)[kTileRows
     int64_t d = 0;
     for (; d + kLine <= t.depth; d += kLine) {
         if (kDepthStride == 1) {
-            // The tile below is next.
+            // Rows of the tile below, which is computed next.
             for (int64_t row = kTileRows; row < 2 * kTileRows; ++row) {
                 __builtin_prefetch(a + row * row_stride);
             }
@@ -190,7 +190,7 @@ QLORA_SGEMM_INLINE void pack_transposed(const SgemmColumns& columns, int64_t dep
     int64_t d = 0;
     for (; d + 8 <= depth; d += 8) {
         if (d % kLine == 0) {
-            // More columns than a processor foresees.
+            // These are more streams of memory than the processor prefetches by itself.
             for (int64_t v = 0; v < columns.count; ++v) {
                 __builtin_prefetch(columns.data + v * columns.stride + d + kAhead);
             }
