@@ -20,12 +20,6 @@ constexpr std::size_t kRepeatsShown = 5;
 constexpr std::int64_t kProvenPrompts = 100;
 constexpr std::int64_t kFirstLengthBin = 16;
 
-std::string place_of(const RawRow& raw, const std::string& file) {
-    std::string place = file + ":" + std::to_string(raw.line);
-    if (raw.element >= 0) place += " (element " + std::to_string(raw.element) + ")";
-    return place;
-}
-
 std::uint64_t hash_of(std::span<const TokenId> ids) {
     const std::span<const std::byte> bytes = std::as_bytes(ids);
     return std::hash<std::string_view>{}({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
@@ -54,14 +48,6 @@ std::string prompt_text(const Record& record, std::size_t answer) {
     return {};
 }
 
-void refuse_double_start(const EncodedRow& row, const PromptTemplate& prompt_template) {
-    const std::optional<TokenId> bos = prompt_template.special().bos;
-    if (bos && row.ids.size() >= 2 && row.ids[0] == *bos && row.ids[1] == *bos) {
-        throw DataError("the row begins with two " + prompt_template.tokenizer().id_to_token(*bos) +
-                        " (BOS); leave the one in the text out");
-    }
-}
-
 }  // namespace
 
 void DatasetBuilder::reject(const RawRow& raw, const std::string& place, const std::string& reason) {
@@ -71,26 +57,16 @@ void DatasetBuilder::reject(const RawRow& raw, const std::string& place, const s
     dataset_.rejected.push_back({place, reason, std::string(raw.text.substr(0, kRejectedTextBytes))});
 }
 
-void DatasetBuilder::add(const RawRow& raw, const std::string& file) {
+void DatasetBuilder::add(const RawRow& raw, const EncodedRecord& encoded) {
     ++dataset_.statistics.read;
-    const std::string place = place_of(raw, file);
-    if (!raw.fault.empty()) return reject(raw, place, raw.fault);
-    Record record;
-    EncodedRow row;
-    try {
-        record = parse_record(raw.text, config_.format, config_.train_on != TrainOn::kAll);
-        row = template_.encode(template_.render(record, config_.train_on));
-        refuse_double_start(row, template_);
-    } catch (const DataError& error) {
-        return reject(raw, place, error.what());
-    }
-    add_record(record, row, place);
+    if (encoded.fault) std::rethrow_exception(encoded.fault);
+    if (!encoded.reason.empty()) return reject(raw, encoded.place, encoded.reason);
+    add_record(encoded.record, encoded.row, encoded.place);
 }
 
 void DatasetBuilder::add_record(const Record& record, const EncodedRow& row, const std::string& place) {
     DatasetStatistics& statistics = dataset_.statistics;
-    check_ids(row, place);
-    prove(record, row, place);
+    prove_prompt(record, row, place);
     const auto tokens = static_cast<std::int64_t>(row.ids.size());
     count_length(tokens);
     const bool too_long = tokens > config_.max_length;
@@ -114,8 +90,10 @@ void DatasetBuilder::add_record(const Record& record, const EncodedRow& row, con
     if (const std::optional<std::size_t> answer = last_answer(record)) {
         const auto begin = static_cast<std::int64_t>(row.answers.back().begin);
         example.answer_begin = begin < kept ? begin : 0;
-        example.expected = record.messages[*answer].content;
-        example.prompt = prompt_text(record, *answer);
+        if (keeps_texts_) {
+            example.expected = record.messages[*answer].content;
+            example.prompt = prompt_text(record, *answer);
+        }
     }
     ++statistics.kept;
     statistics.truncated += too_long ? 1 : 0;
@@ -126,26 +104,13 @@ void DatasetBuilder::add_record(const Record& record, const EncodedRow& row, con
     dataset_.examples.push_back(std::move(example));
 }
 
-void DatasetBuilder::prove(const Record& record, const EncodedRow& row, const std::string& place) {
+void DatasetBuilder::prove_prompt(const Record& record, const EncodedRow& row, const std::string& place) {
+    if (proven_prompts_ == kProvenPrompts) return;
     try {
-        prove_answer_mask(row, template_, config_.train_on);
-        if (proven_prompts_ < kProvenPrompts) {
-            prove_prompt_prefix(record, row, template_);
-            ++proven_prompts_;
-        }
+        prove_prompt_prefix(record, row, template_);
+        ++proven_prompts_;
     } catch (const DataError& error) {
         throw DataError(place + ": " + error.what());
-    }
-}
-
-void DatasetBuilder::check_ids(const EncodedRow& row, const std::string& place) const {
-    if (embedding_rows_ <= 0) return;
-    for (const TokenId id : row.ids) {
-        if (id >= 0 && id < embedding_rows_) continue;
-        throw CheckpointError(place + ": the tokenizer gives the token " + std::to_string(id) + " (" +
-                              template_.tokenizer().id_to_token(id) + "), but the model has only " +
-                              std::to_string(embedding_rows_) +
-                              " embeddings; the tokenizer belongs to another model");
     }
 }
 

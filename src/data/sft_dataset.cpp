@@ -36,15 +36,17 @@ void refuse_nothing_kept(const DatasetStatistics& statistics, std::int64_t max_l
 }  // namespace
 
 Dataset load_dataset(const std::vector<std::filesystem::path>& files, const DataConfig& config,
-                     const PromptTemplate& prompt_template, std::int64_t embedding_rows) {
-    DatasetBuilder builder(config, prompt_template, embedding_rows);
+                     const PromptTemplate& prompt_template, std::int64_t embedding_rows,
+                     const RowReading& reading) {
+    const RowEncoder encoder(config, prompt_template, embedding_rows);
+    DatasetBuilder builder(config, prompt_template, reading.keeps_texts);
+    const auto add = [&](const RawRow& raw, const EncodedRecord& encoded) { builder.add(raw, encoded); };
     std::vector<std::string> hashes;
     for (const std::filesystem::path& file : files) {
         Xxh3 hash;
         const std::unique_ptr<RowSource> rows = open_rows(file, hash);
-        bool any = false;
-        for (RawRow raw; rows->next(raw); any = true) builder.add(raw, file.string());
-        if (!any) throw DataError(file.string() + ": holds no rows");
+        if (!encoder.encode_file(*rows, file.string(), reading.threads, add))
+            throw DataError(file.string() + ": holds no rows");
         hashes.push_back(hash.hex());
     }
     Dataset dataset = builder.take();
@@ -54,18 +56,16 @@ Dataset load_dataset(const std::vector<std::filesystem::path>& files, const Data
     return dataset;
 }
 
-std::string data_fingerprint(const std::vector<std::filesystem::path>& files) {
-    std::vector<std::string> hashes;
-    for (const std::filesystem::path& file : files) hashes.push_back(hash_file(file));
-    return combine(hashes);
-}
-
-void require_unchanged(const std::vector<std::filesystem::path>& files, const std::string& fingerprint) {
-    if (data_fingerprint(files) == fingerprint) return;
-    std::string names;
-    for (const std::filesystem::path& file : files) names += (names.empty() ? "" : ", ") + file.string();
-    throw DataError("the data has changed since it was read (" + names +
-                    "); put the old files back, or start a new run");
+std::int64_t held_bytes(const std::vector<Example>& examples) {
+    std::size_t bytes = examples.capacity() * sizeof(Example);
+    for (const Example& example : examples) {
+        bytes += example.ids.capacity() * sizeof(example.ids[0]) + example.supervised.capacity();
+        for (const std::string* text : {&example.place, &example.prompt, &example.expected, &example.task}) {
+            const bool is_inside = text->capacity() <= std::string().capacity();
+            if (!is_inside) bytes += text->capacity() + 1;
+        }
+    }
+    return static_cast<std::int64_t>(bytes);
 }
 
 }  // namespace qlora::data

@@ -236,15 +236,20 @@ std::vector<TokenId> BpeModel::merge_all(const std::vector<TokenId>& ids) const 
     return merged;
 }
 
+BpeModel::CachePart& BpeModel::cache_part(std::string_view word) const {
+    return cache_[StringHash{}(word) % kCacheParts];
+}
+
 void BpeModel::encode(std::string_view word, std::vector<TokenId>& out) const {
     if (ignore_merges_) {
         if (const std::optional<TokenId> whole = token_to_id(word)) return out.push_back(*whole);
     }
     const bool cacheable = word.size() <= kCachedWordBytes;
+    CachePart& cache = cache_part(word);
     if (cacheable) {
-        const std::shared_lock lock(cache_mutex_);
-        const auto found = cache_.find(word);
-        if (found != cache_.end()) {
+        const std::shared_lock lock(cache.mutex);
+        const auto found = cache.words.find(word);
+        if (found != cache.words.end()) {
             out.insert(out.end(), found->second.begin(), found->second.end());
             return;
         }
@@ -252,8 +257,8 @@ void BpeModel::encode(std::string_view word, std::vector<TokenId>& out) const {
     std::vector<TokenId> ids = merge_all(characters(word));
     out.insert(out.end(), ids.begin(), ids.end());
     if (cacheable) {
-        const std::unique_lock lock(cache_mutex_);
-        if (cache_.size() < kCachedWords) cache_.emplace(word, std::move(ids));
+        const std::unique_lock lock(cache.mutex);
+        if (cache.words.size() < kCachedWords / kCacheParts) cache.words.emplace(word, std::move(ids));
     }
 }
 

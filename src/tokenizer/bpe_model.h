@@ -66,8 +66,15 @@ class BpeModel {
     bool byte_fallback_ = false;
     bool ignore_merges_ = false;
 
-    mutable std::shared_mutex cache_mutex_;
-    mutable WordCache cache_;
+    /// Words encoded before. In several parts, so that threads rarely wait for each other.
+    struct CachePart {
+        std::shared_mutex mutex;
+        WordCache words;
+    };
+    static constexpr std::size_t kCacheParts = 64;
+    CachePart& cache_part(std::string_view word) const;
+
+    mutable std::array<CachePart, kCacheParts> cache_;
 };
 
 }  // namespace qlora::tokenizer

@@ -29,11 +29,11 @@ std::string pair(const std::string& prompt, const std::string& completion) {
 class SftDataset : public testing::Test {
   protected:
     Dataset load(const std::string& rows, const DataConfig& config, TemplateName name = TemplateName::kNone,
-                 bool adds_bos = false, std::int64_t embedding_rows = 400) {
+                 bool adds_bos = false, std::int64_t embedding_rows = 400, const RowReading& reading = {}) {
         write_file(file_, rows);
         const FakeTokenizer tokenizer(adds_bos);
         const PromptTemplate prompt_template(name, std::nullopt, tokenizer, tokenizer.special());
-        return load_dataset({file_}, config, prompt_template, embedding_rows);
+        return load_dataset({file_}, config, prompt_template, embedding_rows, reading);
     }
 
     TempDir folder_;
@@ -164,15 +164,104 @@ TEST_F(SftDataset, FilesAreTakenInOrderAndRowsNumberedThrough) {
     ASSERT_EQ(dataset.examples.size(), 2U);
     EXPECT_EQ(dataset.examples[1].row, 1);
     EXPECT_EQ(dataset.examples[1].place, second.string() + ":2 (element 0)");
-    EXPECT_EQ(dataset.fingerprint, data_fingerprint({file_, second}));
-    EXPECT_NE(dataset.fingerprint, data_fingerprint({second, file_}));
+    const Dataset again = load_dataset({file_, second}, config_, prompt_template, 0);
+    EXPECT_EQ(dataset.fingerprint, again.fingerprint);
+    const Dataset turned = load_dataset({second, file_}, config_, prompt_template, 0);
+    EXPECT_NE(dataset.fingerprint, turned.fingerprint);
 }
 
-TEST_F(SftDataset, AChangedFileIsNoticed) {
-    const Dataset dataset = load(pair("a", "b"), config_);
-    EXPECT_NO_THROW(require_unchanged({file_}, dataset.fingerprint));
-    write_file(file_, pair("a", "c"));
-    EXPECT_THROW(require_unchanged({file_}, dataset.fingerprint), DataError);
+TEST_F(SftDataset, AChangedFileHasAnotherFingerprint) {
+    const std::string before = load(pair("a", "b"), config_).fingerprint;
+    EXPECT_EQ(load(pair("a", "b"), config_).fingerprint, before);
+    EXPECT_NE(load(pair("a", "c"), config_).fingerprint, before);
+}
+
+TEST_F(SftDataset, ACutExactlyBeforeTheLastAnswerLeavesNoPrompt) {
+    const std::string rows =
+        R"({"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a"},
+            {"role": "user", "content": "v"}, {"role": "assistant", "content": "b"}]})";
+    const std::string row = Json::parse(rows).dump() + "\n";
+    const std::int64_t begin = load(row, config_, TemplateName::kChatml).examples.at(0).answer_begin;
+    ASSERT_GT(begin, 0);
+    config_.overlong = Overlong::kTruncate;
+    config_.max_length = begin;
+    EXPECT_EQ(load(row, config_, TemplateName::kChatml).examples.at(0).answer_begin, 0);
+    config_.max_length = begin + 1;
+    EXPECT_EQ(load(row, config_, TemplateName::kChatml).examples.at(0).answer_begin, begin);
+}
+
+TEST_F(SftDataset, TheLastEmbeddingCanBeUsed) {
+    EXPECT_NO_THROW(load(pair("a", "b"), config_, TemplateName::kNone, false, FakeTokenizer::kEos + 1));
+    EXPECT_THROW(load(pair("a", "b"), config_, TemplateName::kNone, false, FakeTokenizer::kEos),
+                 CheckpointError);
+}
+
+TEST_F(SftDataset, TextsAreKeptForGenerationOnly) {
+    const std::string rows = pair(std::string(100, 'a'), std::string(200, 'b'));
+    const Dataset with = load(rows, config_);
+    const Dataset without =
+        load(rows, config_, TemplateName::kNone, false, 400, {.keeps_texts = false, .threads = 1});
+    EXPECT_EQ(without.examples.at(0).prompt, "");
+    EXPECT_EQ(without.examples.at(0).expected, "");
+    EXPECT_EQ(without.examples.at(0).ids, with.examples.at(0).ids);
+    EXPECT_EQ(without.examples.at(0).answer_begin, with.examples.at(0).answer_begin);
+    EXPECT_GE(held_bytes(with.examples), held_bytes(without.examples) + 300);
+    EXPECT_GE(held_bytes(without.examples), 301 * 5);
+}
+
+/// More rows than are encoded together; every 50th is bad, some repeat.
+std::string many_rows(int count) {
+    std::string rows;
+    for (int i = 0; i < count; ++i) {
+        rows += i % 50 == 49 ? "[" + std::to_string(i) + "]\n"
+                             : pair("p" + std::to_string(i % 977), "c" + std::to_string(i % 13));
+    }
+    return rows;
+}
+
+TEST_F(SftDataset, ThreadsChangeNothing) {
+    const std::string rows = many_rows(9000);
+    config_.on_bad_row = OnBadRow::kSkip;
+    const Dataset one = load(rows, config_);
+    const Dataset many = load(rows, config_, TemplateName::kNone, false, 400, {.threads = 7});
+    ASSERT_EQ(many.examples.size(), one.examples.size());
+    for (std::size_t i = 0; i < one.examples.size(); ++i) {
+        ASSERT_EQ(many.examples[i].ids, one.examples[i].ids) << i;
+        ASSERT_EQ(many.examples[i].supervised, one.examples[i].supervised) << i;
+        ASSERT_EQ(many.examples[i].place, one.examples[i].place) << i;
+        ASSERT_EQ(many.examples[i].row, one.examples[i].row) << i;
+    }
+    ASSERT_EQ(many.rejected.size(), 180U);
+    for (std::size_t i = 0; i < one.rejected.size(); ++i) {
+        EXPECT_EQ(many.rejected[i].place, one.rejected[i].place);
+        EXPECT_EQ(many.rejected[i].text, one.rejected[i].text);
+    }
+    EXPECT_EQ(describe(many.statistics), describe(one.statistics));
+    EXPECT_EQ(many.fingerprint, one.fingerprint);
+}
+
+TEST_F(SftDataset, TheFirstFaultIsSaidWhateverTheThreads) {
+    // Both rows hold a token without an embedding.
+    const std::string rows = many_rows(40) + pair("x", "z\n\n\nz") + pair("y", "z\n\nz");
+    for (const std::int64_t threads : {1, 7}) {
+        try {
+            load(rows, config_, TemplateName::kNone, false, 302, {.threads = threads});
+            FAIL();
+        } catch (const CheckpointError& error) {
+            EXPECT_NE(std::string(error.what()).find("rows.jsonl:41: "), std::string::npos) << error.what();
+        }
+    }
+    // All bad rows are listed in their order.
+    std::string messages[2];
+    for (const std::int64_t threads : {1, 7}) {
+        try {
+            load(many_rows(3000), config_, TemplateName::kNone, false, 400, {.threads = threads});
+        } catch (const DataError& error) {
+            messages[threads > 1] = error.what();
+        }
+    }
+    EXPECT_NE(messages[0].find("60 of 3000 rows"), std::string::npos) << messages[0];
+    EXPECT_EQ(messages[1], messages[0]);
 }
 
 TEST_F(SftDataset, RejectedRowsAreWrittenAsJsonWhateverTheyHold) {

@@ -52,7 +52,14 @@ struct Dataset {
     std::vector<Example> examples;
     DatasetStatistics statistics;
     std::vector<RejectedRow> rejected;
-    std::string fingerprint;  ///< data_fingerprint of the bytes that were read
+    std::string fingerprint;  ///< hex XXH3-128 that stands for the bytes of the files in their order
+};
+
+/// How rows are read; the examples are the same.
+struct RowReading {
+    /// Examples hold `prompt` and `expected`, which only rows that answers are generated for need.
+    bool keeps_texts = true;
+    std::int64_t threads = 1;
 };
 
 /// Reads, renders and encodes all rows of `files`, in order, by `config` (format, max_length, overlong,
@@ -61,12 +68,11 @@ struct Dataset {
 /// `embedding_rows` > 0: a token id that the model has no embedding for is a CheckpointError. In a kept row
 /// `Example::answer_begin` is 0 when it has no whole prompt (texts, or a truncation before the last answer).
 Dataset load_dataset(const std::vector<std::filesystem::path>& files, const DataConfig& config,
-                     const PromptTemplate& prompt_template, std::int64_t embedding_rows);
+                     const PromptTemplate& prompt_template, std::int64_t embedding_rows,
+                     const RowReading& reading = {});
 
-/// Hex XXH3-128 that stands for the contents of the files in their order.
-std::string data_fingerprint(const std::vector<std::filesystem::path>& files);
-/// DataError when the files are no longer those of `fingerprint`.
-void require_unchanged(const std::vector<std::filesystem::path>& files, const std::string& fingerprint);
+/// Bytes of memory that the examples take.
+std::int64_t held_bytes(const std::vector<Example>& examples);
 
 /// One JSON object a line: `fault` ("file:line: reason") and `text`, the row's beginning. Replaces the file.
 void write_rejected(const std::filesystem::path& file, const std::vector<RejectedRow>& rejected);

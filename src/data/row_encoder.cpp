@@ -1,0 +1,129 @@
+#include "row_encoder.h"
+
+#include <algorithm>
+#include <atomic>
+#include <cstddef>
+#include <optional>
+#include <system_error>
+#include <thread>
+#include <utility>
+#include <vector>
+
+#include "qlora/core/error.h"
+
+namespace qlora::data {
+namespace {
+
+using tokenizer::TokenId;
+
+/// Rows that are read before they are encoded together: enough for many threads, and a bound on their memory.
+constexpr std::size_t kRowsAtOnce = 4096;
+constexpr std::size_t kBytesAtOnce = std::size_t{16} << 20;
+/// Rows that a thread takes at a time.
+constexpr std::size_t kTurn = 16;
+
+/// A row with a text of its own.
+struct HeldRow {
+    std::string text;
+    RawRow raw;
+    EncodedRecord encoded;
+};
+
+std::string place_of(const RawRow& raw, const std::string& file) {
+    std::string place = file + ":" + std::to_string(raw.line);
+    if (raw.element >= 0) place += " (element " + std::to_string(raw.element) + ")";
+    return place;
+}
+
+void refuse_double_start(const EncodedRow& row, const PromptTemplate& prompt_template) {
+    const std::optional<TokenId> bos = prompt_template.special().bos;
+    if (bos && row.ids.size() >= 2 && row.ids[0] == *bos && row.ids[1] == *bos) {
+        throw DataError("the row begins with two " + prompt_template.tokenizer().id_to_token(*bos) +
+                        " (BOS); leave the one in the text out");
+    }
+}
+
+/// Calls `work` for each index below `count`, on at most `threads` threads; it must not throw.
+void in_parallel(std::size_t count, std::int64_t threads, const std::function<void(std::size_t)>& work) {
+    std::atomic<std::size_t> next{0};
+    const auto run = [&] {
+        for (std::size_t begin = 0; (begin = next.fetch_add(kTurn)) < count;) {
+            for (std::size_t i = begin; i < std::min(count, begin + kTurn); ++i) work(i);
+        }
+    };
+    const std::size_t turns = (count + kTurn - 1) / kTurn;
+    std::vector<std::jthread> others;
+    try {
+        for (std::size_t i = 1; i < std::min(turns, static_cast<std::size_t>(threads)); ++i)
+            others.emplace_back(run);
+    } catch (const std::system_error&) {
+        // The system gives no more threads; those that there are do the work.
+    }
+    run();
+}
+
+}  // namespace
+
+void RowEncoder::check_ids(const EncodedRow& row, const std::string& place) const {
+    if (embedding_rows_ <= 0) return;
+    for (const TokenId id : row.ids) {
+        if (id >= 0 && id < embedding_rows_) continue;
+        throw CheckpointError(place + ": the tokenizer gives the token " + std::to_string(id) + " (" +
+                              template_.tokenizer().id_to_token(id) + "), but the model has only " +
+                              std::to_string(embedding_rows_) +
+                              " embeddings; the tokenizer belongs to another model");
+    }
+}
+
+void RowEncoder::encode_into(const RawRow& raw, EncodedRecord& out) const {
+    try {
+        out.record = parse_record(raw.text, config_.format, config_.train_on != TrainOn::kAll);
+        out.row = template_.encode(template_.render(out.record, config_.train_on));
+        refuse_double_start(out.row, template_);
+    } catch (const DataError& error) {
+        out.reason = error.what();
+        return;
+    }
+    check_ids(out.row, out.place);
+    try {
+        prove_answer_mask(out.row, template_, config_.train_on);
+    } catch (const DataError& error) {
+        throw DataError(out.place + ": " + error.what());
+    }
+}
+
+EncodedRecord RowEncoder::encode(const RawRow& raw, const std::string& file) const {
+    EncodedRecord out;
+    try {
+        out.place = place_of(raw, file);
+        out.reason = raw.fault;
+        if (out.reason.empty()) encode_into(raw, out);
+    } catch (...) {
+        out.fault = std::current_exception();
+    }
+    return out;
+}
+
+bool RowEncoder::encode_file(RowSource& rows, const std::string& file, std::int64_t threads,
+                             const std::function<void(const RawRow&, const EncodedRecord&)>& take) const {
+    bool any = false;
+    std::vector<HeldRow> held;
+    for (bool more = true; more;) {
+        held.clear();
+        std::size_t bytes = 0;
+        RawRow raw;
+        while (held.size() < kRowsAtOnce && bytes < kBytesAtOnce && (more = rows.next(raw))) {
+            bytes += raw.text.size();
+            held.push_back({.text = std::string(raw.text), .raw = raw, .encoded = {}});
+        }
+        in_parallel(held.size(), threads, [&](std::size_t i) {
+            held[i].raw.text = held[i].text;
+            held[i].encoded = encode(held[i].raw, file);
+        });
+        for (const HeldRow& row : held) take(row.raw, row.encoded);
+        any = any || !held.empty();
+    }
+    return any;
+}
+
+}  // namespace qlora::data

@@ -1,0 +1,48 @@
+#pragma once
+
+#include <cstdint>
+#include <exception>
+#include <filesystem>
+#include <functional>
+#include <string>
+
+#include "qlora/data/data_config.h"
+#include "qlora/data/prompt_template.h"
+#include "row_source.h"
+
+namespace qlora::data {
+
+/// What became of one row. Of the three outcomes one holds: `fault`, `reason`, or record and row.
+struct EncodedRecord {
+    std::string place;         ///< "file:line"
+    std::exception_ptr fault;  ///< ends the reading of the data
+    std::string reason;        ///< not empty: the row is rejected
+    Record record;
+    EncodedRow row;
+};
+
+/// Parses, renders and encodes rows and proves their answer masks. A row does not depend on others, so rows
+/// are encoded on several threads at a time.
+class RowEncoder {
+  public:
+    /// `embedding_rows` > 0: a token id that is not below it is a fault (CheckpointError).
+    RowEncoder(const DataConfig& config, const PromptTemplate& prompt_template, std::int64_t embedding_rows)
+        : config_(config), template_(prompt_template), embedding_rows_(embedding_rows) {}
+
+    EncodedRecord encode(const RawRow& raw, const std::string& file) const;
+
+    /// Hands every row of a file, in order, with what became of it to `take`; true if there was any. The text
+    /// of a row is valid during the call. Which threads encode what changes neither order nor result.
+    bool encode_file(RowSource& rows, const std::string& file, std::int64_t threads,
+                     const std::function<void(const RawRow&, const EncodedRecord&)>& take) const;
+
+  private:
+    void check_ids(const EncodedRow& row, const std::string& place) const;
+    void encode_into(const RawRow& raw, EncodedRecord& out) const;
+
+    const DataConfig& config_;
+    const PromptTemplate& template_;
+    std::int64_t embedding_rows_;
+};
+
+}  // namespace qlora::data
