@@ -34,7 +34,8 @@ std::string dry_run_report(const RunConfig& config, const ModelFolder& folder,
                            const data::Dataset* eval, at::Device device) {
     const adapters::MatchResult match =
         adapters::match_targets(config.peft, adapters::module_infos(folder.config), folder.config.model_type);
-    const train::MemoryRequest request = memory_request(config, folder.config, row_lengths(train), device);
+    const train::MemoryRequest request =
+        memory_request(config, folder.config, row_lengths(train, eval), device);
     const train::MemoryChoice memory =
         train::choose_memory(request, config.training.gradient_checkpointing,
                              train::available_memory_bytes(device), config.training.cache_dequantized);

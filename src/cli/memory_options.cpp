@@ -29,59 +29,63 @@ std::int64_t power_of_two_below(std::int64_t value) {
 }  // namespace
 
 std::vector<train::MemoryOption> memory_options(const RunConfig& config, const models::ModelConfig& model,
-                                                const RowLengths& rows, const train::MemoryChoice& choice,
-                                                at::Device device) {
+                                                const RowLengths& rows, const train::MemoryChoice& choice) {
     std::vector<train::MemoryOption> options;
-    const auto add = [&](std::string setting, const RunConfig& changed, const RowLengths& lengths,
-                         nn::Recomputation level) {
-        train::MemoryRequest request = memory_request(changed, model, lengths, device);
-        request.recomputation = level;
-        request.keep_dense =
-            choice.keep_dense && changed.training.cache_dequantized != train::CacheDequantized::kOff;
+    // Only what a setting changes is planned again.
+    const auto add = [&](std::string setting, const auto& change) {
+        train::MemoryRequest request = choice.request;
+        change(request);
         options.push_back({std::move(setting), train::plan_memory(request).needed()});
     };
-    const auto add_change = [&](std::string setting, const auto& change) {
+    const auto add_batch = [&](std::string setting, const auto& change) {
         RunConfig changed = config;
         change(changed);
-        add(std::move(setting), changed, rows, choice.recomputation);
+        add(std::move(setting),
+            [&](train::MemoryRequest& request) { set_micro_batch(request, changed, rows); });
+    };
+    const auto add_peft = [&](std::string setting, const auto& change) {
+        RunConfig changed = config;
+        change(changed.peft);
+        add(std::move(setting), [&](train::MemoryRequest& request) { set_trained(request, changed, model); });
     };
 
     if (const std::int64_t most = config.data.max_tokens_per_batch.value_or(0); most > 1) {
-        add_change(fmt::format("data.max_tokens_per_batch: {}", most / 2),
-                   [&](RunConfig& changed) { changed.data.max_tokens_per_batch = most / 2; });
+        add_batch(fmt::format("data.max_tokens_per_batch: {}", most / 2),
+                  [&](RunConfig& changed) { changed.data.max_tokens_per_batch = most / 2; });
     } else if (const std::int64_t batch = config.training.per_device_train_batch_size;
                most == 0 && batch > 1) {
-        add_change(fmt::format("training.per_device_train_batch_size: {}", batch / 2),
-                   [&](RunConfig& changed) { changed.training.per_device_train_batch_size = batch / 2; });
+        add_batch(fmt::format("training.per_device_train_batch_size: {}", batch / 2),
+                  [&](RunConfig& changed) { changed.training.per_device_train_batch_size = batch / 2; });
     }
     const auto longest = std::max_element(rows.tokens.begin(), rows.tokens.end());
     const std::int64_t shorter = longest == rows.tokens.end() ? 0 : power_of_two_below(*longest);
     if (const RowLengths kept = shortened(rows, shorter, config.data.overlong); !kept.tokens.empty()) {
-        add(fmt::format("data.max_length: {}", shorter), config, kept, choice.recomputation);
+        add(fmt::format("data.max_length: {}", shorter),
+            [&](train::MemoryRequest& request) { set_micro_batch(request, config, kept); });
     }
     if (choice.recomputation != nn::Recomputation::kLayers) {
-        add("training.gradient_checkpointing: true", config, rows, nn::Recomputation::kLayers);
+        add("training.gradient_checkpointing: true",
+            [](train::MemoryRequest& request) { request.recomputation = nn::Recomputation::kLayers; });
     }
     if (choice.keep_dense) {
-        add_change("training.cache_dequantized: false", [](RunConfig& changed) {
-            changed.training.cache_dequantized = train::CacheDequantized::kOff;
-        });
+        add("training.cache_dequantized: false",
+            [](train::MemoryRequest& request) { request.keep_dense = false; });
     }
     if (!config.quantization.load_in_4bit) {
-        add_change("quantization.load_in_4bit: true",
-                   [](RunConfig& changed) { changed.quantization.load_in_4bit = true; });
+        add("quantization.load_in_4bit: true",
+            [](train::MemoryRequest& request) { request.quantization.load_in_4bit = true; });
     }
     if (config.model.adapter) return options;  // its configuration is what it is
     if (config.peft.r > 1) {
-        add_change(fmt::format("peft.r: {}", config.peft.r / 2),
-                   [](RunConfig& changed) { changed.peft.r /= 2; });
+        add_peft(fmt::format("peft.r: {}", config.peft.r / 2),
+                 [](adapters::LoraConfig& peft) { peft.r /= 2; });
     }
-    add_change(R"(peft.target_modules: ["q_proj", "v_proj"])", [](RunConfig& changed) {
-        changed.peft.target_modules = adapters::NameList{"q_proj", "v_proj"};
+    add_peft(R"(peft.target_modules: ["q_proj", "v_proj"])", [](adapters::LoraConfig& peft) {
+        peft.target_modules = adapters::NameList{"q_proj", "v_proj"};
     });
     if (config.peft.modules_to_save) {
-        add_change("peft.modules_to_save: null",
-                   [](RunConfig& changed) { changed.peft.modules_to_save.reset(); });
+        add_peft("peft.modules_to_save: null",
+                 [](adapters::LoraConfig& peft) { peft.modules_to_save.reset(); });
     }
     return options;
 }

@@ -11,7 +11,6 @@ namespace qlora::cli {
 /// micro-batch halved, rows of at most the next lower power of two, whole layers recomputed, weights in 4
 /// bits, half the rank, fewer trained modules. Only what can still be changed is among them.
 std::vector<train::MemoryOption> memory_options(const RunConfig& config, const models::ModelConfig& model,
-                                                const RowLengths& rows, const train::MemoryChoice& choice,
-                                                at::Device device);
+                                                const RowLengths& rows, const train::MemoryChoice& choice);
 
 }  // namespace qlora::cli

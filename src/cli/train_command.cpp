@@ -111,7 +111,8 @@ class Run {
     void settle_settings();
     void take_folder();
     void read_data();
-    data::Dataset read_rows(const char* name, const std::vector<std::filesystem::path>& files) const;
+    data::Dataset read_rows(const char* name, const std::vector<std::filesystem::path>& files,
+                            bool keeps_texts) const;
     void plan_memory();
     /// With `--resume`: the checkpoint to go on from, which must be of this run.
     void find_checkpoint();
@@ -140,6 +141,7 @@ int Run::run() {
     if (!flags_.dry_run) take_folder();
     read_data();
     if (flags_.dry_run) {
+        if (config_.model.adapter) check_adapter_base(*config_.model.adapter, *folder_);
         std::cout << dry_run_report(config_, *folder_, prompt_template(), data_.train,
                                     data_.eval ? &*data_.eval : nullptr, device_);
         return 0;
@@ -166,9 +168,10 @@ void Run::take_folder() {
     for (const auto& folder : {paths_.root, paths_.checkpoints()}) train::remove_leftovers(folder);
 }
 
-data::Dataset Run::read_rows(const char* name, const std::vector<std::filesystem::path>& files) const {
-    data::Dataset out =
-        data::load_dataset(files, config_.data, prompt_template(), folder_->config.vocab_size);
+data::Dataset Run::read_rows(const char* name, const std::vector<std::filesystem::path>& files,
+                             bool keeps_texts) const {
+    data::Dataset out = data::load_dataset(files, config_.data, prompt_template(), folder_->config.vocab_size,
+                                           {.keeps_texts = keeps_texts, .threads = threads_});
     spdlog::info("{} data: {}", name, data::summary_line(out.statistics));
     return out;
 }
@@ -176,27 +179,28 @@ data::Dataset Run::read_rows(const char* name, const std::vector<std::filesystem
 void Run::read_data() {
     folder_.emplace(config_.model.path);
     adopt_stored_quantization(config_, folder_->stored);
-    if (config_.model.adapter) check_adapter_base(*config_.model.adapter, *folder_);
     prompt_template_.emplace(folder_->prompt_template(config_.data.template_));
     spdlog::info("template: {}", prompt_template().name());
-    data_.train = read_rows("training", config_.data.train.files);
-    if (config_.data.eval) data_.eval = read_rows("held-out", {*config_.data.eval});
+    data_.train = read_rows("training", config_.data.train.files, false);
+    if (config_.data.eval) data_.eval = read_rows("held-out", {*config_.data.eval}, true);
 }
 
 void Run::plan_memory() {
-    const RowLengths rows = row_lengths(data_.train);
+    const RowLengths rows = row_lengths(data_.train, data_.eval ? &*data_.eval : nullptr);
     const std::int64_t available = train::available_memory_bytes(device_);
     memory_ = train::choose_memory(memory_request(config_, folder_->config, rows, device_),
                                    config_.training.gradient_checkpointing, available,
                                    config_.training.cache_dequantized);
     spdlog::info("{}", memory_->text);
     spdlog::info("{}", memory_->plan.text());
-    program_.set_memory_advice(train::memory_advice(
-        memory_options(config_, folder_->config, rows, *memory_, device_), memory_->plan.needed()));
+    program_.set_memory_advice(train::memory_advice(memory_options(config_, folder_->config, rows, *memory_),
+                                                    memory_->plan.needed()));
     train::require_memory(memory_->plan, available, program_.memory_advice());
 }
 
 void Run::find_checkpoint() {
+    folder_->checkpoint.fingerprint_kept_in(paths_.base_fingerprint());
+    if (config_.model.adapter) check_adapter_base(*config_.model.adapter, *folder_);
     metadata_ = adapter_metadata_for(*folder_, config_.quantization);
     identity_ = run_identity(config_, metadata_, data_.train, data_.eval ? &*data_.eval : nullptr, threads_);
     if (!flags_.resume) return;

@@ -26,28 +26,19 @@ data::BatchPlanOptions batch_plan_options(const RunConfig& config) {
             .seed = static_cast<std::uint64_t>(config.training.seed)};
 }
 
-RowLengths row_lengths(const data::Dataset& dataset) {
+RowLengths row_lengths(const data::Dataset& train, const data::Dataset* held_out) {
     RowLengths out;
-    for (const data::Example& example : dataset.examples) {
+    for (const data::Example& example : train.examples) {
         out.tokens.push_back(example.tokens());
         out.supervised.push_back(example.supervised_tokens());
     }
+    out.held_bytes = data::held_bytes(train.examples);
+    if (held_out != nullptr) out.held_bytes += data::held_bytes(held_out->examples);
     return out;
 }
 
-train::MemoryRequest memory_request(const RunConfig& config, const models::ModelConfig& model,
-                                    const RowLengths& rows, at::Device device) {
-    train::MemoryRequest request{
-        .config = model,
-        .quantization = config.quantization,
-        .bytes_per_element = compute_dtype(config.quantization, device) == at::kFloat ? 4 : 2,
-        .stored_bytes_per_weight = model.dtype == "float32" ? 4 : 2,
-        .on_gpu = device.is_cuda()};
-    for (const adapters::TrainedTensor& tensor : trained_tensors(config, model)) {
-        const std::int64_t elements = adapters::trained_elements({tensor});
-        request.trained_elements += elements;
-        request.moment_bytes += train::moment_bytes(elements, config.training.optim);
-    }
+void set_micro_batch(train::MemoryRequest& request, const RunConfig& config, const RowLengths& rows) {
+    request.tokens = request.supervised_tokens = 0;
     for (const data::StepPlan& step : data::plan_epoch(rows.tokens, batch_plan_options(config), 0)) {
         for (const auto& micro_batch : step.micro_batches) {
             std::int64_t tokens = 0, supervised = 0;
@@ -59,6 +50,28 @@ train::MemoryRequest memory_request(const RunConfig& config, const models::Model
             request.supervised_tokens = std::max(request.supervised_tokens, supervised);
         }
     }
+}
+
+void set_trained(train::MemoryRequest& request, const RunConfig& config, const models::ModelConfig& model) {
+    request.trained_elements = request.moment_bytes = 0;
+    for (const adapters::TrainedTensor& tensor : trained_tensors(config, model)) {
+        const std::int64_t elements = adapters::trained_elements({tensor});
+        request.trained_elements += elements;
+        request.moment_bytes += train::moment_bytes(elements, config.training.optim);
+    }
+}
+
+train::MemoryRequest memory_request(const RunConfig& config, const models::ModelConfig& model,
+                                    const RowLengths& rows, at::Device device) {
+    train::MemoryRequest request{
+        .config = model,
+        .quantization = config.quantization,
+        .data_bytes = rows.held_bytes,
+        .bytes_per_element = compute_dtype(config.quantization, device) == at::kFloat ? 4 : 2,
+        .stored_bytes_per_weight = model.dtype == "float32" ? 4 : 2,
+        .on_gpu = device.is_cuda()};
+    set_micro_batch(request, config, rows);
+    set_trained(request, config, model);
     return request;
 }
 

@@ -14,14 +14,19 @@ namespace qlora::cli {
 /// The settings that shape micro-batches.
 data::BatchPlanOptions batch_plan_options(const RunConfig& config);
 
-/// What memory depends on in each training row.
+/// What memory depends on in each training row, and what all rows take of it.
 struct RowLengths {
     std::vector<std::int64_t> tokens, supervised;
+    std::int64_t held_bytes = 0;
 };
-RowLengths row_lengths(const data::Dataset& dataset);
+/// `held_out` may be null.
+RowLengths row_lengths(const data::Dataset& train, const data::Dataset* held_out);
 
 /// What a run's memory is planned from; the way it uses memory is left at its defaults.
 train::MemoryRequest memory_request(const RunConfig& config, const models::ModelConfig& model,
                                     const RowLengths& rows, at::Device device);
+/// The two parts of it that take time: what depends on the rows, and what depends on `peft`.
+void set_micro_batch(train::MemoryRequest& request, const RunConfig& config, const RowLengths& rows);
+void set_trained(train::MemoryRequest& request, const RunConfig& config, const models::ModelConfig& model);
 
 }  // namespace qlora::cli

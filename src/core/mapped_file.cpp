@@ -28,7 +28,24 @@ Error cannot(const std::filesystem::path& path, const std::string& action, int e
     return Error(ExitCode::kInput, path.string() + ": cannot " + action + ": " + std::strerror(error));
 }
 
+FileIdentity identity_from(const struct stat& status) {
+    const auto nanoseconds = [](const timespec& time) {
+        return std::int64_t{time.tv_sec} * 1'000'000'000 + time.tv_nsec;
+    };
+    return {.device = status.st_dev,
+            .inode = status.st_ino,
+            .size = static_cast<std::uint64_t>(status.st_size),
+            .modified = nanoseconds(status.st_mtim),
+            .changed = nanoseconds(status.st_ctim)};
+}
+
 }  // namespace
+
+std::optional<FileIdentity> identify(const std::filesystem::path& path) {
+    struct stat status {};
+    if (::stat(path.c_str(), &status) != 0) return std::nullopt;
+    return identity_from(status);
+}
 
 MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
     // O_NONBLOCK: opening a FIFO must not wait for its writer; it has no effect on regular files.
@@ -38,6 +55,7 @@ MappedFile::MappedFile(const std::filesystem::path& path) : path_(path) {
     if (::fstat(file.fd, &status) != 0) throw cannot(path, "read the size", errno);
     if (!S_ISREG(status.st_mode)) throw Error(ExitCode::kInput, path.string() + ": not a regular file");
     size_ = static_cast<std::size_t>(status.st_size);
+    identity_ = identity_from(status);
     if (size_ == 0) return;
     void* const data = ::mmap(nullptr, size_, PROT_READ, MAP_PRIVATE, file.fd, 0);
     if (data == MAP_FAILED) {
@@ -58,18 +76,23 @@ MappedFile::~MappedFile() {
 MappedFile::MappedFile(MappedFile&& other) noexcept
     : path_(std::move(other.path_)),
       data_(std::exchange(other.data_, nullptr)),
-      size_(std::exchange(other.size_, 0)) {}
+      size_(std::exchange(other.size_, 0)),
+      identity_(other.identity_) {}
 
 MappedFile& MappedFile::operator=(MappedFile&& other) noexcept {
     MappedFile taken(std::move(other));
     std::swap(path_, taken.path_);
     std::swap(data_, taken.data_);
     std::swap(size_, taken.size_);
+    std::swap(identity_, taken.identity_);
     return *this;
 }
 
-void MappedFile::advise_sequential() const {
-    if (data_ != nullptr) ::madvise(const_cast<std::byte*>(data_), size_, MADV_SEQUENTIAL);
+void MappedFile::prefetch(std::size_t offset, std::size_t length) const {
+    if (offset >= size_) return;
+    const std::size_t first = offset - offset % static_cast<std::size_t>(::sysconf(_SC_PAGESIZE));
+    const std::size_t end = offset + std::min(length, size_ - offset);
+    ::madvise(const_cast<std::byte*>(data_) + first, end - first, MADV_WILLNEED);
 }
 
 void MappedFile::release(std::size_t offset, std::size_t length) const {

@@ -106,4 +106,14 @@ std::vector<StepPlan> plan_epoch(std::span<const std::int64_t> lengths, const Ba
     return steps;
 }
 
+std::int64_t steps_of_epoch(std::span<const std::int64_t> lengths, const BatchPlanOptions& options,
+                            std::int64_t epoch) {
+    check(options);
+    if (options.max_tokens_per_batch > 0)
+        return static_cast<std::int64_t>(plan_epoch(lengths, options, epoch).size());
+    const auto groups = [](std::int64_t items, std::int64_t size) { return (items + size - 1) / size; };
+    return groups(groups(static_cast<std::int64_t>(lengths.size()), options.per_device_train_batch_size),
+                  options.gradient_accumulation_steps);
+}
+
 }  // namespace qlora::data

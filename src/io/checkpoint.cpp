@@ -7,6 +7,7 @@
 #include <set>
 #include <system_error>
 
+#include "kept_fingerprint.h"
 #include "messages.h"
 #include "qlora/core/hash.h"
 #include "shard_index.h"
@@ -19,6 +20,7 @@ namespace {
 
 constexpr const char* kSingleFile = "model.safetensors";
 constexpr const char* kIndexFile = "model.safetensors.index.json";
+constexpr std::size_t kReadAhead = std::size_t{64} << 20;
 constexpr const char* kConvert =
     "convert to safetensors first (load it once with transformers where you trust it and call "
     "save_pretrained)";
@@ -278,9 +280,19 @@ void Checkpoint::release(const std::string& name) const {
 }
 
 std::string Checkpoint::fingerprint(const std::function<void(const TensorView&)>& visit) const {
+    if (!visit && !fingerprint_.empty()) return fingerprint_;
     Xxh3 hash;
     update_number(hash, by_name_.size());
+    auto ahead = by_name_.begin();
+    std::size_t ahead_bytes = 0;
     for (const auto& [name, place] : by_name_) {
+        // The order of names leads from shard to shard: what comes next is read while this is hashed.
+        for (; ahead != by_name_.end() && ahead_bytes < kReadAhead; ++ahead) {
+            const auto& [shard, coming] = ahead->second;
+            shards_[shard].prefetch(*coming, kReadAhead);
+            ahead_bytes += coming->bytes.size();
+        }
+        ahead_bytes -= place.second->bytes.size();
         const TensorView& tensor = *place.second;
         update_text(hash, name);
         update_text(hash, name_of(tensor.dtype));
@@ -291,7 +303,18 @@ std::string Checkpoint::fingerprint(const std::function<void(const TensorView&)>
         if (visit) visit(tensor);
         shards_[place.first].release(tensor);
     }
-    return hash.hex();
+    fingerprint_ = hash.hex();
+    return fingerprint_;
+}
+
+std::string Checkpoint::fingerprint_kept_in(const fs::path& file, std::uint64_t least) const {
+    std::uint64_t bytes = 0;
+    for (const SafetensorsFile& shard : shards_) bytes += shard.identity().size;
+    if (bytes < least || !fingerprint_.empty()) return fingerprint();
+    if (const auto kept = read_kept_fingerprint(file, shards_)) fingerprint_ = *kept;
+    if (!fingerprint_.empty()) return fingerprint_;
+    keep_fingerprint(file, shards_, fingerprint());
+    return fingerprint_;
 }
 
 std::optional<std::string> Checkpoint::metadata(const std::string& key) const {

@@ -3,7 +3,6 @@
 #include <algorithm>
 
 #include "messages.h"
-#include "qlora/core/mapped_file.h"
 #include "safetensors_header.h"
 
 namespace qlora::io {
@@ -31,6 +30,13 @@ std::int64_t TensorView::elements() const {
 struct SafetensorsFile::Impl {
     explicit Impl(const std::filesystem::path& path)
         : file(map_checkpoint_file(path)), header(parse_safetensors(file.bytes(), path.string())) {}
+
+    /// Unsigned: a tensor of another mapping gives an offset outside the file, which MappedFile cuts to
+    /// nothing.
+    std::size_t offset_of(const TensorView& tensor) const {
+        return reinterpret_cast<std::uintptr_t>(tensor.bytes.data()) -
+               reinterpret_cast<std::uintptr_t>(file.bytes().data());
+    }
 
     MappedFile file;
     SafetensorsHeader header;
@@ -68,12 +74,16 @@ const std::map<std::string, std::string>& SafetensorsFile::metadata() const {
 }
 
 void SafetensorsFile::release(const TensorView& tensor) const {
+    if (!tensor.bytes.empty()) impl_->file.release(impl_->offset_of(tensor), tensor.bytes.size());
+}
+
+void SafetensorsFile::prefetch(const TensorView& tensor, std::size_t bytes) const {
     if (tensor.bytes.empty()) return;
-    // Unsigned: a tensor of another mapping gives an offset outside the file, which MappedFile cuts to
-    // nothing.
-    const auto offset = reinterpret_cast<std::uintptr_t>(tensor.bytes.data()) -
-                        reinterpret_cast<std::uintptr_t>(impl_->file.bytes().data());
-    impl_->file.release(offset, tensor.bytes.size());
+    impl_->file.prefetch(impl_->offset_of(tensor), std::min(bytes, tensor.bytes.size()));
+}
+
+const FileIdentity& SafetensorsFile::identity() const {
+    return impl_->file.identity();
 }
 
 }  // namespace qlora::io

@@ -22,7 +22,11 @@ MemoryChoice at_level(MemoryRequest request, nn::Recomputation level, std::int64
         request.keep_dense = false;
         plan = plan_memory(request);
     }
-    return {.recomputation = level, .keep_dense = request.keep_dense, .plan = plan, .text = {}};
+    return {.recomputation = level,
+            .keep_dense = request.keep_dense,
+            .request = request,
+            .plan = plan,
+            .text = {}};
 }
 
 bool needs_less(const MemoryChoice& a, const MemoryChoice& b) {

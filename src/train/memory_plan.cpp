@@ -162,6 +162,7 @@ MemoryPlan plan_memory(const MemoryRequest& request) {
     } else if (request.keep_dense) {
         plan.dense_copies = linears * 4 + head_bytes(request);
     }
+    if (!request.on_gpu) plan.data = request.data_bytes;                  // it stays on the CPU
     plan.adapters = request.trained_elements * 8 + request.moment_bytes;  // value, gradient, two moments
     plan_activations(request, plan);
     return plan;
@@ -174,9 +175,9 @@ std::string gigabytes(std::int64_t bytes) {
 std::string MemoryPlan::text() const {
     return fmt::format(
         "planned peak memory {}: weights {}, dense forms {}, adapters with gradients and moments {}, "
-        "activations {}, working space {}, LibTorch {}",
+        "activations {}, working space {}, data {}, LibTorch {}",
         gigabytes(total()), gigabytes(weights), gigabytes(dense_copies), gigabytes(adapters),
-        gigabytes(activations), gigabytes(working), gigabytes(baseline));
+        gigabytes(activations), gigabytes(working), gigabytes(data), gigabytes(baseline));
 }
 
 std::int64_t available_memory_bytes(at::Device device) {

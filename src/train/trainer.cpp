@@ -40,7 +40,7 @@ std::int64_t count_steps(const std::vector<std::int64_t>& lengths, const data::B
     if (config.max_steps > 0) return config.max_steps;
     std::int64_t steps = 0;
     for (std::int64_t epoch = 0; epoch < config.num_train_epochs; ++epoch) {
-        steps += static_cast<std::int64_t>(data::plan_epoch(lengths, plan, epoch).size());
+        steps += data::steps_of_epoch(lengths, plan, epoch);
     }
     return steps;
 }

@@ -42,9 +42,11 @@ std::map<std::string, std::int64_t> options_of(const RunConfig& config,
     train::MemoryChoice choice;
     choice.recomputation = level;
     choice.keep_dense = keep_dense;
+    choice.request = memory_request(config, small_llama(), some_rows(), at::kCPU);
+    choice.request.recomputation = level;
+    choice.request.keep_dense = keep_dense;
     std::map<std::string, std::int64_t> out;
-    for (const train::MemoryOption& option :
-         memory_options(config, small_llama(), some_rows(), choice, at::kCPU)) {
+    for (const train::MemoryOption& option : memory_options(config, small_llama(), some_rows(), choice)) {
         out[option.setting] = option.needed;
     }
     return out;
@@ -70,6 +72,17 @@ TEST(MemoryRequest, holds_the_largest_micro_batch) {
     EXPECT_EQ(request.stored_bytes_per_weight, 4);
     // A [r, in] and B [out, r] of q, k, v, o, gate, up, down in four layers.
     EXPECT_EQ(request.trained_elements, 4 * 8 * ((64 + 64) * 2 + (64 + 32) * 2 + (64 + 160) * 3));
+}
+
+TEST(MemoryRequest, the_rows_are_part_of_the_plan) {
+    RowLengths rows = some_rows();
+    const RunConfig config = small_run();
+    const train::MemoryPlan without =
+        train::plan_memory(memory_request(config, small_llama(), rows, at::kCPU));
+    rows.held_bytes = 1 << 20;
+    const train::MemoryPlan with = train::plan_memory(memory_request(config, small_llama(), rows, at::kCPU));
+    EXPECT_EQ(with.total(), without.total() + (1 << 20));
+    EXPECT_EQ(with.needed(), without.needed()) << "they are there already";
 }
 
 TEST(MemoryOptions, each_is_planned_as_the_changed_run_would_be) {

@@ -51,7 +51,10 @@ TEST(MappedFile, shows_the_bytes_of_the_file) {
     const MappedFile file(folder / "a");
     EXPECT_EQ(text_of(file), std::string("one\0two", 7));
     EXPECT_EQ(file.path(), folder / "a");
-    file.advise_sequential();
+    file.prefetch(3, 2);
+    file.prefetch(0, 1000);
+    file.prefetch(7, 1);
+    EXPECT_EQ(text_of(file), std::string("one\0two", 7));
 }
 
 TEST(MappedFile, empty_file_is_an_empty_span) {
@@ -59,8 +62,27 @@ TEST(MappedFile, empty_file_is_an_empty_span) {
     write_file(folder / "empty", "");
     const MappedFile file(folder / "empty");
     EXPECT_TRUE(file.bytes().empty());
-    file.advise_sequential();
+    file.prefetch(0, 100);
     file.release(0, 100);
+}
+
+TEST(MappedFile, identity_tells_a_file_from_its_successor) {
+    const TempDir folder;
+    write_file(folder / "a", "first");
+    const MappedFile file(folder / "a");
+    EXPECT_EQ(identify(folder / "a"), file.identity());
+    EXPECT_EQ(identify(folder / "none"), std::nullopt);
+    // Same size and time stamp, another file.
+    const auto time = std::filesystem::last_write_time(folder / "a");
+    write_file(folder / "b", "other");
+    std::filesystem::rename(folder / "b", folder / "a");
+    std::filesystem::last_write_time(folder / "a", time);
+    ASSERT_TRUE(identify(folder / "a"));
+    EXPECT_EQ(identify(folder / "a")->size, file.identity().size);
+    EXPECT_NE(identify(folder / "a"), file.identity());
+    MappedFile moved(folder / "a");
+    const FileIdentity before = moved.identity();
+    EXPECT_EQ(MappedFile(std::move(moved)).identity(), before);
 }
 
 TEST(MappedFile, move_hands_the_mapping_on) {

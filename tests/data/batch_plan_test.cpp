@@ -155,4 +155,23 @@ TEST(BatchPlan, ImpossibleSizesAreRefused) {
     EXPECT_THROW(plan_epoch(Lengths(3, 1), {.gradient_accumulation_steps = 0}, 0), qlora::ConfigError);
 }
 
+TEST(StepsOfEpoch, are_those_of_the_plan) {
+    for (std::int64_t rows = 0; rows < 40; ++rows) {
+        std::vector<std::int64_t> lengths;
+        for (std::int64_t i = 0; i < rows; ++i) lengths.push_back(1 + i * 7 % 11);
+        for (const std::int64_t batch : {1, 3, 8}) {
+            for (const std::int64_t accumulation : {1, 2, 5}) {
+                for (const std::int64_t tokens : {0, 20}) {
+                    const BatchPlanOptions options{.per_device_train_batch_size = batch,
+                                                   .max_tokens_per_batch = tokens,
+                                                   .gradient_accumulation_steps = accumulation};
+                    EXPECT_EQ(steps_of_epoch(lengths, options, 3),
+                              static_cast<std::int64_t>(plan_epoch(lengths, options, 3).size()))
+                        << rows << " " << batch << " " << accumulation << " " << tokens;
+                }
+            }
+        }
+    }
+}
+
 }  // namespace

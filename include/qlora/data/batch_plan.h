@@ -27,4 +27,8 @@ struct StepPlan {
 std::vector<StepPlan> plan_epoch(std::span<const std::int64_t> lengths, const BatchPlanOptions& options,
                                  std::int64_t epoch);
 
+/// plan_epoch's number of steps; without a plan where micro-batches are filled by rows.
+std::int64_t steps_of_epoch(std::span<const std::int64_t> lengths, const BatchPlanOptions& options,
+                            std::int64_t epoch);
+
 }  // namespace qlora::data

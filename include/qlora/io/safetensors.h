@@ -10,6 +10,7 @@
 #include <utility>
 #include <vector>
 
+#include "qlora/core/mapped_file.h"
 #include "qlora/io/dtype.h"
 
 namespace qlora::io {
@@ -45,6 +46,10 @@ class SafetensorsFile {
     const std::map<std::string, std::string>& metadata() const;
     /// Gives the pages of a tensor back to the kernel once it has been used (they stay readable).
     void release(const TensorView& tensor) const;
+    /// Asks the kernel to begin reading the first `bytes` of a tensor.
+    void prefetch(const TensorView& tensor, std::size_t bytes) const;
+    /// Of the file as it was opened.
+    const FileIdentity& identity() const;
 
   private:
     struct Impl;

@@ -13,6 +13,7 @@ namespace qlora::train {
 struct MemoryChoice {
     nn::Recomputation recomputation = nn::Recomputation::kNone;
     bool keep_dense = false;  ///< fp32 forms of the frozen matrices
+    MemoryRequest request;    ///< used in that way
     MemoryPlan plan;
     std::string text;  ///< one line: the level, what each level needs, what is available
 };

@@ -17,9 +17,10 @@ struct MemoryPlan {
     std::int64_t adapters = 0;      ///< parameters, gradients, both moments
     std::int64_t activations = 0;   ///< kept for backward, of the largest micro-batch
     std::int64_t working = 0;       ///< temporaries of the loss or of a layer's backward pass, the larger
+    std::int64_t data = 0;          ///< the encoded rows, which are there when a plan is made
     std::int64_t baseline = 0;      ///< LibTorch itself
 
-    std::int64_t total() const { return needed() + baseline; }
+    std::int64_t total() const { return needed() + data + baseline; }
     /// What a program that has begun still has to get.
     std::int64_t needed() const { return weights + dense_copies + adapters + activations + working; }
     std::string text() const;
@@ -33,6 +34,7 @@ struct MemoryRequest {
     std::int64_t moment_bytes = 0;             ///< the optimizer's, of the same (train::moment_bytes)
     std::int64_t tokens = 0;                   ///< in the largest micro-batch
     std::int64_t supervised_tokens = 0;        ///< in the same
+    std::int64_t data_bytes = 0;               ///< of all encoded rows (data::held_bytes)
     std::int64_t bytes_per_element = 4;        ///< of activations
     std::int64_t stored_bytes_per_weight = 2;  ///< of dense weights, as on disk
     nn::Recomputation recomputation = nn::Recomputation::kNone;

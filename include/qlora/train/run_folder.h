@@ -19,6 +19,8 @@ struct RunPaths {
         return checkpoints() / ("step-" + std::to_string(step));
     }
     std::filesystem::path rejected() const { return root / "rejected.jsonl"; }
+    /// The base's fingerprint and the files it is of, so that another start need not read them all.
+    std::filesystem::path base_fingerprint() const { return root / ".base_fingerprint.json"; }
     std::filesystem::path lock() const { return root / ".lock"; }
 
     /// Whether the folder already holds a run. Throws std::filesystem::filesystem_error where that cannot be
