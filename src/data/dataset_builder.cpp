@@ -15,8 +15,8 @@ using tokenizer::TokenId;
 
 constexpr std::size_t kRejectedTextBytes = 300;
 constexpr std::size_t kRepeatsShown = 5;
-// The prompt of a row does not depend on other rows: the first ones show whether template and tokenizer allow
-// the proof.
+// For so many rows it is proven that generation sees the prompt that training saw. What could break that is
+// the template or the tokenizer, which are the same for all rows.
 constexpr std::int64_t kProvenPrompts = 100;
 constexpr std::int64_t kFirstLengthBin = 16;
 

@@ -10,7 +10,7 @@
 
 namespace qlora::data {
 
-/// So many bad rows are listed when the run stops because of them.
+/// How many bad rows are listed when the run stops because of them.
 inline constexpr std::size_t kListedBadRows = 20;
 
 /// Turns encoded rows into examples, in the order of the files, and counts.

@@ -43,7 +43,7 @@ bool JsonLines::read_line() {
 
 void JsonLines::trim_line() {
     if (line_.substr(0, kByteOrderMark.size()) == kByteOrderMark) {
-        // The parser would pass over a mark in front of any row.
+        // The JSON parser skips a byte order mark before any text; only the file's first row may have one.
         if (number_ == 1) {
             line_.remove_prefix(kByteOrderMark.size());
         } else if (fault_.empty()) {

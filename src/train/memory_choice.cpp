@@ -59,7 +59,7 @@ MemoryChoice choose_memory(MemoryRequest request, GradientCheckpointing setting,
 
 std::string memory_advice(std::vector<MemoryOption> options, std::int64_t needed) {
     constexpr std::size_t kNamed = 3;
-    // What saves less than a hundredth is no advice.
+    // A change that saves less than 1 % is not worth naming.
     std::erase_if(options, [&](const MemoryOption& option) { return option.needed > needed / 100 * 99; });
     std::stable_sort(options.begin(), options.end(),
                      [](const MemoryOption& a, const MemoryOption& b) { return a.needed < b.needed; });
