@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Installs what is needed, builds, and runs all tests; prints the time of each part.
+# Installs what is needed, builds, and runs all tests; prints the time of each part and the ten slowest tests.
 #
 #   scripts/test.sh          about half an hour on 2 cores
 #   scripts/test.sh --full   also every kill point, hundreds of random kills, and ten minutes of each fuzzer
@@ -27,6 +27,10 @@ part() {
 }
 
 finish() {
+    if [[ -n $(ls "$junit") ]]; then
+        printf '\n== the ten slowest tests\n'
+        .venv/bin/python -B scripts/slowest_tests.py 10 "$junit"/*.xml
+    fi
     printf '\n== times\n'
     printf '%s\n' "${report[@]}"
     echo "${#report[@]} parts, $failed failed, $SECONDS s in all"
@@ -38,13 +42,26 @@ build() {
     cmake --build --preset "$1"
 }
 
+# The cores that this process may use. Asked for first: nproc answers with OMP_NUM_THREADS where that is set.
+workers=$(env -u OMP_NUM_THREADS -u OMP_THREAD_LIMIT nproc)
 export OMP_NUM_THREADS=1  # two threaded programs side by side slow each other down
 export QLORA_BIN=$PWD/build/release/bin
 export QLORA_SMOLLM2=$PWD/models/SmolLM2-135M-Instruct
 export PATH=$PATH:/usr/local/cuda/bin  # nvcc, where its installer puts it
-workers=$(nproc)
+mkdir -p build
+junit=$(mktemp -d)  # each part's results, as JUnit's XML
+trap 'rm -rf "$junit"' EXIT
 
-pytest() { .venv/bin/python -B -m pytest -q -p no:cacheprovider --durations=5 "$@"; }
+# unit_tests PRESET
+unit_tests() {
+    ctest --preset "$1" --no-tests=error -j "$workers" --output-junit "$junit/$1.xml"
+}
+# pytest NAME argument...
+pytest() {
+    local name=$1
+    shift
+    .venv/bin/python -B -m pytest -q -p no:cacheprovider --junitxml "$junit/$name.xml" "$@"
+}
 
 # The plug-in for one architecture, and what can be tested of it without a GPU: that it builds without warnings and
 # links, and that no kernel spills registers.
@@ -57,16 +74,16 @@ cuda_plug_in() {
     .venv/bin/python -B scripts/kernel_report.py --arch sm_90 --jobs "$workers"
 }
 
-peers() { pytest -n "$workers" --dist loadscope tests/peers --ignore tests/peers/test_training_parity.py; }
-training_parity() { OMP_NUM_THREADS=$workers pytest tests/peers/test_training_parity.py; }
-faults() { pytest -n "$workers" --dist worksteal tests/faults; }
+peers() { pytest peers -n "$workers" --dist loadscope tests/peers --ignore tests/peers/test_training_parity.py; }
+training_parity() { OMP_NUM_THREADS=$workers pytest parity tests/peers/test_training_parity.py; }
+faults() { pytest faults -n "$workers" --dist worksteal tests/faults; }
 fuzz() { scripts/fuzz.sh "${QLORA_FULL:+600}"; }
 
 part "install" scripts/setup.sh --tests || finish
 part "the model SmolLM2-135M-Instruct" .venv/bin/python -B scripts/fetch_smollm2.py --output "$QLORA_SMOLLM2"
 part "build release" build release || finish
-part "unit tests" ctest --preset release --no-tests=error -j "$workers"
-part "build asan (torch-free libraries)" build asan && part "unit tests, ASan and UBSan" ctest --preset asan --no-tests=error -j "$workers"
+part "unit tests" unit_tests release
+part "build asan (torch-free libraries)" build asan && part "unit tests, ASan and UBSan" unit_tests asan
 if command -v nvcc >/dev/null; then
     part "the CUDA plug-in for one architecture" cuda_plug_in
 else
