@@ -17,7 +17,7 @@ title "1/7 install"
 scripts/setup.sh
 title "2/7 build (about 10 minutes the first time)"
 cmake --preset release >build/configure.log || { cat build/configure.log; exit 1; }
-cmake --build --preset release --target qlora-train qlora-eval qlora-merge
+cmake --build --preset release --target programs
 title "3/7 the model"
 .venv/bin/python -B scripts/fetch_smollm2.py --output "$model"
 
