@@ -68,14 +68,18 @@ def build(root, folder, jobs, notes, arch="native"):
         notes.append("GoogleTest's sources are not here (scripts/bundle.sh brings them): no kernel tests")
     device = root / "tests" / "kernels" / "device"
     with concurrent.futures.ThreadPoolExecutor(jobs) as pool:
-        kernels = compiler.objects(sorted((root / "src/kernels/cuda").glob("*.cu")), [], pool)
-        benchmark = compiler.objects([root / "bench" / "cuda_kernels_bench.cpp"], [], pool)
-        tests = []
-        if googletest:
-            extra = [f"-I{googletest}", f"-I{googletest / 'include'}"]
-            frame = [googletest / "src" / name for name in ("gtest-all.cc", "gtest_main.cc")]
-            bodies = [*sorted(device.glob("*_test.cpp")), device / "device_cuda.cpp"]
-            tests = compiler.objects([*bodies, *frame], extra, pool)
-            tests += compiler.objects(sorted((root / "src/kernels/cpu").glob("*.cpp")), [], pool)
-        bench = compiler.link("cuda_kernels_bench", benchmark + kernels)
-        return (compiler.link("cuda_tests", tests + kernels) if googletest else None), bench
+        try:
+            kernels = compiler.objects(sorted((root / "src/kernels/cuda").glob("*.cu")), [], pool)
+            benchmark = compiler.objects([root / "bench" / "cuda_kernels_bench.cpp"], [], pool)
+            tests = []
+            if googletest:
+                extra = [f"-I{googletest}", f"-I{googletest / 'include'}"]
+                frame = [googletest / "src" / name for name in ("gtest-all.cc", "gtest_main.cc")]
+                bodies = [*sorted(device.glob("*_test.cpp")), device / "device_cuda.cpp"]
+                tests = compiler.objects([*bodies, *frame], extra, pool)
+                tests += compiler.objects(sorted((root / "src/kernels/cpu").glob("*.cpp")), [], pool)
+            bench = compiler.link("cuda_kernels_bench", benchmark + kernels)
+            return (compiler.link("cuda_tests", tests + kernels) if googletest else None), bench
+        except BuildError:
+            pool.shutdown(wait=False, cancel_futures=True)  # one fault ends the build; what runs is waited for
+            raise

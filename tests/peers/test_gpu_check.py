@@ -76,6 +76,7 @@ def test_where_nothing_is_built_every_part_is_skipped_and_the_table_says_why(roo
     fake(tmp_path / "bin", "nvcc", "echo 'error: no compiler here' >&2; exit 1")
     environment = {"PATH": f"{tmp_path / 'bin'}:/usr/bin:/bin", "PYTHON": sys.executable}
     environment["QLORA_BIN"] = str(tmp_path)
+    environment["CXX"] = str(fake(tmp_path / "bin", "no-work", "exit 0"))  # what nvcc refuses is the point
     parts = "kernels,training,kernel-speed"
     done = check(root, environment, "--parts", parts, "--output", tmp_path / "out")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -270,8 +271,11 @@ def test_the_build_names_the_compilers_first_error(root, tmp_path, monkeypatch):
     body = 'echo "note: in file"; echo "x.cu(7): error: no such thing" >&2; exit 2'
     nvcc = fake(tmp_path / "bin", "nvcc", body)
     monkeypatch.setattr(build, "find_nvcc", lambda: str(nvcc))
+    asked = tmp_path / "asked"
+    monkeypatch.setenv("CXX", str(fake(tmp_path / "bin", "g++", f'echo x >> {asked}; sleep 0.2')))
     with pytest.raises(build.BuildError, match=r"x.cu\(7\): error: no such thing"):
         build.build(root, tmp_path / "out", 2, [])
+    assert asked.read_text().count("x") <= 4, "the first fault ends the build"
     monkeypatch.setattr(build, "find_nvcc", lambda: None)
     with pytest.raises(build.BuildError, match="nvcc is neither on PATH"):
         build.build(root, tmp_path / "out", 2, [])
