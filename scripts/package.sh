@@ -219,7 +219,7 @@ for tool in zstd readelf objdump strip dpkg-query; do
 done
 [[ $(uname -m) == x86_64 ]] || die "the archive is for x86-64, this machine is $(uname -m)"
 if [[ -n $build_first ]]; then
-    targets=("${programs[@]}")
+    targets=(programs)
     if [[ $build == build/cuda ]]; then
         targets+=(qlora_kernels_cuda)
         export PATH=$PATH:/usr/local/cuda/bin  # nvcc, where its installer puts it
