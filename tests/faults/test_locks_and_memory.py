@@ -1,5 +1,6 @@
 """Two runs in one folder, too little memory, folders that cannot be used, and what a run opens at all."""
 
+import json
 import os
 import re
 import resource
@@ -225,6 +226,31 @@ def test_a_run_that_cannot_fit_is_refused_before_the_model_is_loaded(experiment,
     assert "per_device_train_batch_size" not in text and "max_length" not in text, text
     assert not experiment.out.exists()
     tally.add("planned memory")
+
+
+def test_memory_is_checked_before_the_base_is_read(experiment, reference, tally):
+    """An adapter of another base, which only reading the whole base shows, and too little memory."""
+    adapter = experiment.folder / "foreign"
+    shutil.copytree(reference / "adapter", adapter)
+    file = adapter / "adapter_model.safetensors"
+    changed, count = re.subn(rb'("qlora.base":")[0-9a-f]{32}', rb"\g<1>" + b"0" * 32, file.read_bytes())
+    assert count == 1
+    file.write_bytes(changed)
+    experiment.config(**RUN)
+    run = experiment.folder / "run.json"
+    config = json.loads(run.read_text(encoding="utf-8"))
+    del config["peft"]  # the adapter's own
+    run.write_text(json.dumps(config), encoding="utf-8")
+    experiment.clear()
+    ended = experiment.train(model__adapter=str(adapter))
+    assert ended.code == 2 and "another base" in ended.text, ended.text
+    rows = experiment.folder / "long.jsonl"
+    rows.write_text('{"text": "' + "x y " * 100000 + '"}\n', encoding="utf-8")
+    settings = {"data__train": str(rows), "data__eval": None, "training__eval_steps": None}
+    settings |= {"data__template": "none", "data__max_length": 1000000, "model__adapter": str(adapter)}
+    code, text = limited(experiment, smallest_start(experiment) + 100, **settings)
+    assert code == 4 and "are available" in text and "another base" not in text, text
+    tally.add("planned memory before a foreign base")
 
 
 # Folders that cannot be used
