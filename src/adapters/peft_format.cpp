@@ -50,7 +50,7 @@ void save_adapter(const std::filesystem::path& folder, const Adaptation& adaptat
     all["format"] = "pt";
     save_tensors(folder / kAdapterWeightsFile, adaptation.parameters, all);
     LoraConfig config = adaptation.config;
-    config.base_model_name_or_path = base_model;
+    if (!config.base_model_name_or_path) config.base_model_name_or_path = base_model;
     write_file_atomically(folder / kAdapterConfigFile, adapter_config_text(config));
 }
 

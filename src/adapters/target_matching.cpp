@@ -145,11 +145,23 @@ class Matcher {
             const bool fits_without_exclusion =
                 any_path([&](const auto& path) { return regex_->matches_whole(path); });
             if (!fits_without_exclusion) {
+                if (*regex == "all") return message + "; did you mean \"all-linear\"?";
                 return message + ": a string must match a whole path such as " + example_path() +
-                       "; for the endings of paths use a list, [" + quoted(*regex) + "]";
+                       "; for the endings of paths use a list, [" + listed(*regex) + "]";
             }
         }
         return message + "; check exclude_modules, modules_to_save and layers_to_transform";
+    }
+
+    // The names in "q_proj,v_proj" or "q_proj v_proj", each quoted.
+    static std::string listed(const std::string& names) {
+        std::string out;
+        for (std::size_t begin = 0; begin < names.size();) {
+            const std::size_t end = std::min(names.find_first_of(", ;", begin), names.size());
+            if (end > begin) out += (out.empty() ? "" : ", ") + quoted(names.substr(begin, end - begin));
+            begin = end + 1;
+        }
+        return out;
     }
 
     std::string example_path() const {

@@ -2,9 +2,11 @@
 
 #include <algorithm>
 
+#include "qlora/core/log.h"
 #include "qlora/core/nearest.h"
 #include "qlora/quant/bnb_config.h"
 #include "run_config_checks.h"
+#include "run_config_foreign.h"
 
 namespace qlora::cli {
 namespace {
@@ -29,12 +31,20 @@ void refuse_unknown_sections(const Json& root, ReadState& state) {
     const std::vector<std::string> names = section_names();
     for (const auto& [key, value] : root.items()) {
         if (std::find(names.begin(), names.end(), key) != names.end()) continue;
-        std::string hint = did_you_mean(key, names);
-        for (const std::string& path : state.all_paths) {
-            if (path.substr(path.find('.') + 1) == key) hint = "; did you mean \"" + path + "\"?";
-        }
-        state.faults.add(key, "unknown section" + hint);
+        state.faults.add(key, "unknown section" + state.hint_for(key, value, names));
     }
+}
+
+// An optimizer's name of another program: the log says which of ours it is.
+void tell_optimizer(const Json& root, const train::TrainingConfig& training) {
+    const Json section = root.value("training", Json());
+    const Json given = section.is_object() ? section.value("optim", Json()) : Json();
+    const std::string name(enum_name(training.optim));
+    if (!given.is_string() || given == Json(name)) return;
+    const auto& text = given.get_ref<const std::string&>();
+    const bool is_paged = text.rfind("paged_", 0) == 0;
+    spdlog::info("training.optim: {} is {} here{}", text, name,
+                 is_paged ? "; paging is not needed, the moments of adapters are small" : "");
 }
 
 void make_absolute(std::filesystem::path& path, const std::filesystem::path& folder) {
@@ -68,6 +78,7 @@ RunConfig parse_run_config(Json root, const std::filesystem::path& folder, const
         throw ConfigError(name + ": " + wrong_type("an object with the sections of a run", root));
     ReadState state;
     state.all_paths = all_paths();
+    state.explain_key = meaning_of_foreign_setting;
     for (const std::string& text : overrides) apply_override(text, section_names(), root, state.faults);
     refuse_unknown_sections(root, state);
 
@@ -86,6 +97,7 @@ RunConfig parse_run_config(Json root, const std::filesystem::path& folder, const
     check_combinations(config, state.faults);
     if (more_checks) more_checks(config, state.faults);
     state.faults.throw_if_any<ConfigError>(name);
+    tell_optimizer(root, config.training);
     return config;
 }
 
@@ -111,7 +123,10 @@ void adopt_adapter_config(RunConfig& config) {
         }
     }
     faults.throw_if_any<ConfigError>(file.string());
+    // The base's name is this run's own, not that of the run which made the adapter.
+    const std::optional<std::string> base = config.peft.base_model_name_or_path;
     config.peft = adapter;
+    config.peft.base_model_name_or_path = base;
 }
 
 void adopt_stored_quantization(RunConfig& config, const std::optional<quant::QuantConfig>& stored) {

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "qlora/train/lr_scheduler.h"
+
 namespace qlora::cli {
 namespace {
 
@@ -51,6 +53,7 @@ void check_data(const RunConfig& config, FaultList& faults) {
 }
 
 void check_schedule(const train::TrainingConfig& training, FaultList& faults) {
+    train::check_lr_scheduler(training, "training.lr_scheduler_kwargs", faults);
     if (training.lr_scheduler_type == LrSchedulerType::kConstant && training.warmup_steps != 0) {
         faults.add("training.warmup_steps",
                    "has no effect with lr_scheduler_type \"constant\"; use \"constant_with_warmup\" or leave "

@@ -98,13 +98,47 @@ Json enum_text_to_json(std::string_view text) {
     return std::string(text);
 }
 
-std::string wrong_choice(const std::vector<std::string>& names, const Json& value) {
+namespace {
+
+std::string one_of(const std::vector<std::string>& names) {
     std::string choices;
     for (const std::string& name : names)
         choices += (choices.empty() ? "" : ", ") + enum_text_to_json(name).dump();
-    const std::string hint =
-        value.is_string() ? did_you_mean(value.get_ref<const std::string&>(), names) : "";
-    return wrong_type("one of " + choices, value) + hint;
+    return "one of " + choices;
+}
+
+std::string lower_case(std::string text) {
+    for (char& c : text) c = (c >= 'A' && c <= 'Z') ? static_cast<char>(c - 'A' + 'a') : c;
+    return text;
+}
+
+}  // namespace
+
+std::string wrong_choice(const std::vector<std::string>& names, const Json& value,
+                         const std::vector<std::string>& aliases) {
+    std::string choices = one_of(names);
+    if (!aliases.empty()) {
+        choices += " (or another name of these: ";
+        for (const std::string& alias : aliases) choices += (alias == aliases.front() ? "" : ", ") + alias;
+        choices += ")";
+    }
+    std::string hint;
+    if (value.is_string()) {
+        const auto& text = value.get_ref<const std::string&>();
+        const std::string literal = lower_case(text);
+        const bool is_literal = (literal == "true" || literal == "false") &&
+                                std::find(names.begin(), names.end(), literal) != names.end();
+        std::vector<std::string> known = names;
+        known.insert(known.end(), aliases.begin(), aliases.end());
+        hint = is_literal ? "; write " + literal + " without quotes" : did_you_mean(text, known);
+    }
+    return wrong_type(choices, value) + hint;
+}
+
+std::string unbuilt_choice(const std::vector<std::string>& names, const Json& value,
+                           std::string_view reason) {
+    return wrong_type(names.size() == 1 ? enum_text_to_json(names.front()).dump() : one_of(names), value) +
+           ": " + std::string(reason);
 }
 
 bool is_empty_value(const Json& value) {
@@ -132,6 +166,16 @@ void FieldReader::fixed(const char* name, const Json& default_value, const char*
     state_.faults.add(path_to(name), wrong_type(default_value.dump(), *value) + ": " + reason);
 }
 
+std::string ReadState::hint_for(const std::string& key, const Json& value,
+                                const std::vector<std::string>& near) const {
+    const std::string meaning = explain_key ? explain_key(key, value) : "";
+    if (!meaning.empty()) return ": " + meaning;
+    for (const std::string& path : all_paths) {
+        if (last_part(path) == key) return "; did you mean \"" + path + "\"?";
+    }
+    return did_you_mean(key, near);
+}
+
 std::vector<std::string> FieldReader::unknown_keys() const {
     std::vector<std::string> unknown;
     for (const auto& [key, value] : object_.items()) {
@@ -142,11 +186,7 @@ std::vector<std::string> FieldReader::unknown_keys() const {
 
 void FieldReader::refuse_unknown_keys() {
     for (const std::string& key : unknown_keys()) {
-        std::string hint = did_you_mean(key, names_);
-        for (const std::string& path : state_.all_paths) {
-            if (last_part(path) == key) hint = "; did you mean \"" + path + "\"?";
-        }
-        state_.faults.add(path_to(key), "unknown key" + hint);
+        state_.faults.add(path_to(key), "unknown key" + state_.hint_for(key, object_[key], names_));
     }
 }
 

@@ -9,6 +9,7 @@
 #include "qlora/core/log.h"
 #include "qlora/ops/device.h"
 #include "qlora/train/lr_scheduler.h"
+#include "qlora/train/run_length.h"
 #include "qlora/train/stop_signal.h"
 
 namespace qlora::train {
@@ -32,17 +33,6 @@ std::int64_t peak_memory_bytes(at::Device device) {
 
 bool stop_received() {
     return StopSignal::received() != 0;
-}
-
-/// Steps of a run: `max_steps`, or all steps of all epochs.
-std::int64_t count_steps(const std::vector<std::int64_t>& lengths, const data::BatchPlanOptions& plan,
-                         const TrainingConfig& config) {
-    if (config.max_steps > 0) return config.max_steps;
-    std::int64_t steps = 0;
-    for (std::int64_t epoch = 0; epoch < config.num_train_epochs; ++epoch) {
-        steps += data::steps_of_epoch(lengths, plan, epoch);
-    }
-    return steps;
 }
 
 Json number_or_null(double value) {
@@ -83,7 +73,8 @@ Trainer::Trainer(TrainerInput input, TrainingConfig config, Callback& callback)
       optimizer_(input_.adaptation->parameters, config_),
       scaler_(state_, input_.model->compute_dtype() == at::kHalf) {
     for (const data::Example& example : input_.train) lengths_.push_back(example.tokens());
-    total_steps_ = count_steps(lengths_, input_.plan, config_);
+    total_steps_ = steps_of_run(
+        config_, [this](std::int64_t epoch) { return data::steps_of_epoch(lengths_, input_.plan, epoch); });
     warmup_steps_ = warmup_steps_for(total_steps_, config_);
 }
 
@@ -140,8 +131,8 @@ void Trainer::train_one_step() {
         stop_requested_ = true;
         return;
     }
-    const double learning_rate = config_.learning_rate * lr_factor(config_.lr_scheduler_type, state_.step,
-                                                                   warmup_steps_, total_steps_);
+    const double learning_rate =
+        config_.learning_rate * lr_factor(config_, state_.step, warmup_steps_, total_steps_);
     const std::string fault = gradient_fault(gradients, norm);
     const bool updates = fault.empty() && gradients.supervised_tokens > 0;
     if (updates) {

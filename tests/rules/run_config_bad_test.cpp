@@ -115,7 +115,7 @@ const BadConfig kModelFaults[] = {
      {"quantization.bnb_4bit_blocksize: has no effect with load_in_4bit false"}},
     {"load_in_8bit",
      with_quantization("\"load_in_8bit\": true"),
-     {"quantization.load_in_8bit: unknown key; did you mean \"load_in_4bit\""}},
+     {"quantization.load_in_8bit: unknown key: weights in 8 bits are not there"}},
     {"compute_dtype_short", with_quantization(R"("bnb_4bit_compute_dtype": "bf16")"), {"\"bfloat16\""}},
     {"float16_on_cpu",
      R"({"model": {"path": "m", "device": "cpu"}, "data": {"train": "t"}, "training": {"output_dir": "o"},
@@ -135,7 +135,9 @@ const BadConfig kDataFaults[] = {
     {"format", with_data(R"("format": "sharegtp")"), {"data.format", "did you mean \"sharegpt\"?"}},
     {"template", with_data(R"("template": "chat_ml")"), {"data.template", "did you mean \"chatml\"?"}},
     {"max_length", with_data("\"max_length\": 1"), {"data.max_length: must be >= 2, not 1"}},
-    {"max_seq_length", with_data("\"max_seq_length\": 1024"), {"data.max_seq_length", "\"max_length\""}},
+    {"max_seq_length",
+     with_data("\"max_seq_length\": 1024"),
+     {"data.max_seq_length: unknown key: the longest row in tokens is data.max_length"}},
     {"overlong", with_data(R"("overlong": "cut")"), {"data.overlong: must be one of \"drop\", \"truncate\""}},
     {"train_on", with_data(R"("train_on": "answers")"), {"data.train_on"}},
     {"on_bad_row",
@@ -154,9 +156,18 @@ INSTANTIATE_TEST_SUITE_P(data, RefusedConfig, testing::ValuesIn(kDataFaults),
                          [](const auto& test) { return std::string(test.param.name); });
 
 const BadConfig kTrainingFaults[] = {
-    {"epochs_fraction",
-     with_training("\"num_train_epochs\": 1.5"),
-     {"training.num_train_epochs: must be an integer"}},
+    {"epochs_none",
+     with_training("\"num_train_epochs\": 0"),
+     {"training.num_train_epochs: must be > 0, <= 1000000, not 0"}},
+    {"kwargs_list",
+     with_training("\"lr_scheduler_kwargs\": [1]"),
+     {"training.lr_scheduler_kwargs: must be an object, not [1]"}},
+    {"kwargs_of_another_schedule",
+     with_training("\"lr_scheduler_kwargs\": {\"power\": 2}"),
+     {"training.lr_scheduler_kwargs.power: is not a keyword of the schedule \"cosine\""}},
+    {"plateau",
+     with_training(R"("lr_scheduler_type": "reduce_lr_on_plateau")"),
+     {"training.lr_scheduler_type", "a rate that follows the losses is not there"}},
     {"max_steps_zero", with_training("\"max_steps\": 0"), {"training.max_steps: must be at least 1, or -1"}},
     {"learning_rate_zero",
      with_training("\"learning_rate\": 0"),
@@ -187,6 +198,10 @@ const BadConfig kTrainingFaults[] = {
      with_training("\"warmup_steps\": 1.5"),
      {"training.warmup_steps: must be a whole number"}},
     {"optim", with_training(R"("optim": "adamw")"), {"training.optim: must be one of \"adamw_torch\""}},
+    {"optim_of_another_kind",
+     with_training(R"("optim": "paged_adamw_16bit")"),
+     {"must be one of \"adamw_torch\", \"adamw_8bit\" (or another name of these: adamw_torch_fused, ",
+      "did you mean \"paged_adamw_32bit\""}},
     {"beta_one", with_training("\"adam_beta2\": 1"), {"training.adam_beta2: must be >= 0, < 1, not 1"}},
     {"epsilon_zero", with_training("\"adam_epsilon\": 0"), {"training.adam_epsilon: must be > 0"}},
     {"clip_negative",
@@ -206,7 +221,9 @@ const BadConfig kTrainingFaults[] = {
     {"checkpointing",
      with_training(R"("gradient_checkpointing": "yes")"),
      {"training.gradient_checkpointing: must be one of false, true, \"auto\", not \"yes\""}},
-    {"fp16", with_training("\"fp16\": true"), {"training.fp16: unknown key"}},
+    {"fp16",
+     with_training("\"fp16\": true"),
+     {"training.fp16: unknown key: products are computed in quantization.bnb_4bit_compute_dtype"}},
 };
 INSTANTIATE_TEST_SUITE_P(training, RefusedConfig, testing::ValuesIn(kTrainingFaults),
                          [](const auto& test) { return std::string(test.param.name); });
@@ -253,13 +270,103 @@ const BadConfig kPeftFaults[] = {
      with_peft(R"("init_lora_weights": "pissa")"),
      {"peft.init_lora_weights: must be one of true, false, \"gaussian\""}},
     {"trainable_tokens", with_peft("\"trainable_token_indices\": [1]"), {"peft.trainable_token_indices"}},
-    {"ia3", with_peft(R"("peft_type": "IA3")"), {"peft.peft_type: must be one of \"LORA\""}},
-    {"task", with_peft(R"("task_type": "SEQ_CLS")"), {"peft.task_type: must be one of \"CAUSAL_LM\""}},
+    {"ia3",
+     with_peft(R"("peft_type": "IA3")"),
+     {"peft.peft_type: must be \"LORA\", not \"IA3\": IA3's scaling vectors are not there yet"}},
+    {"task",
+     with_peft(R"("task_type": "SEQ_CLS")"),
+     {"peft.task_type: must be \"CAUSAL_LM\", not \"SEQ_CLS\": a head that classifies whole sequences"}},
+    {"task_of_the_seed",
+     with_peft(R"("task_type": "QUESTION_ANSWERING")"),
+     {"peft.task_type", "QUESTION_ANS in PEFT"}},
+    {"init_in_quotes",
+     with_peft(R"("init_lora_weights": "True")"),
+     {"peft.init_lora_weights", "; write true without quotes"}},
     {"bias", with_peft(R"("bias": "lora")"), {"peft.bias: must be one of", "did you mean \"lora_only\"?"}},
     {"unknown_null", with_peft("\"use_newest_lora\": null"), {"peft.use_newest_lora: unknown key"}},
 };
 INSTANTIATE_TEST_SUITE_P(peft, RefusedConfig, testing::ValuesIn(kPeftFaults),
                          [](const auto& test) { return std::string(test.param.name); });
+
+// Keys of the HF trainer, PEFT, trl and axolotl, wherever they stand.
+constexpr const char* kForeignKeys[] = {"bf16",
+                                        "fp16",
+                                        "packing",
+                                        "max_seq_length",
+                                        "report_to",
+                                        "lora_target_linear",
+                                        "sequence_len",
+                                        "micro_batch_size",
+                                        "val_set_size",
+                                        "eval_strategy",
+                                        "evaluation_strategy",
+                                        "save_strategy",
+                                        "logging_strategy",
+                                        "logging_dir",
+                                        "dataloader_num_workers",
+                                        "metric_for_best_model",
+                                        "greater_is_better",
+                                        "neftune_noise_alpha",
+                                        "train_on_inputs",
+                                        "lora_r",
+                                        "sample_packing",
+                                        "chat_template",
+                                        "special_tokens",
+                                        "gradient_checkpointing_kwargs",
+                                        "per_device_eval_batch_size",
+                                        "load_in_8bit",
+                                        "base_model",
+                                        "datasets",
+                                        "dataset_text_field",
+                                        "completion_only_loss",
+                                        "assistant_only_loss",
+                                        "tf32",
+                                        "torch_compile",
+                                        "deepspeed",
+                                        "fsdp",
+                                        "ddp_find_unused_parameters",
+                                        "push_to_hub",
+                                        "hub_model_id",
+                                        "remove_unused_columns",
+                                        "optim_args",
+                                        "use_liger_kernel",
+                                        "attn_implementation",
+                                        "flash_attention",
+                                        "torch_dtype",
+                                        "device_map",
+                                        "trust_remote_code",
+                                        "overwrite_output_dir"};
+
+TEST(RunConfigFaults, of_other_programs_words_say_which_setting_it_is) {
+    for (const std::string key : kForeignKeys) {
+        for (const std::string& text :
+             {with_section("\"" + key + "\": 1"), with_training("\"" + key + "\": 1"),
+              with_peft("\"" + key + "\": 1")}) {
+            const std::string fault = fault_of(text);
+            EXPECT_NE(fault.find(key + ": unknown "), std::string::npos) << fault;
+            EXPECT_EQ(fault.find("did you mean"), std::string::npos) << fault;
+            EXPECT_GT(fault.size(), std::string("run.json: : unknown section: ").size() + key.size() + 20)
+                << fault;
+        }
+    }
+    EXPECT_NE(fault_of(with_section(R"("adapter": "qlora")")).find("quantization.load_in_4bit true is QLoRA"),
+              std::string::npos);
+}
+
+TEST(RunConfigFaults, of_a_setting_in_another_section_name_its_own) {
+    RunConfig::sections(RunConfig{}, [&]<class Section>(const char* name, const Section&, bool) {
+        for (const FieldInfo& info : list_fields<Section>()) {
+            const std::string path = std::string(name) + "." + info.name;
+            EXPECT_NE(
+                fault_of(with_section("\"" + info.name + "\": 1")).find("did you mean \"" + path + "\"?"),
+                std::string::npos)
+                << path;
+        }
+    });
+    EXPECT_NE(
+        fault_of(with_training("\"group_by_length\": true")).find("did you mean \"data.group_by_length\"?"),
+        std::string::npos);
+}
 
 TEST(RunConfigFaults, are_all_reported_together) {
     const std::string fault = fault_of(R"({

@@ -6,6 +6,7 @@
 #include <string>
 
 #include "qlora/core/error.h"
+#include "support/captured_log.h"
 #include "support/temp_dir.h"
 
 namespace qlora::cli {
@@ -79,6 +80,40 @@ TEST(RunConfig, fused_adamw_is_the_same_optimizer) {
     EXPECT_EQ(run_config_json(config)["training"]["optim"], "adamw_torch");
     EXPECT_EQ(parse(kSmallest, {"training.optim=adamw_8bit"}).training.optim,
               train::OptimizerType::kAdamw8bit);
+}
+
+TEST(RunConfig, names_of_optimizers_in_recipes_mean_ours) {
+    for (const char* name :
+         {"adamw_torch_fused", "adamw_hf", "adamw_apex_fused", "paged_adamw", "paged_adamw_32bit"}) {
+        EXPECT_EQ(parse(kSmallest, {std::string("training.optim=") + name}).training.optim,
+                  train::OptimizerType::kAdamwTorch);
+    }
+    for (const char* name : {"paged_adamw_8bit", "adamw_bnb_8bit"}) {
+        EXPECT_EQ(parse(kSmallest, {std::string("training.optim=") + name}).training.optim,
+                  train::OptimizerType::kAdamw8bit);
+    }
+    test::CapturedLog log;
+    parse(kSmallest, {"training.optim=paged_adamw_8bit"});
+    EXPECT_NE(log.text().find("paged_adamw_8bit is adamw_8bit here; paging is not needed"), std::string::npos)
+        << log.text();
+}
+
+TEST(RunConfig, schedule_keywords_are_kept_as_given) {
+    const RunConfig config = parse(kSmallest, {"training.lr_scheduler_type=cosine_with_min_lr",
+                                               "training.lr_scheduler_kwargs={\"min_lr_rate\": 0.1}"});
+    EXPECT_EQ(config.training.lr_scheduler_kwargs.min_lr_rate, 0.1);
+    EXPECT_EQ(run_config_json(config)["training"]["lr_scheduler_kwargs"].dump(), "{\"min_lr_rate\":0.1}");
+    EXPECT_EQ(parse(run_config_json(config).dump()).training, config.training);
+    EXPECT_EQ(resume_differences(parse(kSmallest), config).size(), 2U);
+}
+
+// A run_config.json from before num_train_epochs was a number and lr_scheduler_kwargs was there.
+TEST(RunConfig, an_older_resolved_configuration_is_the_same_run) {
+    const RunConfig config = parse(kSmallest);
+    Json older = run_config_json(config);
+    older["training"]["num_train_epochs"] = 1;
+    older["training"].erase("lr_scheduler_kwargs");
+    EXPECT_TRUE(resume_differences(parse(older.dump()), config).empty());
 }
 
 TEST(RunConfig, relative_paths_are_relative_to_the_file_also_in_overrides) {

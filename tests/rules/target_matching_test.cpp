@@ -105,6 +105,10 @@ TEST(MatchTargets, a_string_that_is_only_an_ending_is_explained) {
               std::string::npos)
         << fault;
     EXPECT_NE(fault.find("[\"q_proj\"]"), std::string::npos) << fault;
+    const std::string joined = fault_of(with_targets("q_proj,v_proj"));
+    EXPECT_NE(joined.find("use a list, [\"q_proj\", \"v_proj\"]"), std::string::npos) << joined;
+    const std::string all = fault_of(with_targets("all"));
+    EXPECT_NE(all.find("did you mean \"all-linear\"?"), std::string::npos) << all;
 }
 
 TEST(MatchTargets, head_and_embedding_are_refused_by_name) {

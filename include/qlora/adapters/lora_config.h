@@ -17,9 +17,35 @@ constexpr EnumTable<PeftType, 1> enum_table(PeftType) {
     return {{{"LORA", PeftType::kLora}}};
 }
 
+constexpr UnbuiltNames<12> unbuilt_names(PeftType) {
+    return {{{"IA3", "IA3's scaling vectors are not there yet"},
+             {"PROMPT_TUNING", "prompt tuning is not there yet"},
+             {"P_TUNING", "P-tuning is not there yet"},
+             {"PREFIX_TUNING", "prefix tuning is not there yet"},
+             {"BOTTLENECK", "bottleneck adapters are not there yet"},
+             {"ADALORA", "AdaLoRA, which moves ranks between layers, is not there; LORA has a rank_pattern"},
+             {"LOHA", "Hadamard products (LoHa) are not there"},
+             {"LOKR", "Kronecker products (LoKr) are not there"},
+             {"OFT", "orthogonal fine-tuning is not there"},
+             {"BOFT", "orthogonal fine-tuning is not there"},
+             {"VERA", "VeRA's shared random matrices are not there"},
+             {"TRAINABLE_TOKENS", "training single token rows is not there yet"}}};
+}
+
 enum class TaskType { kCausalLm };
 constexpr EnumTable<TaskType, 1> enum_table(TaskType) {
     return {{{"CAUSAL_LM", TaskType::kCausalLm}}};
+}
+
+/// QUESTION_ANSWERING is no name of PEFT's, but often written.
+constexpr UnbuiltNames<6> unbuilt_names(TaskType) {
+    return {{{"SEQ_CLS", "a head that classifies whole sequences is not there yet"},
+             {"TOKEN_CLS", "a head that classifies each token is not there yet"},
+             {"QUESTION_ANS", "a head that marks the span of an answer is not there yet"},
+             {"QUESTION_ANSWERING",
+              "a head that marks the span of an answer (QUESTION_ANS in PEFT) is not there yet"},
+             {"FEATURE_EXTRACTION", "training a model for its hidden states is not there yet"},
+             {"SEQ_2_SEQ_LM", "models with an encoder and a decoder are not there yet"}}};
 }
 
 /// Which biases of the base train: none, all, or those of adapted layers.
@@ -116,8 +142,8 @@ void LoraConfig::fields(Self& self, Visitor& visit) {
     visit("bias", self.bias, {}, "which biases of the base train too");
     visit("peft_type", self.peft_type, {}, "the method");
     visit("task_type", self.task_type, {}, "the kind of model");
-    visit("base_model_name_or_path", self.base_model_name_or_path, {},
-          "the base, for the reader; saving writes model.path here");
+    visit("base_model_name_or_path", self.base_model_name_or_path, {.free_on_resume = true},
+          "name of the base in adapter_config.json, such as its name on a hub; null: model.path");
 
     const Json none = nullptr;
     constexpr const char* kRewritesBase = "this initialisation rewrites the base weights and is not built";

@@ -103,6 +103,22 @@ concept NamedEnum = std::is_enum_v<E> && requires {
     enum_table(E{});
 };
 
+/// Names besides those of the table that are read too, such as other programs' names for the same thing:
+/// `constexpr EnumTable<E, N> enum_aliases(E)`. The table's own name is what is written and listed.
+template <class E>
+concept AliasedEnum = NamedEnum<E> && requires {
+    enum_aliases(E{});
+};
+
+/// Names that are known but not built, each with a sentence: `constexpr UnbuiltNames<N> unbuilt_names(E)`.
+template <std::size_t N>
+using UnbuiltNames = std::array<std::pair<std::string_view, std::string_view>, N>;
+
+template <class E>
+concept EnumWithUnbuiltNames = NamedEnum<E> && requires {
+    unbuilt_names(E{});
+};
+
 /// The name of an enum's value in JSON.
 template <NamedEnum E>
 std::string_view enum_name(E value) {
@@ -114,8 +130,11 @@ std::string_view enum_name(E value) {
 
 /// The literal or string that a table's text stands for.
 Json enum_text_to_json(std::string_view text);
-/// `"must be one of ...; did you mean ...?"`
-std::string wrong_choice(const std::vector<std::string>& names, const Json& value);
+/// `"must be one of ...; did you mean ...?"`; the hint may name an alias too.
+std::string wrong_choice(const std::vector<std::string>& names, const Json& value,
+                         const std::vector<std::string>& aliases = {});
+/// `"must be one of ..., not ...: reason"`.
+std::string unbuilt_choice(const std::vector<std::string>& names, const Json& value, std::string_view reason);
 
 template <NamedEnum E>
 struct FieldType<E> {
@@ -138,7 +157,22 @@ struct FieldType<E> {
                 return "";
             }
         }
-        return wrong_choice(names(), value);
+        std::vector<std::string> others;
+        if constexpr (AliasedEnum<E>) {
+            for (const auto& [name, entry] : enum_aliases(E{})) {
+                if (value == Json(std::string(name))) {
+                    out = entry;
+                    return "";
+                }
+                others.emplace_back(name);
+            }
+        }
+        if constexpr (EnumWithUnbuiltNames<E>) {
+            for (const auto& [name, reason] : unbuilt_names(E{})) {
+                if (value == Json(std::string(name))) return unbuilt_choice(names(), value, reason);
+            }
+        }
+        return wrong_choice(names(), value, others);
     }
     static Json write(E value) { return enum_text_to_json(enum_name(value)); }
 };

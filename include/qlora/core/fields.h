@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <set>
 #include <string>
 #include <vector>
@@ -30,6 +31,13 @@ struct ReadState {
     FaultList faults;
     std::set<std::string> given;         ///< full paths of the keys that were present
     std::vector<std::string> all_paths;  ///< full paths of all known keys, for hints; may be empty
+    /// What a key that is no setting of ours means to us, as a sentence; empty when that is not known.
+    std::function<std::string(const std::string& key, const Json& value)> explain_key;
+
+    /// What goes behind "unknown key": the meaning, our setting of that name in another section, or a name
+    /// out of `near`.
+    std::string hint_for(const std::string& key, const Json& value,
+                         const std::vector<std::string>& near) const;
 };
 
 /// One row of the documentation.
