@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "qlora/core/error.h"
+#include "qlora/core/lfs_pointer.h"
 #include "qlora/core/whole_file.h"
 
 namespace qlora {
@@ -210,6 +211,8 @@ Json read_json_file(const std::filesystem::path& file) {
             throw ConfigError(error.what());
         }
     }();
+    if (const std::string pointer = fault_of_lfs_pointer(text); !pointer.empty())
+        throw ConfigError(file.string() + ": " + pointer);
     return parse_json(text, file.string());
 }
 

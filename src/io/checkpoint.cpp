@@ -10,6 +10,7 @@
 #include "kept_fingerprint.h"
 #include "messages.h"
 #include "qlora/core/hash.h"
+#include "qlora/io/model_folder.h"
 #include "shard_index.h"
 
 namespace qlora::io {
@@ -18,50 +19,13 @@ namespace fs = std::filesystem;
 
 namespace {
 
-constexpr const char* kSingleFile = "model.safetensors";
-constexpr const char* kIndexFile = "model.safetensors.index.json";
+constexpr const char* kSingleFile = kModelFile;
+constexpr const char* kIndexFile = kModelIndexFile;
 constexpr std::size_t kReadAhead = std::size_t{64} << 20;
-constexpr const char* kConvert =
-    "convert to safetensors first (load it once with transformers where you trust it and call "
-    "save_pretrained)";
-
-bool is_pickle(const fs::path& file) {
-    const std::string extension = file.extension().string();
-    return extension == ".bin" || extension == ".pt" || extension == ".pth" || extension == ".ckpt";
-}
 
 bool is_there(const fs::path& file) {
     std::error_code ignored;
     return fs::symlink_status(file, ignored).type() != fs::file_type::not_found;
-}
-
-/// What stands in a folder without the two files this module reads.
-[[noreturn]] void refuse_folder(const fs::path& folder) {
-    std::string pickles, shards, others;
-    const auto list = [](std::string& to, const std::string& name) {
-        if (to.size() < 200) to += (to.empty() ? "" : ", ") + shown(name);
-    };
-    std::error_code error;
-    const fs::directory_iterator entries(folder, error);
-    if (error) throw CheckpointError(folder.string() + ": cannot list the folder: " + error.message());
-    for (const fs::directory_entry& entry : entries) {
-        const std::string name = entry.path().filename().string();
-        if (is_pickle(name)) list(pickles, name);
-        if (!name.ends_with(".safetensors")) continue;
-        list(name.starts_with("model-") ? shards : others, name);
-    }
-    const std::string start = folder.string() + ": has neither " + kSingleFile + " nor " + kIndexFile;
-    if (!shards.empty()) {
-        throw CheckpointError(start + ", only shards without their index (" + shards +
-                              "); was a download cut?");
-    }
-    if (!others.empty())
-        throw CheckpointError(start + "; it holds " + others + ", which is no base model by its name");
-    if (!pickles.empty()) {
-        throw CheckpointError(start + ", only pickle files (" + pickles +
-                              "), which can run code when they are read; " + kConvert);
-    }
-    throw CheckpointError(start + "; is it the right folder?");
 }
 
 /// Why a shard cannot have this name in the index; empty when it can.
@@ -72,24 +36,9 @@ std::string fault_of_shard_name(const std::string& name) {
         return "a shard must be a plain file name inside the folder";
     }
     if (is_pickle(name))
-        return std::string("is a pickle file, which can run code when it is read; ") + kConvert;
+        return std::string("is a pickle file, which can run code when it is read; ") + kConvertPickles;
     if (!name.ends_with(".safetensors")) return "a shard must be a .safetensors file";
     return {};
-}
-
-/// True when a link leads out of the folder. The Hugging Face cache keeps `<repo>/snapshots/<revision>/` full
-/// of links into `<repo>/blobs/`: those are inside.
-bool leads_out(const fs::path& folder, const fs::path& file) {
-    std::error_code error;
-    const fs::path home = fs::canonical(folder, error);
-    const fs::path target = fs::canonical(file, error);
-    if (error) return false;  // a dangling link: reported when it is opened
-    const auto inside = [&](const fs::path& root) {
-        return std::mismatch(root.begin(), root.end(), target.begin(), target.end()).first == root.end();
-    };
-    if (inside(home)) return false;
-    const fs::path snapshots = home.parent_path();
-    return snapshots.filename() != "snapshots" || !inside(snapshots.parent_path() / "blobs");
 }
 
 /// The total N of a name `<stem>-00001-of-N.safetensors`, with its stem and digits, to check that a series is
@@ -134,8 +83,8 @@ std::optional<SafetensorsFile> open_shard(const fs::path& folder, const std::str
     const fs::path file = folder / name;
     if (!is_there(file)) {
         faults.add(shown(name), "the file is missing; was a download cut?");
-    } else if (leads_out(folder, file)) {
-        faults.add(shown(name), "is a link that leads out of the folder");
+    } else if (const std::string fault = fault_of_dangling_link(file); !fault.empty()) {
+        faults.add(shown(name), fault);
     } else {
         try {
             return SafetensorsFile(file);
@@ -196,10 +145,8 @@ std::vector<SafetensorsFile> open_sharded(const fs::path& folder) {
     ListedFaults faults;
     std::map<std::string, std::string> weight_map;
     try {
-        if (leads_out(folder, folder / kIndexFile)) {
-            throw CheckpointError((folder / kIndexFile).string() +
-                                  ": is a link that leads out of the folder");
-        }
+        if (const std::string fault = fault_of_dangling_link(folder / kIndexFile); !fault.empty())
+            throw CheckpointError((folder / kIndexFile).string() + ": " + fault);
         weight_map = read_shard_index(folder / kIndexFile);
     } catch (const ResourceError&) {
         throw;
@@ -249,14 +196,12 @@ void update_text(Xxh3& hash, std::string_view text) {
 }  // namespace
 
 Checkpoint::Checkpoint(const fs::path& folder) : folder_(folder) {
-    std::error_code error;
-    if (!fs::is_directory(folder, error)) throw CheckpointError(folder.string() + ": no such folder");
     if (is_there(folder / kIndexFile)) {
         shards_ = open_sharded(folder);
     } else if (is_there(folder / kSingleFile)) {
         shards_ = open_single(folder);
     } else {
-        refuse_folder(folder);
+        require_model_folder(folder);
     }
     for (std::size_t i = 0; i < shards_.size(); ++i) {
         for (const TensorView& tensor : shards_[i].tensors()) by_name_[tensor.name] = {i, &tensor};

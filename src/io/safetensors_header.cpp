@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "messages.h"
+#include "qlora/core/lfs_pointer.h"
 #include "strict_sax.h"
 
 namespace qlora::io {
@@ -207,6 +208,9 @@ class HeaderReader : public StrictSax {
 /// The text of the header; the rules of its length and its ends.
 std::string_view header_text(std::span<const std::byte> bytes, const std::string& file) {
     const auto refuse = [&](const std::string& reason) { throw CheckpointError(file + ": " + reason); };
+    const std::string pointer =
+        fault_of_lfs_pointer({reinterpret_cast<const char*>(bytes.data()), bytes.size()});
+    if (!pointer.empty()) refuse(pointer);
     if (bytes.size() < kLengthBytes) {
         refuse("only " + std::to_string(bytes.size()) +
                " bytes, too short for a safetensors file; was a download cut?");

@@ -3,6 +3,7 @@
 
 #include "messages.h"
 #include "qlora/core/atomic_file.h"
+#include "qlora/core/utf8.h"
 #include "safetensors_header.h"
 
 namespace qlora::io {
@@ -17,12 +18,7 @@ std::string json_string(const std::string& text) {
 }
 
 bool is_utf8(const std::string& text) {
-    try {
-        json_string(text);
-        return true;
-    } catch (const nlohmann::json::type_error&) {
-        return false;
-    }
+    return find_invalid_utf8(text) == std::string::npos;
 }
 
 /// Byte sizes of the tensors; throws CheckpointError with all faults when a file with these specs could not

@@ -3,6 +3,7 @@
 #include <utility>
 
 #include "messages.h"
+#include "qlora/core/lfs_pointer.h"
 #include "qlora/core/mapped_file.h"
 #include "safetensors_header.h"
 #include "strict_sax.h"
@@ -91,8 +92,11 @@ std::map<std::string, std::string> read_shard_index(const std::filesystem::path&
         throw CheckpointError(file.string() + ": larger than " + std::to_string(kMaxIndexBytes) +
                               " bytes; not an index?");
     }
+    const std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+    if (const std::string pointer = fault_of_lfs_pointer(text); !pointer.empty())
+        throw CheckpointError(file.string() + ": " + pointer);
     IndexReader reader;
-    reader.parse({reinterpret_cast<const char*>(bytes.data()), bytes.size()}, file.string(), "the index");
+    reader.parse(text, file.string(), "the index");
     if (!reader.has_weight_map) throw CheckpointError(file.string() + ": has no weight_map");
     if (reader.weight_map.empty()) throw CheckpointError(file.string() + ": weight_map is empty");
     return std::move(reader.weight_map);

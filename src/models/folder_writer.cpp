@@ -7,13 +7,14 @@
 #include "qlora/core/error.h"
 #include "qlora/core/json.h"
 #include "qlora/core/mapped_file.h"
+#include "qlora/io/model_folder.h"
 
 namespace qlora::models {
 namespace {
 
 namespace fs = std::filesystem;
 
-constexpr const char* kIndexFile = "model.safetensors.index.json";
+constexpr const char* kIndexFile = io::kModelIndexFile;
 /// Room for headers, index and what a file system takes itself.
 constexpr std::uint64_t kSpareBytes = 16 << 20;
 

@@ -4,8 +4,8 @@
 
 #include "byte_alphabet.h"
 #include "component_reader.h"
+#include "qlora/core/utf8.h"
 #include "regex.h"
-#include "unicode.h"
 
 namespace qlora::tokenizer {
 namespace {

@@ -4,7 +4,7 @@
 #include <cstdint>
 
 #include "component_reader.h"
-#include "unicode.h"
+#include "qlora/core/utf8.h"
 
 namespace qlora::tokenizer {
 namespace {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "newer_unicode.h"
+#include "qlora/core/utf8.h"
 #include "unicode.h"
 
 namespace qlora::tokenizer {

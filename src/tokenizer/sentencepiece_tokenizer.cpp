@@ -8,8 +8,9 @@
 
 #include "component_reader.h"
 #include "folder_files.h"
+#include "qlora/core/lfs_pointer.h"
+#include "qlora/core/utf8.h"
 #include "qlora/core/whole_file.h"
-#include "unicode.h"
 
 namespace qlora::tokenizer {
 namespace {
@@ -92,6 +93,8 @@ std::unique_ptr<SentencePieceTokenizer> SentencePieceTokenizer::load(const std::
 
 void SentencePieceTokenizer::load_model(const std::filesystem::path& file) {
     const std::string model = read_whole_file(file);
+    if (const std::string pointer = fault_of_lfs_pointer(model); !pointer.empty())
+        throw CheckpointError(file.string() + ": " + pointer);
     processor_ = make_processor(model, file.string());
     inner_processor_ = make_processor(model + std::string(kNoDummyPrefix), file.string());
     for (int id = 0; id < processor_->GetPieceSize(); ++id) {

@@ -17,11 +17,6 @@ CodePoint code_point_at(std::string_view text, std::size_t offset);
 CodePoint code_point_before(std::string_view text, std::size_t offset);
 void append_utf8(std::string& out, char32_t value);
 
-/// Offset of the first byte that is not valid UTF-8 (surrogates and overlong forms are not), or npos.
-std::size_t find_invalid_utf8(std::string_view text);
-/// Each maximal part of an ill-formed sequence becomes one U+FFFD, the practice of the Unicode standard.
-std::string replace_invalid_utf8(std::string_view bytes);
-
 /// The White_Space property.
 bool is_white_space(char32_t value);
 /// General category N (decimal digits, letter numbers and the rest).

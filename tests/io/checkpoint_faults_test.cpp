@@ -41,7 +41,13 @@ std::vector<WrongFolder> wrong_folders() {
     const std::string one = ModelFolder::shard(1), two = ModelFolder::shard(2), three = ModelFolder::shard(3);
     const auto in = [](ModelFolder& model, const std::string& name) { return model.dir / name; };
     return {
-        {"empty folder", empty_the_folder, {"neither", "right folder"}},
+        {"empty folder", empty_the_folder, {"empty folder"}},
+        {"other files only",
+         [](ModelFolder& m) {
+             empty_the_folder(m);
+             write_file(m.dir / "notes.txt", "x");
+         },
+         {"neither", "right folder"}},
         {"pickle only",
          [](ModelFolder& m) {
              empty_the_folder(m);
@@ -75,7 +81,13 @@ std::vector<WrongFolder> wrong_folders() {
              empty_the_folder(m);
              write_sample(m.dir / "adapter_model.safetensors", {{"a", DType::kU8, {1}}});
          },
-         {"adapter_model.safetensors", "no base model"}},
+         {"is an adapter, no base model", "model.adapter"}},
+        {"other weights",
+         [](ModelFolder& m) {
+             empty_the_folder(m);
+             write_sample(m.dir / "consolidated.safetensors", {{"a", DType::kU8, {1}}});
+         },
+         {"consolidated.safetensors", "no base model by its name"}},
         {"first shard missing", [=](ModelFolder& m) { fs::remove(in(m, one)); }, {one, "missing"}},
         {"last shard missing", [=](ModelFolder& m) { fs::remove(in(m, three)); }, {three, "missing"}},
         {"two shards missing",
@@ -105,7 +117,12 @@ std::vector<WrongFolder> wrong_folders() {
          [=](ModelFolder& m) {
              write_file(in(m, two), "version https://example.org/spec/v1\noid sha256:00\nsize 1\n");
          },
-         {two, "not a safetensors file"}},
+         {two, "is a Git LFS pointer", "git lfs pull"}},
+        {"index is a pointer of a large-file store",
+         [=](ModelFolder& m) {
+             m.write_index_text("version https://example.org/spec/v1\noid sha256:00\nsize 1\n");
+         },
+         {ModelFolder::kIndex, "is a Git LFS pointer"}},
         {"shards swapped",
          [=](ModelFolder& m) {
              fs::rename(in(m, one), in(m, "aside"));
@@ -189,40 +206,18 @@ std::vector<WrongFolder> wrong_folders() {
         {"other kind of file in the index",
          [](ModelFolder& m) { name_shard(m, "config.json"); },
          {".safetensors file"}},
-        {"link out of the folder",
-         [=](ModelFolder& m) {
-             fs::create_directory(m.dir / "model");
-             for (const std::string& name : {one, two, three, std::string(ModelFolder::kIndex)}) {
-                 if (name != two) fs::copy_file(in(m, name), m.dir / "model" / name);
-             }
-             fs::create_symlink("../" + two, m.dir / "model" / two);
-             fs::remove(in(m, ModelFolder::kIndex));
-             fs::create_directory_symlink("model", m.dir / "use this");
-         },
-         {two, "leads out of the folder"}},
-        {"index links out of the folder",
-         [=](ModelFolder& m) {
-             fs::create_directory(m.dir / "use this");
-             for (const std::string& name : {one, two, three})
-                 fs::copy_file(in(m, name), m.dir / "use this" / name);
-             fs::create_symlink(m.dir / ModelFolder::kIndex, m.dir / "use this" / ModelFolder::kIndex);
-         },
-         {ModelFolder::kIndex, "leads out of the folder"}},
         {"dangling link",
          [=](ModelFolder& m) {
              fs::remove(in(m, two));
              fs::create_symlink("gone", in(m, two));
          },
-         {two, "cannot open"}},
-        {"snapshot links beside the blobs",
+         {two, "is a link to gone, which is not there"}},
+        {"dangling index",
          [=](ModelFolder& m) {
-             fs::create_directories(m.dir / "snapshots" / "0123");
-             m.write_single();
-             fs::create_symlink("../../model.safetensors",
-                                m.dir / "snapshots" / "0123" / "model.safetensors");
-             fs::create_directory_symlink("snapshots/0123", m.dir / "use this");
+             fs::remove(in(m, ModelFolder::kIndex));
+             fs::create_symlink("/nowhere/index", in(m, ModelFolder::kIndex));
          },
-         {"model.safetensors", "leads out of the folder"}},
+         {ModelFolder::kIndex, "is a link to /nowhere/index, which is not there"}},
         {"index and single file disagree", [](ModelFolder& m) { m.write_single(); }, {"which of the two"}},
         {"single file cut",
          [=](ModelFolder& m) {
@@ -285,8 +280,7 @@ TEST(CheckpointFaults, each_wrong_folder_is_refused_by_name) {
         model.write_shards();
         ASSERT_NO_THROW(Checkpoint(model.dir.path()));
         wrong.spoil(model);
-        const bool inner = fs::exists(model.dir / "use this");
-        const fs::path folder = inner ? model.dir / "use this" : model.dir.path();
+        const fs::path folder = model.dir.path();
         try {
             const Checkpoint checkpoint(folder);
             ADD_FAILURE() << "accepted";
@@ -347,7 +341,7 @@ TEST(CheckpointFaults, what_is_no_folder_is_refused) {
             const Checkpoint checkpoint(path);
             FAIL();
         } catch (const CheckpointError& error) {
-            EXPECT_EQ(std::string(error.what()).find(path.string()), 0U);
+            EXPECT_NE(std::string(error.what()).find(path.string()), std::string::npos);
         }
     }
 }

@@ -82,7 +82,7 @@ TEST(Checkpoint, index_may_name_the_single_file) {
     EXPECT_EQ(Checkpoint(model.dir.path()).names().size(), 6U);
 }
 
-TEST(Checkpoint, links_inside_the_folder_and_into_the_blobs_of_a_cache_are_followed) {
+TEST(Checkpoint, links_of_the_users_own_folder_are_followed) {
     ModelFolder model;
     model.write_shards();
     const auto cache = model.dir / "cache" / "models--a--b";
@@ -102,6 +102,17 @@ TEST(Checkpoint, links_inside_the_folder_and_into_the_blobs_of_a_cache_are_follo
 
     std::filesystem::create_directory_symlink(model.dir.path(), cache / "link-to-folder");
     EXPECT_EQ(Checkpoint(cache / "link-to-folder").names().size(), 6U);
+
+    // Shards kept once for several folders, as on clusters.
+    const auto store = model.dir / "store", linked = model.dir / "linked";
+    std::filesystem::create_directories(store);
+    std::filesystem::create_directories(linked);
+    for (const std::string& name : {ModelFolder::shard(1), ModelFolder::shard(2), ModelFolder::shard(3),
+                                    std::string(ModelFolder::kIndex)}) {
+        std::filesystem::copy_file(model.dir / name, store / name);
+        std::filesystem::create_symlink(store / name, linked / name);
+    }
+    EXPECT_EQ(Checkpoint(linked).fingerprint(), Checkpoint(model.dir.path()).fingerprint());
 }
 
 TEST(Checkpoint, absent_tensor_is_named) {

@@ -4,6 +4,7 @@
 
 #include <string>
 
+#include "qlora/core/utf8.h"
 #include "tokenizer/byte_alphabet.h"
 #include "tokenizer/unicode_normal_form.h"
 

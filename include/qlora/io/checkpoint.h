@@ -14,9 +14,8 @@ namespace qlora::io {
 
 /// A model folder: `model.safetensors`, or `model.safetensors.index.json` with its shards. Tensors by name.
 /// An index wins; one that does not name a `model.safetensors` beside it is refused, because either could be
-/// meant. Shard paths must be plain names inside the folder; the index and the shards must agree exactly.
-/// Links may not lead out of the folder, except from a snapshot of the Hugging Face cache into the blobs of
-/// the same repository. Folders with pickle files only (`*.bin`, `*.pt`, `*.pth`) are refused with advice.
+/// meant. The index may name plain file names only, and it must agree exactly with the shards. Symbolic links
+/// are the user's own and are followed. A folder without either is refused as `fault_of_model_folder` says.
 /// Throws CheckpointError with all faults.
 class Checkpoint {
   public:
