@@ -7,7 +7,7 @@
 #       --no-build               takes the build as it is
 #       --build FOLDER           this build instead of build/cuda or build/release; implies --no-build
 #       --output FOLDER          default: build/package
-#       --level N                of zstd, 1 to 19; default 19, which takes some minutes
+#       --level N                of zstd, 1 to 19; default 9. 19 takes many minutes
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -27,7 +27,7 @@ die() { echo "package: $*" >&2; exit 2; }
 is_number() { [[ $1 =~ ^[0-9]{1,3}$ ]] && ((10#$1 >= $2 && 10#$1 <= $3)); }
 
 parse_options() {
-    deb= build= output=build/package level=19 build_first=1
+    deb= build= output=build/package level=9 build_first=1
     while (($# > 0)); do
         case $1 in
             -h | --help) sed -n '2,10s/^# \?//p' "${BASH_SOURCE[0]}"; exit ;;

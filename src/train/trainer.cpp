@@ -41,7 +41,7 @@ Json number_or_null(double value) {
 
 /// Why the gradients of a step must not be used; empty when they may.
 std::string gradient_fault(const StepGradients& gradients, double norm) {
-    // Below this a model may know its rows so well that no gradient is left.
+    // With a loss below this, zero gradients are no fault: the model may know its rows by heart.
     constexpr double kLearnedLoss = 1e-3;
     if (!std::isfinite(gradients.loss)) return fmt::format("the loss ({}) is not finite", gradients.loss);
     if (!std::isfinite(norm)) return fmt::format("the gradient norm ({}) is not finite", norm);
