@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "qlora/core/device_name.h"
 #include "qlora/train/lr_scheduler.h"
 
 namespace qlora::cli {
@@ -10,21 +11,9 @@ namespace {
 
 using train::LrSchedulerType;
 
-bool is_device_name(const std::string& device) {
-    if (device == "auto" || device == "cpu" || device == "cuda") return true;
-    constexpr std::string_view kPrefix = "cuda:";
-    constexpr std::size_t kMostDigits = 3;
-    if (device.rfind(kPrefix, 0) != 0) return false;
-    const std::string number = device.substr(kPrefix.size());
-    return !number.empty() && number.size() <= kMostDigits &&
-           std::all_of(number.begin(), number.end(), [](char c) { return c >= '0' && c <= '9'; });
-}
-
 void check_model(const RunConfig& config, FaultList& faults) {
     const std::string& device = config.model.device;
-    if (!is_device_name(device)) {
-        faults.add("model.device", "must be auto, cpu, cuda or cuda:N, not \"" + device + "\"");
-    }
+    if (!parse_device_name(device)) faults.add("model.device", wrong_device_name(device));
     const bool is_float16 = config.quantization.bnb_4bit_compute_dtype == quant::ComputeDtype::kFloat16;
     if (is_float16 && device == "cpu") faults.add("quantization.bnb_4bit_compute_dtype", kFloat16NeedsGpu);
 }

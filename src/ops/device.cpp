@@ -3,6 +3,7 @@
 #include <ATen/DeviceAccelerator.h>
 #include <dlfcn.h>
 
+#include "qlora/core/device_name.h"
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
 
@@ -57,8 +58,10 @@ std::string cuda_fault() {
 }
 
 at::Device select_device(const std::string& name, const std::string& setting) {
-    if (name == "cpu") return at::kCPU;
-    if (name == "auto" && !cuda_fault().empty()) {
+    const std::optional<DeviceName> wanted = parse_device_name(name);
+    if (!wanted) throw ConfigError(setting + ": " + wrong_device_name(name));
+    if (wanted->kind == DeviceName::Kind::kCpu) return at::kCPU;
+    if (wanted->kind == DeviceName::Kind::kAuto && !cuda_fault().empty()) {
         if (has_nvidia_driver()) spdlog::warn("{}: auto takes the CPU, because {}", setting, cuda_fault());
         return at::kCPU;
     }
@@ -66,12 +69,12 @@ at::Device select_device(const std::string& name, const std::string& setting) {
         throw ConfigError(setting + ": '" + name + "' was asked for, but " + cuda_fault() +
                           R"(; use "cpu" or "auto")");
     }
-    const at::Device device(name == "auto" || name == "cuda" ? "cuda:0" : name);
     const auto count = static_cast<int>(at::accelerator::deviceCount());
-    if (device.index() >= count) {
+    if (wanted->index >= count) {
         throw ConfigError(setting + ": '" + name + "' was asked for, but this machine has " +
                           std::to_string(count) + (count == 1 ? " GPU" : " GPUs") + ", counted from cuda:0");
     }
+    const at::Device device(at::kCUDA, static_cast<at::DeviceIndex>(wanted->index));
     at::accelerator::setDeviceIndex(device.index());
     return device;
 }
