@@ -2,6 +2,7 @@
 
 #include <array>
 
+#include "jinja_text.h"
 #include "qlora/core/hash.h"
 #include "white_space.h"
 
@@ -77,19 +78,43 @@ const ChatLayout& llama3_layout() {
     return kLlama3;
 }
 
+std::string_view without_line_end(std::string_view chat_template) {
+    if (chat_template.ends_with('\n')) chat_template.remove_suffix(1);
+    return chat_template;
+}
+
 std::string hash_of_chat_template(std::string_view chat_template) {
-    if (!chat_template.empty() && chat_template.back() == '\n') chat_template.remove_suffix(1);
     Xxh3 hash;
-    hash.update(chat_template);
+    hash.update(without_line_end(chat_template));
     return hash.hex();
 }
 
 const ChatLayout* recognised_layout(std::string_view chat_template) {
+    const std::string_view text = without_line_end(chat_template);
+    for (const ChatLayout* ours : {&kChatml, &kLlama3}) {
+        if (text == chat_template_of(*ours)) return ours;
+    }
     const std::string hash = hash_of_chat_template(chat_template);
     for (const KnownTemplate& known : kKnownTemplates) {
         if (known.hash == hash) return known.layout;
     }
     return nullptr;
+}
+
+std::string chat_template_of(const ChatLayout& layout) {
+    const auto text = [](std::string_view words) { return jinja_quoted(words); };
+    const auto header = [&](const std::string& role) {
+        return text(layout.turn_start) + " + " + role + " + " +
+               text(std::string(layout.role_end) + std::string(layout.header));
+    };
+    const std::string content = layout.strips_content ? "(message['content'] | trim)" : "message['content']";
+    std::string out;
+    if (!layout.row_start.empty()) out += "{{- " + text(layout.row_start) + " }}\n";
+    out += "{%- for message in messages %}\n{{- " + header("message['role']") + " + " + content + " + " +
+           text(std::string(layout.turn_end) + std::string(layout.gap)) + " }}\n{%- endfor %}\n";
+    out += "{%- if add_generation_prompt %}\n{{- " + header(text(name_of(Role::kAssistant))) +
+           " }}\n{%- endif %}";
+    return out;
 }
 
 std::vector<std::string> control_tokens(const ChatLayout& layout) {

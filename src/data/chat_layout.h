@@ -26,10 +26,17 @@ struct ChatLayout {
 const ChatLayout& chatml_layout();
 const ChatLayout& llama3_layout();
 
-/// The layout of a checkpoint's own chat template by the XXH3-128 of its text, nullptr when it is not known.
+/// The layout of a checkpoint's own chat template: one that chat_template_of wrote, or known by the XXH3-128
+/// of its text; nullptr when it is neither.
 /// One line end after the text does not count, as in Jinja.
 const ChatLayout* recognised_layout(std::string_view chat_template);
+/// Jinja drops one line end after a template.
+std::string_view without_line_end(std::string_view chat_template);
 std::string hash_of_chat_template(std::string_view chat_template);
+
+/// The layout as a chat template of transformers: Jinja that gives the same text for the same turns. Of
+/// layouts without a default system turn.
+std::string chat_template_of(const ChatLayout& layout);
 
 /// The control tokens of a layout.
 std::vector<std::string> control_tokens(const ChatLayout& layout);

@@ -2,6 +2,7 @@
 
 #include <string>
 
+#include "jinja_text.h"
 #include "qlora/core/error.h"
 
 namespace qlora::data {
@@ -49,6 +50,22 @@ std::vector<Segment> render_alpaca(const Record& record, bool prompt_only) {
     segments.push_back(answer(turns.back().content, SegmentKind::kContent));
     segments.push_back(answer("", SegmentKind::kEnd));
     return segments;
+}
+
+std::string alpaca_chat_template(const std::string& start) {
+    const std::string question = jinja_quoted(start + kAlpacaWithoutInput) + " + messages[0]['content'] + " +
+                                 jinja_quoted(kAlpacaResponse);
+    return "{%- if messages | length > 2 or messages[0]['role'] != 'user' or "
+           "(messages | length == 2 and messages[1]['role'] != 'assistant') %}\n"
+           "{{- raise_exception('the alpaca template has one instruction and one answer, no system message "
+           "and no further turns') }}\n"
+           "{%- endif %}\n"
+           "{{- " +
+           question +
+           " }}\n"
+           "{%- if messages | length == 2 %}\n"
+           "{{- messages[1]['content'] + eos_token }}\n"
+           "{%- endif %}";
 }
 
 std::vector<Segment> render_plain(const Record& record, bool prompt_only) {

@@ -50,6 +50,9 @@ PromptTemplate::PromptTemplate(TemplateName choice, const std::optional<std::str
         name_ = "alpaca";
     } else if (choice == TemplateName::kNone) {
         name_ = "none";
+    } else if (chat_template && without_line_end(*chat_template) == alpaca_chat_template(start_text())) {
+        choice_ = TemplateName::kAlpaca;
+        name_ = "alpaca (the model's own chat template)";
     } else if (chat_template) {
         const ChatLayout* layout = recognised_layout(*chat_template);
         if (layout == nullptr) {
@@ -63,6 +66,12 @@ PromptTemplate::PromptTemplate(TemplateName choice, const std::optional<std::str
     }
     add_once(control_ids_, special_.eos);
     add_once(control_ids_, special_.bos);
+}
+
+std::string PromptTemplate::start_text() const {
+    std::string out;
+    for (const tokenizer::TokenId id : start_ids_) out += tokenizer_.id_to_token(id);
+    return out;
 }
 
 void PromptTemplate::use_layout(const ChatLayout& layout, const std::string& name) {
@@ -120,6 +129,25 @@ std::vector<tokenizer::TokenId> PromptTemplate::end_token_ids() const {
     if (layout_ != nullptr) add_once(ids, tokenizer_.token_to_id(layout_->turn_end));
     add_once(ids, special_.eos);
     return ids;
+}
+
+std::optional<tokenizer::TokenId> PromptTemplate::answer_end() const {
+    if (layout_ != nullptr) return tokenizer_.token_to_id(layout_->turn_end);
+    return choice_ == TemplateName::kAlpaca ? special_.eos : std::nullopt;
+}
+
+std::optional<std::string> PromptTemplate::chat_template() const {
+    switch (choice_) {
+        case TemplateName::kChatml:
+        case TemplateName::kLlama3:
+            return chat_template_of(*layout_);
+        case TemplateName::kAlpaca:
+            return alpaca_chat_template(start_text());
+        case TemplateName::kAuto:
+        case TemplateName::kNone:
+            break;
+    }
+    return std::nullopt;
 }
 
 }  // namespace qlora::data

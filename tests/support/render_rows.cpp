@@ -5,6 +5,7 @@
 #include <iostream>
 #include <string>
 
+#include "qlora/core/atomic_file.h"
 #include "qlora/core/error.h"
 #include "qlora/core/json.h"
 #include "qlora/data/preview.h"
@@ -19,6 +20,7 @@ using namespace qlora::data;
 struct Arguments {
     std::string model;
     std::string rejected;
+    std::string chat_template;
     std::int64_t preview = 0;
     std::int64_t embedding_rows = 0;
     Json settings = Json::object();  // of the `data` section
@@ -65,6 +67,8 @@ void render(const Arguments& arguments) {
     const auto special = tokenizer::load_special_tokens(arguments.model, *tokenizer);
     const PromptTemplate prompt_template(config.template_, read_chat_template(arguments.model), *tokenizer,
                                          special);
+    if (!arguments.chat_template.empty())
+        write_file_atomically(arguments.chat_template, prompt_template.chat_template().value_or(""));
     const Dataset dataset =
         load_dataset(config.train.files, config, prompt_template, arguments.embedding_rows);
     if (!arguments.rejected.empty()) write_rejected(arguments.rejected, dataset.rejected);
@@ -89,6 +93,7 @@ int main(int argc, char** argv) {
     add_setting<std::string>(app, arguments.settings, "--train-on", "train_on");
     add_setting<std::string>(app, arguments.settings, "--on-bad-row", "on_bad_row");
     app.add_option("--rejected", arguments.rejected, "where bad rows are listed");
+    app.add_option("--chat-template", arguments.chat_template, "where the template is written as Jinja");
     app.add_option("--preview", arguments.preview, "rows shown on stderr");
     app.add_option("--embedding-rows", arguments.embedding_rows);
     CLI11_PARSE(app, argc, argv);

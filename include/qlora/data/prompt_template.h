@@ -78,10 +78,18 @@ class PromptTemplate {
     /// Generation stops at any of these.
     std::vector<tokenizer::TokenId> end_token_ids() const;
 
+    /// The token that ends every answer (the turn's end, or EOS); nothing where text is taken as it is.
+    std::optional<tokenizer::TokenId> answer_end() const;
+    /// Of a template chosen by its name: the same as Jinja for transformers' apply_chat_template. Nothing for
+    /// `none`, and for `auto`, which is the model's own or no template.
+    std::optional<std::string> chat_template() const;
+
     /// What must never come out of encoding content.
     const std::vector<tokenizer::TokenId>& control_ids() const { return control_ids_; }
 
   private:
+    /// What the tokenizer puts before a text, spelled.
+    std::string start_text() const;
     void use_layout(const ChatLayout& layout, const std::string& name);
     TemplateName choice_for(const Record& record) const;
     std::vector<Segment> render_record(const Record& record, bool prompt_only) const;
