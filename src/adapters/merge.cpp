@@ -6,6 +6,7 @@
 #include "qlora/core/atomic_folder.h"
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
+#include "qlora/core/stopped.h"
 #include "qlora/models/folder_writer.h"
 
 namespace qlora::adapters {
@@ -56,7 +57,7 @@ void write_shard(const PlannedShard& shard, const MergeRequest& request, const f
                  MergeReport& report) {
     io::SafetensorsWriter writer(folder / shard.file, specs_of(shard).tensors, {{"format", "pt"}});
     for (const PlannedTensor& tensor : shard.tensors) {
-        if (request.stop_requested && request.stop_requested()) throw MergeStopped();
+        if (request.stop_requested && request.stop_requested()) throw Stopped();
         write_tensor(tensor, request, report, writer);
     }
     writer.finish();
@@ -67,6 +68,7 @@ void write_shard(const PlannedShard& shard, const MergeRequest& request, const f
 
 MergeReport merge(const MergeRequest& request) {
     MergeReport report{.output = models::new_output_folder(request.output)};
+    remove_leftovers_of(report.output);
     const MergeInputs inputs(request);
     require_same_base(request, inputs);
     const MergePlan plan = plan_merge(inputs, request);
@@ -76,7 +78,7 @@ MergeReport merge(const MergeRequest& request) {
         shards.push_back(specs_of(shard));
         for (const io::TensorSpec& spec : shards.back().tensors) parameters += models::element_count(spec);
     }
-    models::require_space(report.output, models::byte_count(shards), request.files_to_copy);
+    models::require_space(report.output, models::byte_count(shards), request.companions);
 
     report.untied = plan.untied;
     report.trained_on = inputs.trained_on;
@@ -91,7 +93,7 @@ MergeReport merge(const MergeRequest& request) {
         for (const PlannedShard& shard : plan.shards) write_shard(shard, request, folder, report);
         models::write_shard_index(request.model, shards, parameters, folder);
         write_model_config(request.model, request.dtype, plan.untied, folder);
-        for (const fs::path& file : request.files_to_copy) models::copy_file_synced(file, folder);
+        models::write_companions(request.companions, folder);
     });
     return report;
 }

@@ -1,5 +1,6 @@
 #include "merge_plan.h"
 
+#include "qlora/adapters/finished_adapter.h"
 #include "qlora/adapters/peft_format.h"
 #include "qlora/adapters/trained_tensors.h"
 #include "qlora/core/error.h"
@@ -104,11 +105,11 @@ void sort_for_file(PlannedShard& shard) {
 }  // namespace
 
 MergeInputs::MergeInputs(const MergeRequest& request)
-    : lora(load_adapter_config(request.adapter)),
-      config(models::load_model_config(request.model)),
+    : config(models::load_model_config(request.model)),
       base(request.model),
       stored(models::check_base(base, config)),
-      adapter(request.adapter / kAdapterWeightsFile),
+      adapter(request.adapter),
+      lora(load_finished_adapter(request.adapter, adapter, config)),
       trained_on(trained_quantization(request.adapter)) {
     models::CausalLM empty(config, at::kFloat);
     const MatchResult match = match_targets(lora, module_infos(config), config.model_type);
@@ -125,7 +126,7 @@ MergeInputs::MergeInputs(const MergeRequest& request)
             .module = target.path, .scaling = target.scaling, .a = {}, .b = {}};
     }
     for (const TrainedTensor& tensor : trained) {
-        const TensorSource source{&adapter, &adapter.at(tensor.key)};
+        const TensorSource source{&adapter.file(), &adapter.at(tensor.key)};
         const std::string weight = tensor.module + ".weight";
         switch (tensor.part) {
             case TrainedPart::kLoraA:

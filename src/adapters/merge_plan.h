@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "merge_tensor.h"
+#include "qlora/adapters/adapter_file.h"
 #include "qlora/adapters/lora_config.h"
 #include "qlora/io/checkpoint.h"
 #include "qlora/models/base_loader.h"
@@ -43,11 +44,11 @@ struct MergeInputs {
     MergeInputs(const MergeInputs&) = delete;  // its parts point at each other
     MergeInputs& operator=(const MergeInputs&) = delete;
 
-    LoraConfig lora;
     models::ModelConfig config;
     io::Checkpoint base;
     models::StoredQuantization stored;  ///< of a base stored in 4 bits
-    io::SafetensorsFile adapter;
+    AdapterFile adapter;
+    LoraConfig lora;
     std::optional<quant::QuantConfig> trained_on;
     // By the base's tensor names:
     std::set<std::string> quantized;  ///< those that training saw in NF4

@@ -2,12 +2,12 @@
 
 #include <algorithm>
 #include <set>
-#include <sstream>
 
 #include "qlora/core/atomic_file.h"
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
 #include "qlora/io/safetensors.h"
+#include "qlora/io/shape_text.h"
 #include "qlora/models/quantize_checkpoint.h"
 #include "qlora/quant/tensor_bytes.h"
 
@@ -15,12 +15,6 @@ namespace qlora::adapters {
 namespace {
 
 constexpr const char* kPickledWeightsFile = "adapter_model.bin";
-
-std::string shape_text(const std::vector<std::int64_t>& shape) {
-    std::ostringstream out;
-    out << at::IntArrayRef(shape);
-    return out.str();
-}
 
 }  // namespace
 
@@ -54,7 +48,7 @@ void save_adapter(const std::filesystem::path& folder, const Adaptation& adaptat
     write_file_atomically(folder / kAdapterConfigFile, adapter_config_text(config));
 }
 
-LoraConfig load_adapter_config(const std::filesystem::path& folder) {
+void require_adapter_folder(const std::filesystem::path& folder) {
     const std::filesystem::path file = folder / kAdapterConfigFile;
     if (!std::filesystem::exists(file)) {
         throw CheckpointError(folder.string() + ": has no " + kAdapterConfigFile +
@@ -67,22 +61,26 @@ LoraConfig load_adapter_config(const std::filesystem::path& folder) {
             ": is a pickle file, which can run code when it is read; load the adapter once with PEFT "
             "where you trust it and save it with safe_serialization=True");
     }
-    return read_adapter_config(file);
 }
 
-void check_adapter_tensors(const io::SafetensorsFile& file, const std::vector<io::TensorSpec>& expected) {
+LoraConfig load_adapter_config(const std::filesystem::path& folder) {
+    require_adapter_folder(folder);
+    return read_adapter_config(folder / kAdapterConfigFile);
+}
+
+void check_adapter_tensors(const AdapterFile& file, const std::vector<io::TensorSpec>& expected) {
     FaultList faults;
     std::set<std::string> known;
     for (const io::TensorSpec& spec : expected) {
         known.insert(spec.name);
         const io::TensorView* view = file.find(spec.name);
         if (view == nullptr) {
-            faults.add(spec.name, "is missing (expected shape " + shape_text(spec.shape) + ")");
+            faults.add(spec.name, "is missing (expected shape " + io::shape_text(spec.shape) + ")");
             continue;
         }
         if (view->shape != spec.shape) {
-            faults.add(spec.name, "has shape " + shape_text(view->shape) +
-                                      ", this base and configuration ask for " + shape_text(spec.shape));
+            faults.add(spec.name, "has shape " + io::shape_text(view->shape) +
+                                      ", this base and configuration ask for " + io::shape_text(spec.shape));
         }
         if (view->dtype != io::DType::kF32 && view->dtype != io::DType::kF16 &&
             view->dtype != io::DType::kBF16) {
@@ -90,15 +88,15 @@ void check_adapter_tensors(const io::SafetensorsFile& file, const std::vector<io
                                       "; F32, F16 and BF16 are supported");
         }
     }
-    for (const io::TensorView& view : file.tensors()) {
-        if (!known.contains(view.name))
-            faults.add(view.name, "is not a parameter that this adapter_config.json trains");
+    for (const auto& [key, view] : file.tensors()) {
+        if (!known.contains(key))
+            faults.add(view->name, "is not a parameter that this adapter_config.json trains");
     }
     faults.throw_if_any<CheckpointError>(file.path().string());
 }
 
 void load_adapter_weights(const std::filesystem::path& folder, Adaptation& adaptation) {
-    const io::SafetensorsFile file(folder / kAdapterWeightsFile);
+    const AdapterFile file(folder);
     std::vector<io::TensorSpec> expected;
     for (const TrainableParameter& parameter : adaptation.parameters) {
         expected.push_back({parameter.key, io::DType::kF32, parameter.tensor.sizes().vec()});

@@ -7,18 +7,9 @@
 #include "qlora/models/base_loader.h"
 #include "qlora/models/quantize_checkpoint.h"
 #include "qlora/train/memory_plan.h"
+#include "trained_template.h"
 
 namespace qlora::cli {
-namespace {
-
-void add_ids(const Json& value, std::vector<tokenizer::TokenId>& out) {
-    for (const Json& id : value.is_array() ? value : Json::array({value})) {
-        if (id.is_number_integer()) out.push_back(id.get<tokenizer::TokenId>());
-    }
-}
-
-}  // namespace
-
 ModelFolder::ModelFolder(const std::filesystem::path& path)
     : folder(path),
       config(models::load_model_config(path)),
@@ -34,14 +25,8 @@ data::PromptTemplate ModelFolder::prompt_template(data::TemplateName choice) con
 
 std::vector<tokenizer::TokenId> ModelFolder::stop_ids(const data::PromptTemplate& prompt_template) const {
     std::vector<tokenizer::TokenId> out = prompt_template.end_token_ids();
-    const std::filesystem::path file = folder / "generation_config.json";
-    Json generation = Json::object();
-    if (std::filesystem::exists(file)) generation = read_json_file(file);
-    if (generation.contains("eos_token_id")) {
-        add_ids(generation["eos_token_id"], out);
-    } else {
-        for (const std::int64_t id : config.eos_token_ids) out.push_back(static_cast<tokenizer::TokenId>(id));
-    }
+    const std::vector<tokenizer::TokenId> of_model = model_stop_ids(folder, config);
+    out.insert(out.end(), of_model.begin(), of_model.end());
     std::sort(out.begin(), out.end());
     out.erase(std::unique(out.begin(), out.end()), out.end());
     return out;

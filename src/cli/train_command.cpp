@@ -2,6 +2,7 @@
 #include <iostream>
 
 #include "dry_run.h"
+#include "flags.h"
 #include "memory_options.h"
 #include "program.h"
 #include "progress.h"
@@ -18,13 +19,14 @@
 #include "run_identity.h"
 #include "session.h"
 #include "threads.h"
+#include "trained_template.h"
 #include "training_plan.h"
 
 namespace qlora::cli {
 namespace {
 
 struct TrainFlags {
-    std::string config;
+    TextFlag config;
     std::vector<std::string> overrides;
     bool resume = false;
     bool dry_run = false;
@@ -202,6 +204,7 @@ void Run::find_checkpoint() {
     folder_->checkpoint.fingerprint_kept_in(paths_.base_fingerprint());
     if (config_.model.adapter) check_adapter_base(*config_.model.adapter, *folder_);
     metadata_ = adapter_metadata_for(*folder_, config_.quantization);
+    metadata_.merge(template_metadata(*folder_, prompt_template()));
     identity_ = run_identity(config_, metadata_, data_.train, data_.eval ? &*data_.eval : nullptr, threads_);
     if (!flags_.resume) return;
     checkpoint_ = train::newest_whole_checkpoint(paths_.checkpoints());
@@ -231,7 +234,7 @@ int Run::train() {
          .recomputation = memory_->recomputation,
          .base_model = config_.model.path.string(),
          .metadata = metadata_,
-         .files_to_copy = tokenizer::tokenizer_files(folder_->folder),
+         .companions = adapter_companions(*folder_, prompt_template()),
          .identity = identity_},
         config_.training, *progress);
     if (checkpoint_) {
@@ -255,7 +258,7 @@ int train(const TrainFlags& flags, Program& program) {
     static const auto* const stop_signal = new train::StopSignal;
     static_cast<void>(stop_signal);
     RunConfig config =
-        load_run_config(flags.config, flags.overrides,
+        load_run_config(*flags.config, flags.overrides,
                         [&](const RunConfig& read, FaultList& faults) { check_paths(read, flags, faults); });
     return Run(std::move(config), flags, program).run();
 }
@@ -265,8 +268,8 @@ int train(const TrainFlags& flags, Program& program) {
 int train_main(int argc, char** argv) {
     TrainFlags flags;
     Program program("qlora-train", "Fine-tunes a causal language model with QLoRA, from one JSON file.");
-    program.app().add_option("--config", flags.config, "the run's JSON file")->required();
-    program.app().add_option("--set", flags.overrides, "overrides a setting: section.key=value")->take_all();
+    add_config_flag(program.app(), flags.config)->required();
+    add_set_flag(program.app(), flags.overrides);
     program.app().add_flag("--resume", flags.resume, "go on from the newest whole checkpoint");
     program.app().add_flag("--dry-run", flags.dry_run, "show data, adapters and memory, then stop");
     return program.run(argc, argv, [&] { return train(flags, program); });

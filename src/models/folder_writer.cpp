@@ -49,14 +49,22 @@ fs::path new_output_folder(const fs::path& output) {
     return out;
 }
 
-void require_space(const fs::path& output, std::int64_t bytes, const std::vector<fs::path>& files) {
+void require_space(const fs::path& output, std::int64_t bytes, const CompanionFiles& files) {
     std::uint64_t needed = kSpareBytes + static_cast<std::uint64_t>(bytes);
     std::error_code error;
-    for (const fs::path& file : files) {
+    for (const auto& [name, text] : files.written) needed += text.size();
+    for (const fs::path& file : files.copied) {
         const std::uintmax_t size = fs::file_size(file, error);
         if (!error) needed += size;
     }
     require_free_space(output, needed);
+}
+
+void write_companions(const CompanionFiles& files, const fs::path& folder) {
+    for (const fs::path& file : files.copied) {
+        if (!files.written.contains(file.filename().string())) copy_file_synced(file, folder);
+    }
+    for (const auto& [name, text] : files.written) write_file_atomically(folder / name, text);
 }
 
 void copy_file_synced(const fs::path& file, const fs::path& folder) {

@@ -11,6 +11,7 @@
 #include "qlora/core/atomic_folder.h"
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
+#include "qlora/core/stopped.h"
 #include "qlora/kernels/codebook.h"
 #include "qlora/kernels/dynamic_code.h"
 #include "qlora/models/base_loader.h"
@@ -57,7 +58,7 @@ struct Model {
 };
 
 void stop_if_asked(const QuantizeRequest& request) {
-    if (request.stop_requested && request.stop_requested()) throw QuantizeStopped();
+    if (request.stop_requested && request.stop_requested()) throw Stopped();
 }
 
 /// The first pass.
@@ -194,6 +195,7 @@ QuantizeReport quantize_checkpoint(const QuantizeRequest& request) {
         throw ConfigError("quantization.load_in_4bit: false leaves nothing to do; leave it out");
     }
     QuantizeReport report{.output = new_output_folder(request.output)};
+    remove_leftovers_of(report.output);
     Model model(request);
     read_scales(model, request);
     Writer writer(model, request);
@@ -201,7 +203,7 @@ QuantizeReport quantize_checkpoint(const QuantizeRequest& request) {
     report.bytes_after = byte_count(writer.shards());
     for (const std::string& name : model.checkpoint.names())
         report.bytes_before += static_cast<std::int64_t>(model.checkpoint.at(name).bytes.size());
-    require_space(report.output, report.bytes_after, request.files_to_copy);
+    require_space(report.output, report.bytes_after, request.companions);
 
     write_folder_atomically(report.output, [&](const fs::path& folder) {
         for (const ShardSpecs& shard : writer.shards()) {
@@ -210,7 +212,7 @@ QuantizeReport quantize_checkpoint(const QuantizeRequest& request) {
         }
         write_shard_index(request.model, writer.shards(), std::nullopt, folder);
         write_config(request, folder);
-        for (const fs::path& file : request.files_to_copy) copy_file_synced(file, folder);
+        write_companions(request.companions, folder);
     });
     return report;
 }

@@ -6,6 +6,7 @@
 #include <cmath>
 #include <cstring>
 
+#include "qlora/io/shape_text.h"
 #include "qlora/kernels/block_layout.h"
 #include "qlora/kernels/codebook.h"
 #include "qlora/kernels/dynamic_code.h"
@@ -16,12 +17,6 @@ namespace {
 constexpr const char* kFp4State = ".quant_state.bitsandbytes__fp4";
 /// Entries of the dynamic map computed on another machine differ by a unit in the last place.
 constexpr float kMapTolerance = 1e-6F;
-
-std::string shape_text(const std::vector<std::int64_t>& shape) {
-    std::string out = "[";
-    for (std::size_t i = 0; i < shape.size(); ++i) out += (i ? ", " : "") + std::to_string(shape[i]);
-    return out + "]";
-}
 
 float float_at(const io::TensorView& view, std::size_t index) {
     float value = 0;
@@ -108,8 +103,8 @@ class MatrixReader {
             fits = false;
         }
         if (view.shape.size() != 1 || (length != 0 && view.shape[0] != length)) {
-            const std::string wanted = length == 0 ? "one dimension" : shape_text({length});
-            fault(suffix, "has shape " + shape_text(view.shape) + ", must have " + wanted);
+            const std::string wanted = length == 0 ? "one dimension" : io::shape_text({length});
+            fault(suffix, "has shape " + io::shape_text(view.shape) + ", must have " + wanted);
             fits = false;
         }
         return fits ? &view : nullptr;
@@ -117,8 +112,8 @@ class MatrixReader {
 
     void read_codes() {
         if (!checkpoint_.contains(weight_)) {
-            fault("",
-                  "is missing (expected the 4-bit codes of " + shape_text({out_.rows, out_.columns}) + ")");
+            fault("", "is missing (expected the 4-bit codes of " + io::shape_text({out_.rows, out_.columns}) +
+                          ")");
             return;
         }
         const io::TensorView& view = checkpoint_.at(weight_);
@@ -131,8 +126,9 @@ class MatrixReader {
         const std::int64_t bytes = kernels::packed_bytes(out_.rows * out_.columns);
         const auto width = static_cast<std::int64_t>(io::size_of(view.dtype));
         if (view.shape != std::vector<std::int64_t>{bytes / width, 1} || bytes % width != 0) {
-            fault("", "has shape " + shape_text(view.shape) + ", the 4-bit codes of " +
-                          shape_text({out_.rows, out_.columns}) + " have " + shape_text({bytes / width, 1}));
+            fault("", "has shape " + io::shape_text(view.shape) + ", the 4-bit codes of " +
+                          io::shape_text({out_.rows, out_.columns}) + " have " +
+                          io::shape_text({bytes / width, 1}));
         }
         out_.codes = &view;
     }
@@ -276,7 +272,7 @@ std::string bnb_state_text(std::int64_t rows, std::int64_t columns, const QuantC
     // Separators as Python's json module writes them.
     std::string out = R"({"quant_type": "nf4", "blocksize": )" + std::to_string(config.bnb_4bit_blocksize) +
                       R"(, "dtype": ")" + compute_dtype_name(config.bnb_4bit_compute_dtype) +
-                      R"(", "shape": )" + shape_text({rows, columns});
+                      R"(", "shape": )" + io::shape_text({rows, columns});
     if (config.bnb_4bit_use_double_quant) {
         out += R"(, "nested_blocksize": )" + std::to_string(kernels::kNestedBlocksize) +
                R"(, "nested_dtype": "float32", "nested_offset": )" +

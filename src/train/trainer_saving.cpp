@@ -132,7 +132,7 @@ void Trainer::save_result() {
     if (result_step() != state_.step) load_best();
     save(paths_.adapter(), true, [&](const fs::path& temporary) {
         adapters::save_adapter(temporary, *input_.adaptation, input_.base_model, input_.metadata);
-        for (const fs::path& file : input_.files_to_copy) models::copy_file_synced(file, temporary);
+        models::write_companions(input_.companions, temporary);
     });
 }
 

@@ -2,16 +2,37 @@
 
 #include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
+#include <dlfcn.h>
 #include <gtest/gtest.h>
 
+#include <sys/statvfs.h>
+
 #include <algorithm>
+#include <optional>
 
 #include "qlora/adapters/inject.h"
 #include "qlora/adapters/lora.h"
 #include "qlora/adapters/peft_format.h"
+#include "qlora/core/stopped.h"
 #include "qlora/models/base_loader.h"
 #include "qlora/quant/tensor_bytes.h"
 #include "support/temp_dir.h"
+
+namespace {
+
+/// What the disk says is free, where a test sets it.
+std::optional<std::uint64_t> free_bytes;
+
+}  // namespace
+
+// The program's own definition comes before that of the C library.
+extern "C" int statvfs(const char* path, struct statvfs* out) noexcept {
+    static auto* const real =
+        reinterpret_cast<int (*)(const char*, struct statvfs*)>(dlsym(RTLD_NEXT, "statvfs"));
+    const int result = real(path, out);
+    if (free_bytes) out->f_bavail = *free_bytes / out->f_frsize;
+    return result;
+}
 
 namespace qlora::adapters {
 namespace {
@@ -130,9 +151,43 @@ TEST_F(Merge, StoppedAtAnyTensorItLeavesNothing) {
     for (int stop = 1; stop <= tensors; ++stop) {
         int asked = 0;
         wanted.stop_requested = [&] { return ++asked == stop; };
-        EXPECT_THROW(merge(wanted), MergeStopped);
+        EXPECT_THROW(merge(wanted), Stopped);
         EXPECT_EQ(entries(), before) << stop;
     }
+}
+
+TEST_F(Merge, RoomOnTheDiskIsAskedForBeforeAnythingIsWritten) {
+    const std::vector<std::string> before = entries();
+    MergeRequest wanted = request();
+    bool is_begun = false;
+    wanted.stop_requested = [&] { return is_begun = true; };
+    // Enough for the tensors alone.
+    free_bytes = std::filesystem::file_size(model_ / "model.safetensors") + (1 << 20);
+    EXPECT_THROW(merge(wanted), ResourceError);
+    free_bytes.reset();
+    EXPECT_FALSE(is_begun);
+    EXPECT_EQ(entries(), before);
+}
+
+TEST_F(Merge, WhatAKilledMergeLeftIsRemoved) {
+    const std::vector<std::string> before = entries();
+    std::filesystem::create_directory(folder_ / ".tmp-merged-2147483647");  // above the largest process id
+    test::write_file(folder_ / ".tmp-merged-2147483647" / "model.safetensors", "half");
+    merge(request());
+    std::filesystem::remove_all(request().output);
+    EXPECT_EQ(entries(), before);
+}
+
+TEST_F(Merge, AFileThatIsWrittenComesBeforeACopyOfIt) {
+    test::write_file(model_ / "tokenizer_config.json", "base");
+    test::write_file(model_ / "tokenizer.json", "base");
+    MergeRequest wanted = request();
+    wanted.companions = {.copied = {model_ / "tokenizer_config.json", model_ / "tokenizer.json"},
+                         .written = {{"tokenizer_config.json", "ours"}, {"chat_template.jinja", "{{ x }}"}}};
+    merge(wanted);
+    EXPECT_EQ(test::read_file(wanted.output / "tokenizer_config.json"), "ours");
+    EXPECT_EQ(test::read_file(wanted.output / "tokenizer.json"), "base");
+    EXPECT_EQ(test::read_file(wanted.output / "chat_template.jinja"), "{{ x }}");
 }
 
 TEST_F(Merge, AFaultInTheMiddleLeavesNothing) {

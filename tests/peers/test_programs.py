@@ -9,7 +9,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from safetensors.numpy import load_file
+from safetensors import safe_open
+from safetensors.numpy import load_file, save_file
 
 
 @pytest.fixture(scope="module")
@@ -109,6 +110,66 @@ def test_evaluation_and_merge_follow_from_the_same_file(bin_dir, project, traine
     of_merged = json.loads(run(bin_dir, "qlora-eval", *flags).stdout)
     # The adapter was trained on NF4 weights and merged into the original ones: near, not equal.
     assert of_merged["loss"] < base["loss"]
+
+
+def evaluate(bin_dir, *flags):
+    return json.loads(run(bin_dir, "qlora-eval", *flags).stdout)
+
+
+def test_what_is_given_beside_the_configuration_counts_instead(bin_dir, project, trained, tiny_model, tmp_path):
+    _, output = trained
+    config = config_of(project)
+    own, base = evaluate(bin_dir, "--config", config), evaluate(bin_dir, "--config", config, "--base-only")
+    again = evaluate(bin_dir, "--config", config, "--adapter", output / "adapter", "--tokens-per-batch", 1)
+    assert again["loss"] == pytest.approx(own["loss"], rel=1e-6)
+    # An adapter of zeros measures as the base does.
+    other = tmp_path / "other"
+    shutil.copytree(output / "adapter", other)
+    weights = other / "adapter_model.safetensors"
+    with safe_open(weights, "numpy") as opened:
+        metadata = opened.metadata()
+    save_file({name: value * ("lora_A" in name) for name, value in load_file(weights).items()}, weights, metadata)
+    assert evaluate(bin_dir, "--config", config, "--adapter", other)["loss"] == pytest.approx(base["loss"], rel=1e-6)
+    # A flag with the value of the default counts too.
+    settings = json.loads(config.read_text())
+    settings["data"]["max_length"] = 60
+    short = config.with_name("short.json")
+    short.write_text(json.dumps(settings))
+    assert evaluate(bin_dir, "--config", short)["dropped"] > 0
+    assert evaluate(bin_dir, "--config", short, "--max-length", 1024)["dropped"] == 0
+    twice = run(bin_dir, "qlora-eval", "--config", config, "--set", "data.max_length=60", "--max-length", 1024, code=2)
+    assert "--max-length: is given besides --set data.max_length" in twice.stderr
+    model = tiny_model(tie=True, seed=3)
+    assert evaluate(bin_dir, "--config", config, "--base-only", "--model", model)["loss"] != base["loss"]
+    refused = run(bin_dir, "qlora-eval", "--config", config, "--model", model, code=2)
+    assert "was trained on another base" in refused.stderr
+
+
+def test_set_stands_without_a_configuration_too(bin_dir, project, tiny_model):
+    flags = ["--model", tiny_model(), "--data", project / "data" / "wordnet_eval.jsonl", "--template", "chatml"]
+    assert evaluate(bin_dir, *flags)["dropped"] == 0
+    assert evaluate(bin_dir, *flags, "--set", "data.max_length=60")["dropped"] > 0
+    dense, packed = (evaluate(bin_dir, *flags, "--set", f"quantization.load_in_4bit={value}") for value in ("false", "true"))
+    assert dense["loss"] != packed["loss"] == evaluate(bin_dir, *flags, "--quantization", "nf4")["loss"]
+    wrong = run(bin_dir, "qlora-eval", *flags, "--set", "data.overlong=cut", "--set", "training.seed=1", code=2)
+    assert "data.overlong: must be one of" in wrong.stderr and 'unknown section "training"' in wrong.stderr
+
+
+@pytest.mark.parametrize("flags,words", [
+    (["--adapter", "no-such-folder"], ["--adapter: there is no no-such-folder"]),
+    (["--base-only", "--adapter", "."], ["--base-only: measures without an adapter"]),
+    (["--device", "gpu"], ["--device: must be auto, cpu, cuda or cuda:N", "not \"gpu\""]),
+    (["--device", "cuda:007"], ["--device", "not \"cuda:007\""]),
+    (["--device", "cuda:-1"], ["--device", "not \"cuda:-1\""]),
+    (["--device", "cuda:99999999999"], ["--device", "not \"cuda:99999999999\""]),
+    (["--set", "model.device=cuda:007"], ["model.device", "not \"cuda:007\""]),
+    (["--device", "gpu", "--adapter", "none", "--format", "alpacca"], ["3 faults", "--adapter", "--device", "--format"]),
+])
+def test_flags_beside_a_configuration_are_checked(bin_dir, project, trained, flags, words):
+    refused = run(bin_dir, "qlora-eval", "--config", config_of(project), *flags, code=2)
+    for word in words:
+        assert word in refused.stderr
+    assert "report it" not in refused.stderr
 
 
 def test_dry_run_prints_the_plan_and_leaves_nothing(bin_dir, project, tmp_path):

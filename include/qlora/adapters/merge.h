@@ -4,11 +4,11 @@
 #include <filesystem>
 #include <functional>
 #include <optional>
-#include <stdexcept>
 #include <string>
 #include <vector>
 
 #include "qlora/core/field_types.h"
+#include "qlora/models/folder_writer.h"
 #include "qlora/quant/quant_config.h"
 
 namespace qlora::adapters {
@@ -35,15 +35,8 @@ struct MergeRequest {
     MergeBase base = MergeBase::kOriginal;
     MergeDtype dtype = MergeDtype::kAuto;
     bool allow_other_base = false;
-    std::vector<std::filesystem::path>
-        files_to_copy;                     ///< besides config.json: tokenizer, generation_config.json
+    models::CompanionFiles companions;     ///< besides config.json: tokenizer, generation_config.json
     std::function<bool()> stop_requested;  ///< asked before each tensor; may be empty
-};
-
-/// Thrown when `stop_requested` said so; nothing has been written.
-class MergeStopped : public std::runtime_error {
-  public:
-    MergeStopped() : std::runtime_error("the merge was stopped") {}
 };
 
 /// One adapted layer, in Frobenius norms: its update, and what NF4 takes from its original weight.
@@ -70,7 +63,8 @@ struct MergeReport {
 
 /// Adds an adapter to its base and writes the sum as a model folder of the same layout: W + scaling * B A in
 /// fp32, rounded once. Streams a few rows at a time, so that memory stays at about one tensor of the base.
-/// The output appears whole or not at all. Throws ConfigError, CheckpointError, ResourceError, MergeStopped.
+/// The output appears whole or not at all. Throws ConfigError, CheckpointError, ResourceError,
+/// Stopped.
 MergeReport merge(const MergeRequest& request);
 
 }  // namespace qlora::adapters

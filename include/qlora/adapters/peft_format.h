@@ -6,6 +6,7 @@
 #include <string>
 #include <vector>
 
+#include "qlora/adapters/adapter_file.h"
 #include "qlora/adapters/inject.h"
 #include "qlora/io/checkpoint.h"
 #include "qlora/quant/quant_config.h"
@@ -32,12 +33,15 @@ void save_tensors(const std::filesystem::path& file, const std::vector<Trainable
 void save_adapter(const std::filesystem::path& folder, const Adaptation& adaptation,
                   const std::string& base_model, const std::map<std::string, std::string>& metadata);
 
-/// The LoraConfig of an adapter folder; CheckpointError with advice when the folder is not a LoRA adapter.
+/// CheckpointError with advice when the folder holds no PEFT adapter with safetensors.
+void require_adapter_folder(const std::filesystem::path& folder);
+
+/// The LoraConfig of an adapter folder, as strict as for one that training goes on from.
 LoraConfig load_adapter_config(const std::filesystem::path& folder);
 
 /// Throws CheckpointError with all faults unless `file` holds exactly the `expected` tensors with their
 /// shapes (their dtypes are not compared, but must be floating).
-void check_adapter_tensors(const io::SafetensorsFile& file, const std::vector<io::TensorSpec>& expected);
+void check_adapter_tensors(const AdapterFile& file, const std::vector<io::TensorSpec>& expected);
 
 /// Copies an adapter's tensors into the parameters of `adaptation`. Strict both ways: missing, unexpected and
 /// misshapen keys are reported together. bf16 and fp16 tensors are widened.

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <optional>
 #include <string>
 #include <vector>
@@ -17,15 +18,23 @@ struct ShardSpecs {
     std::vector<io::TensorSpec> tensors;
 };
 
+/// The small files beside a folder's weights.
+struct CompanionFiles {
+    std::vector<std::filesystem::path> copied;   ///< as they are, byte for byte
+    std::map<std::string, std::string> written;  ///< name -> text; comes before a copied file of that name
+};
+
 std::int64_t element_count(const io::TensorSpec& spec);
 std::int64_t byte_count(const std::vector<ShardSpecs>& shards);
 
 /// `--output` without a trailing slash; ConfigError when it is a file or a folder that is not empty.
 std::filesystem::path new_output_folder(const std::filesystem::path& output);
 
-/// ResourceError when the disk has no room for `bytes` of tensors and copies of `files`.
-void require_space(const std::filesystem::path& output, std::int64_t bytes,
-                   const std::vector<std::filesystem::path>& files);
+/// ResourceError when the disk has no room for `bytes` of tensors and the files beside them.
+void require_space(const std::filesystem::path& output, std::int64_t bytes, const CompanionFiles& files);
+
+/// Writes the files beside the weights so that they survive a power loss.
+void write_companions(const CompanionFiles& files, const std::filesystem::path& folder);
 
 /// Copies a file so that it survives a power loss.
 void copy_file_synced(const std::filesystem::path& file, const std::filesystem::path& folder);

@@ -3,9 +3,9 @@
 #include <cstdint>
 #include <filesystem>
 #include <functional>
-#include <stdexcept>
 #include <vector>
 
+#include "qlora/models/folder_writer.h"
 #include "qlora/quant/quant_config.h"
 
 namespace qlora::models {
@@ -17,14 +17,8 @@ struct QuantizeRequest {
     std::filesystem::path model;
     std::filesystem::path output;  ///< must be new or empty
     quant::QuantConfig config;
-    std::vector<std::filesystem::path> files_to_copy;  ///< besides config.json
-    std::function<bool()> stop_requested;              ///< asked before each tensor; may be empty
-};
-
-/// Thrown when `stop_requested` said so; nothing has been written.
-class QuantizeStopped : public std::runtime_error {
-  public:
-    QuantizeStopped() : std::runtime_error("quantizing was stopped") {}
+    CompanionFiles companions;             ///< besides config.json
+    std::function<bool()> stop_requested;  ///< asked before each tensor; may be empty
 };
 
 struct QuantizeReport {
@@ -39,7 +33,7 @@ struct QuantizeReport {
 /// the head and everything else are copied. Reads the model twice, one matrix at a time: first for its
 /// fingerprint and the scales' offsets, which stand in texts whose lengths a file's header needs, then to
 /// write. The output appears whole or not at all. Throws ConfigError, CheckpointError, ResourceError,
-/// QuantizeStopped.
+/// Stopped.
 QuantizeReport quantize_checkpoint(const QuantizeRequest& request);
 
 }  // namespace qlora::models

@@ -12,6 +12,7 @@
 #include "qlora/adapters/inject.h"
 #include "qlora/data/batch_plan.h"
 #include "qlora/models/causal_lm.h"
+#include "qlora/models/folder_writer.h"
 #include "qlora/tokenizer/tokenizer.h"
 #include "qlora/train/adamw.h"
 #include "qlora/train/callback.h"
@@ -35,9 +36,9 @@ struct TrainerInput {
     data::BatchPlanOptions plan;
     nn::Recomputation recomputation = nn::Recomputation::kNone;
 
-    std::string base_model;                            ///< for adapter_config.json
-    std::map<std::string, std::string> metadata;       ///< of the adapter file
-    std::vector<std::filesystem::path> files_to_copy;  ///< tokenizer files, beside the adapter
+    std::string base_model;                       ///< for adapter_config.json
+    std::map<std::string, std::string> metadata;  ///< of the adapter file
+    models::CompanionFiles companions;            ///< beside the adapter: the tokenizer's files
     Json identity;  ///< what a resumed run must share (fingerprints, threads, settings), saved in each
                     ///< checkpoint
 };

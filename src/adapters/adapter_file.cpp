@@ -1,0 +1,66 @@
+#include "qlora/adapters/adapter_file.h"
+
+#include <string_view>
+
+#include "qlora/adapters/lora.h"
+#include "qlora/adapters/peft_format.h"
+#include "qlora/core/error.h"
+
+namespace qlora::adapters {
+namespace {
+
+const std::string kKeyPrefix = "base_model.model.";
+
+void cut(std::string& key, std::string_view part, std::string_view kept) {
+    const std::size_t found = key.find(part);
+    if (found != std::string::npos) key.replace(found, part.size(), kept);
+}
+
+std::string peft_spelling(std::string key) {
+    cut(key, ".lora_A.default.", ".lora_A.");
+    cut(key, ".lora_B.default.", ".lora_B.");
+    cut(key, ".modules_to_save.default.", ".");
+    for (const char* part : {"layers.", "embed_tokens.", "norm."}) {
+        if (key.starts_with(kKeyPrefix + part)) return key.insert(kKeyPrefix.size(), "model.");
+    }
+    return key;
+}
+
+io::SafetensorsFile weights_of(const std::filesystem::path& folder) {
+    require_adapter_folder(folder);
+    return io::SafetensorsFile(folder / kAdapterWeightsFile);
+}
+
+}  // namespace
+
+AdapterFile::AdapterFile(const std::filesystem::path& folder) : file_(weights_of(folder)) {
+    FaultList faults;
+    for (const io::TensorView& view : file_.tensors()) {
+        const auto [place, is_new] = tensors_.emplace(peft_spelling(view.name), &view);
+        if (!is_new) faults.add(view.name, "is the same tensor as " + place->second->name);
+    }
+    faults.throw_if_any<CheckpointError>(file_.path().string());
+}
+
+const io::TensorView* AdapterFile::find(const std::string& key) const {
+    const auto found = tensors_.find(key);
+    return found == tensors_.end() ? nullptr : found->second;
+}
+
+const io::TensorView& AdapterFile::at(const std::string& key) const {
+    const io::TensorView* view = find(key);
+    if (view == nullptr) throw CheckpointError(path().string() + ": has no tensor " + key);
+    return *view;
+}
+
+std::string lora_module_of(const std::string& key) {
+    if (!key.starts_with(kKeyPrefix)) return "";
+    for (const char* suffix : {LoraLayer::kA, LoraLayer::kB}) {
+        const std::string end = std::string(".") + suffix;
+        if (key.ends_with(end))
+            return key.substr(kKeyPrefix.size(), key.size() - kKeyPrefix.size() - end.size());
+    }
+    return "";
+}
+
+}  // namespace qlora::adapters

@@ -1,0 +1,32 @@
+#include "flags.h"
+
+#include <CLI/CLI.hpp>
+
+namespace qlora::cli {
+
+CLI::Option* add_config_flag(CLI::App& app, TextFlag& value) {
+    return app.add_option("--config", value, "the run's JSON file");
+}
+
+CLI::Option* add_set_flag(CLI::App& app, std::vector<std::string>& values) {
+    return app.add_option("--set", values, "a setting of run.json: section.key=value; may be repeated")
+        ->take_all();
+}
+
+CLI::Option* add_model_flag(CLI::App& app, TextFlag& value) {
+    return app.add_option("--model", value, "the model's folder (Hugging Face's format)");
+}
+
+CLI::Option* add_adapter_flag(CLI::App& app, TextFlag& value) {
+    return app.add_option("--adapter", value, "the adapter's folder (PEFT's format)");
+}
+
+CLI::Option* add_output_flag(CLI::App& app, TextFlag& value) {
+    return app.add_option("--output", value, "folder for the model that is written; new or empty");
+}
+
+CLI::Option* add_device_flag(CLI::App& app, TextFlag& value) {
+    return app.add_option("--device", value, "auto (a GPU when there is one), cpu, cuda or cuda:N");
+}
+
+}  // namespace qlora::cli
