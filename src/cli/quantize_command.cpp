@@ -9,7 +9,6 @@
 #include "qlora/models/quantize_checkpoint.h"
 #include "qlora/train/memory_plan.h"
 #include "session.h"
-#include "threads.h"
 
 namespace qlora::cli {
 namespace {

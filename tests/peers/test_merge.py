@@ -401,6 +401,34 @@ def test_a_dequantized_base_needs_to_be_known(peft_adapter, tiny_model, bin_dir,
     refused(bin_dir, tiny_model(), adapter, tmp_path / "out", "does not say how .*use --base original", *flags)
 
 
+def test_a_finished_adapter_goes_by_its_tensors(tiny_model, bin_dir, tmp_path):
+    """PEFT's own files of a start that left the base alone, of another task, and of a raw state dict."""
+    folder, adapter = tiny_model(), tmp_path / "adapter"
+    config = LoraConfig(task_type="CAUSAL_LM", init_lora_weights="orthogonal", target_modules=["q_proj", "c_attn"], r=4)
+    model = get_peft_model(peer(folder), config)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+    model.save_pretrained(adapter)
+    expected = logits_of(PeftModel.from_pretrained(peer(folder), adapter))
+
+    def check(name, words):
+        _, log = merge(bin_dir, folder, adapter, tmp_path / name)
+        close_to_largest(logits_of(load_strictly(tmp_path / name)), expected)
+        assert words in log
+
+    check("names", '"c_attn" matches no module of this model')
+    weights = adapter / "adapter_model.safetensors"
+    raw = {name: value for name, value in model.state_dict().items() if "lora_" in name}
+    assert all(".default." in name for name in raw)
+    save_file(raw, weights, metadata={"format": "pt"})
+    settings = json.loads((adapter / "adapter_config.json").read_text())
+    (adapter / "adapter_config.json").write_text(json.dumps({**settings, "task_type": "SEQ_CLS"}))
+    check("task", "task_type SEQ_CLS is passed over")
+    save_file({**raw, "base_model.model.score.weight": torch.ones(2, 3)}, weights, metadata={"format": "pt"})
+    refused(bin_dir, folder, adapter, tmp_path / "out", 'task_type: "SEQ_CLS".*base_model.model.score.weight')
+
+
 def test_methods_that_cannot_be_merged_are_refused(peft_adapter, tiny_model, bin_dir, tmp_path):
     adapter = tmp_path / "adapter"
     shutil.copytree(peft_adapter("llama"), adapter)

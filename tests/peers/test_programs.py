@@ -145,6 +145,17 @@ def test_what_is_given_beside_the_configuration_counts_instead(bin_dir, project,
     assert "was trained on another base" in refused.stderr
 
 
+def test_training_goes_on_from_an_adapter_of_the_same_base_only(bin_dir, project, trained, tiny_model, tmp_path):
+    config = json.loads(config_of(project).read_text())
+    del config["peft"]
+    config["model"] |= {"path": str(tiny_model(tie=True, seed=3)), "adapter": str(trained[1] / "adapter")}
+    config["training"]["output_dir"] = str(tmp_path / "run")
+    file = config_of(project).with_name("other_base.json")
+    file.write_text(json.dumps(config))
+    refused = run(bin_dir, "qlora-train", "--config", file, code=2)
+    assert "was trained on another base" in refused.stderr and not (tmp_path / "run").exists()
+
+
 def test_set_stands_without_a_configuration_too(bin_dir, project, tiny_model):
     flags = ["--model", tiny_model(), "--data", project / "data" / "wordnet_eval.jsonl", "--template", "chatml"]
     assert evaluate(bin_dir, *flags)["dropped"] == 0
