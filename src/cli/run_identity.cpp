@@ -1,21 +1,74 @@
 #include "run_identity.h"
 
-#include <utility>
-
+#include "compute_dtype.h"
 #include "qlora/adapters/peft_format.h"
 #include "qlora/core/error.h"
+#include "qlora/core/hash.h"
 #include "qlora/core/log.h"
+#include "qlora/data/prompt_template.h"
+#include "qlora/ops/gemm.h"
 
 namespace qlora::cli {
+namespace {
 
-Json run_identity(const RunConfig& config, const std::map<std::string, std::string>& metadata,
-                  const data::Dataset& train, const data::Dataset* eval, std::int64_t threads) {
-    return {{"base", metadata.at(adapters::kBaseKey)},
-            {"tokenizer", metadata.at(adapters::kTokenizerKey)},
-            {"data", train.fingerprint},
-            {"eval_data", eval != nullptr ? Json(eval->fingerprint) : Json(nullptr)},
-            {"threads", threads},
-            {"config", run_config_json(config)}};
+std::string hash_of(const std::string& text) {
+    Xxh3 hash;
+    hash.update(text);
+    return hash.hex();
+}
+
+/// Of what config.json says about the model, whatever the order; not of notes about the file itself.
+std::string architecture_fingerprint(const std::filesystem::path& model) {
+    Json config = read_json_file(model / "config.json");
+    for (const char* note : {"_name_or_path", "transformers_version", "architectures", "use_cache"}) {
+        config.erase(note);
+    }
+    return hash_of(nlohmann::json(config).dump());
+}
+
+Json chat_template_fingerprint(const RunConfig& config) {
+    const auto text = data::read_chat_template(config.model.path);
+    return config.data.template_ == data::TemplateName::kAuto && text ? Json(hash_of(*text)) : Json();
+}
+
+Json adapter_fingerprint(const RunConfig& config) {
+    if (!config.model.adapter) return nullptr;
+    return hash_file(*config.model.adapter / adapters::kAdapterWeightsFile);
+}
+
+bool depends_on_threads(const RunFacts& facts) {
+    return facts.device.is_cpu() &&
+           ops::sums_depend_on_threads(compute_dtype(facts.config.quantization, facts.device));
+}
+
+struct Fact {
+    const char* key;
+    const char* message;
+};
+
+constexpr Fact kFacts[] = {
+    {"base", "the base model's tensors have changed"},
+    {"architecture", "the base model's config.json has changed"},
+    {"tokenizer", "the tokenizer has changed"},
+    {"chat_template", "the model's chat template has changed"},
+    {"adapter", "the adapter that the run began with has changed"},
+    {"data", "the training data have changed"},
+    {"device", "the kind of device has changed, and with it the order of sums"},
+};
+
+}  // namespace
+
+Json run_identity(const RunFacts& facts) {
+    return {{"base", facts.metadata.at(adapters::kBaseKey)},
+            {"architecture", architecture_fingerprint(facts.config.model.path)},
+            {"tokenizer", facts.metadata.at(adapters::kTokenizerKey)},
+            {"chat_template", chat_template_fingerprint(facts.config)},
+            {"adapter", adapter_fingerprint(facts.config)},
+            {"data", facts.train.fingerprint},
+            {"eval_data", facts.eval != nullptr ? Json(facts.eval->fingerprint) : Json(nullptr)},
+            {"device", facts.device.is_cuda() ? "cuda" : "cpu"},
+            {"threads", depends_on_threads(facts) ? Json(facts.threads) : Json(nullptr)},
+            {"config", run_config_json(facts.config)}};
 }
 
 void require_same_run(const Json& saved, const Json& identity, const RunConfig& config,
@@ -23,24 +76,29 @@ void require_same_run(const Json& saved, const Json& identity, const RunConfig& 
     if (!saved.is_object())
         throw CheckpointError(place.string() + ": its run_state.json has no identity of the run");
     FaultList faults;
-    const std::pair<const char*, const char*> facts[] = {
-        {"base", "the base model's tensors have changed"},
-        {"tokenizer", "the tokenizer has changed"},
-        {"data", "the training data have changed"},
-        {"threads", "the number of threads has changed, which changes the order of sums"}};
-    for (const auto& [key, message] : facts) {
-        const Json before = saved.value(key, Json());
-        if (before != identity.at(key)) {
-            faults.add(key, std::string(message) + " (" + before.dump() + " then, " +
-                                identity.at(key).dump() + " now)");
-        }
+    for (const auto& [key, message] : kFacts) {
+        const Json& now = identity.at(key);
+        const Json before = saved.value(key, now);
+        if (before == now) continue;
+        faults.add(key, std::string(message) + " (" + before.dump() + " then, " + now.dump() + " now)");
+    }
+    const Json before_threads = saved.value("threads", Json()), &threads = identity.at("threads");
+    if (!before_threads.is_null() && !threads.is_null() && before_threads != threads) {
+        faults.add("threads",
+                   "the number of threads has changed, which changes the order of sums in this compute dtype "
+                   "or on this processor (" +
+                       before_threads.dump() + " then, " + threads.dump() + " now): set model.threads to " +
+                       before_threads.dump());
     }
     if (saved.value("eval_data", Json()) != identity.at("eval_data")) {
         spdlog::warn(
             "the held-out data have changed: losses from before and after {} are not of the same rows",
             place.string());
     }
-    const RunConfig before = parse_run_config(saved.value("config", Json()), place, place.string());
+    RunConfig before = parse_run_config(saved.value("config", Json()), place, place.string());
+    auto& dtype = before.quantization.bnb_4bit_compute_dtype;
+    // An earlier version did not save what it came to.
+    if (dtype == quant::ComputeDtype::kAuto) dtype = config.quantization.bnb_4bit_compute_dtype;
     for (const std::string& difference : resume_differences(before, config)) faults.add("", difference);
     faults.throw_if_any<ConfigError>("--resume: " + place.string() + " cannot go on");
 }

@@ -1,4 +1,5 @@
 #include "session.h"
+#include "compute_dtype.h"
 
 #include <algorithm>
 
@@ -37,21 +38,6 @@ std::vector<std::filesystem::path> files_beside_weights(const std::filesystem::p
     const std::filesystem::path generation = model / "generation_config.json";
     if (std::filesystem::is_regular_file(generation)) files.push_back(generation);
     return files;
-}
-
-at::ScalarType compute_dtype(const quant::QuantConfig& quantization, at::Device device) {
-    switch (quantization.bnb_4bit_compute_dtype) {
-        case quant::ComputeDtype::kFloat32:
-            return at::kFloat;
-        case quant::ComputeDtype::kBfloat16:
-            return at::kBFloat16;
-        case quant::ComputeDtype::kFloat16:
-            // On the CPU, where float16 is not trained in, an adapter from a GPU is still evaluated.
-            return device.is_cuda() ? at::kHalf : at::kFloat;
-        case quant::ComputeDtype::kAuto:
-            break;
-    }
-    return device.is_cuda() ? at::kBFloat16 : at::kFloat;
 }
 
 LoadedModel load_model(const ModelFolder& folder, const quant::QuantConfig& quantization,

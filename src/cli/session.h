@@ -52,9 +52,6 @@ LoadedModel load_model(const ModelFolder& folder, const quant::QuantConfig& quan
                        const adapters::LoraConfig* peft, const std::optional<std::filesystem::path>& adapter,
                        std::int64_t seed, at::Device device, std::optional<bool> keep_dense = std::nullopt);
 
-/// What is asked for; `auto` is float32 on the CPU and bfloat16 on a GPU.
-at::ScalarType compute_dtype(const quant::QuantConfig& quantization, at::Device device);
-
 /// Metadata of an adapter trained on this folder (fingerprints of base and tokenizer, the quantization; of a
 /// base stored in 4 bits also the model it was made from).
 std::map<std::string, std::string> adapter_metadata_for(const ModelFolder& folder,

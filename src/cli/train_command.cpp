@@ -1,6 +1,7 @@
 #include <CLI/CLI.hpp>
 #include <iostream>
 
+#include "compute_dtype.h"
 #include "dry_run.h"
 #include "flags.h"
 #include "memory_options.h"
@@ -158,6 +159,8 @@ int Run::run() {
 void Run::settle_settings() {
     check_device(config_, device_.is_cuda());
     if (device_.is_cuda() && config_.training.full_determinism) ops::use_deterministic_algorithms();
+    quant::ComputeDtype& dtype = config_.quantization.bnb_4bit_compute_dtype;
+    dtype = resolve_compute_dtype(dtype, gpu_of(device_));
     adopt_adapter_config(config_);
     threads_ = set_threads(config_.model.threads);
 }
@@ -205,7 +208,12 @@ void Run::find_checkpoint() {
     if (config_.model.adapter) check_adapter_base(*config_.model.adapter, *folder_);
     metadata_ = adapter_metadata_for(*folder_, config_.quantization);
     metadata_.merge(template_metadata(*folder_, prompt_template()));
-    identity_ = run_identity(config_, metadata_, data_.train, data_.eval ? &*data_.eval : nullptr, threads_);
+    identity_ = run_identity({.config = config_,
+                              .metadata = metadata_,
+                              .train = data_.train,
+                              .eval = data_.eval ? &*data_.eval : nullptr,
+                              .device = device_,
+                              .threads = threads_});
     if (!flags_.resume) return;
     checkpoint_ = train::newest_whole_checkpoint(paths_.checkpoints());
     if (!checkpoint_) {

@@ -2,9 +2,9 @@
 
 #include <algorithm>
 
+#include "compute_dtype.h"
 #include "qlora/adapters/trained_tensors.h"
 #include "qlora/train/adamw.h"
-#include "session.h"
 
 namespace qlora::cli {
 namespace {

@@ -85,6 +85,10 @@ void blas_product(const at::Tensor& a, const RightFactor& right) {
 
 }  // namespace
 
+bool sums_depend_on_threads(at::ScalarType dtype) {
+    return dtype != at::kFloat || !kernels::cpu::has_sgemm();
+}
+
 LibTorchSums::LibTorchSums(bool on) : before_(as_libtorch) {
     as_libtorch = as_libtorch || on;
 }

@@ -27,10 +27,13 @@ struct ModelConfigSection {
 
     template <class Self, class Visitor>
     static void fields(Self& self, Visitor& visit) {
-        visit("path", self.path, {.required = true}, "Hugging Face folder of the base model");
-        visit("adapter", self.adapter, {}, "adapter folder to go on from; its LoRA configuration is used");
-        visit("device", self.device, {}, "auto (a GPU when there is one), cpu, cuda or cuda:N");
-        visit("threads", self.threads, {.min = 1, .max = 4096},
+        visit("path", self.path, {.required = true, .free_on_resume = true},
+              "Hugging Face folder of the base model");
+        visit("adapter", self.adapter, {.free_on_resume = true},
+              "adapter folder to go on from; its LoRA configuration is used");
+        visit("device", self.device, {.free_on_resume = true},
+              "auto (a GPU when there is one), cpu, cuda or cuda:N");
+        visit("threads", self.threads, {.min = 1, .max = 4096, .free_on_resume = true},
               "CPU threads; null: one for each physical core, at most the CPU quota of a container");
     }
 };

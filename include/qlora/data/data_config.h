@@ -68,7 +68,8 @@ struct DataConfig {
 
     template <class Self, class Visitor>
     static void fields(Self& self, Visitor& visit) {
-        visit("train", self.train, {.required = true}, "training file or list of files (.jsonl, .json)");
+        visit("train", self.train, {.required = true, .free_on_resume = true},
+              "training file or list of files (.jsonl, .json)");
         visit("eval", self.eval, {.free_on_resume = true}, "held-out file");
         visit("format", self.format, {}, "layout of a row; auto: from the fields of each row");
         visit("template", self.template_, {},

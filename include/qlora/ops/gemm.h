@@ -35,6 +35,10 @@ void product(const at::Tensor& a, const RightFactor& right);
 /// alpha * a b
 at::Tensor product(const at::Tensor& a, const at::Tensor& b, double alpha = 1.0);
 
+/// Whether a model that computes in `dtype` on this CPU has sums of LibTorch's products in it (below, or
+/// without an own sgemm), whose order depends on the number of threads.
+bool sums_depend_on_threads(at::ScalarType dtype);
+
 /// Until the end of its scope, and where `on`, this thread's products are LibTorch's own. A run in bf16
 /// rounds every result, and a sum in another order rounds some to the other neighbour: in a model with a few
 /// very large activations that moves the loss by 1e-2. With the same sums as transformers it stays below

@@ -11,7 +11,8 @@ constexpr EnumTable<QuantType, 1> enum_table(QuantType) {
     return {{{"nf4", QuantType::kNf4}}};
 }
 
-/// The dtype products are computed in; `kAuto` is float32 on the CPU and bfloat16 on a GPU.
+/// The dtype products are computed in; `kAuto` is float32 on the CPU, bfloat16 on a GPU
+/// (float16 on one below compute capability 8.0).
 enum class ComputeDtype { kAuto, kFloat32, kBfloat16, kFloat16 };
 constexpr EnumTable<ComputeDtype, 4> enum_table(ComputeDtype) {
     return {{{"auto", ComputeDtype::kAuto},
@@ -39,7 +40,8 @@ struct QuantConfig {
         visit("bnb_4bit_use_double_quant", self.bnb_4bit_use_double_quant, {},
               "quantize the block scales too: 4.13 instead of 4.5 bits a weight");
         visit("bnb_4bit_compute_dtype", self.bnb_4bit_compute_dtype, {},
-              "dtype of products; auto: float32 on the CPU, bfloat16 on a GPU");
+              "dtype of products; auto: float32 on the CPU, bfloat16 on a GPU, float16 on one below compute "
+              "capability 8.0");
         visit("bnb_4bit_blocksize", self.bnb_4bit_blocksize, {.min = 32, .max = 4096, .power_of_two = true},
               "weights that share one scale; not a setting of transformers, where it is 64");
     }
