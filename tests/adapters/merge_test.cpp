@@ -125,6 +125,36 @@ TEST_F(Merge, MatricesLargerThanABlockAreMergedRowByRow) {
     }
 }
 
+TEST_F(Merge, DequantizedValuesAreThoseThatTrainingSaw) {
+    quantization_.bnb_4bit_compute_dtype = quant::ComputeDtype::kBfloat16;
+    const std::filesystem::path file = adapter_ / kAdapterWeightsFile;
+    std::vector<TrainableParameter> tensors;
+    std::map<std::string, std::string> metadata;
+    {
+        const io::SafetensorsFile old(file);
+        metadata = old.metadata();
+        for (const io::TensorView& view : old.tensors()) {
+            tensors.push_back({view.name, quant::tensor_from_view(view).clone()});
+        }
+    }
+    metadata[kQuantizationKey] = write_fields(quantization_).dump();
+    save_tensors(file, tensors, metadata);
+
+    MergeRequest wanted = request();
+    wanted.base = MergeBase::kDequantized;
+    merge(wanted);
+    const io::Checkpoint original(model_), merged(wanted.output);
+    const std::string name = "model.layers.0.mlp.up_proj.weight";  // without an adapter: no sum hides a bit
+    const at::Tensor seen =
+        quant::dequantize(quant::quantize(original.at(name), quantization_), at::kBFloat16).to(at::kFloat);
+    EXPECT_TRUE(at::equal(quant::tensor_from_view(merged.at(name)), seen));
+    const std::string adapted = "model.layers.0.self_attn.q_proj.weight";
+    const at::Tensor base =
+        quant::dequantize(quant::quantize(original.at(adapted), quantization_), at::kBFloat16).to(at::kFloat);
+    EXPECT_TRUE(at::equal(quant::tensor_from_view(merged.at(adapted)),
+                          base + deltas_.at("model.layers.0.self_attn.q_proj")));
+}
+
 TEST_F(Merge, MeasuresAddUpOverBlocks) {
     const MergeReport report = merge(request());
     const io::Checkpoint original(model_);
