@@ -216,8 +216,23 @@ def load_strictly(folder):
     for parameter in model.parameters():
         if parameter.dtype in (torch.bfloat16, torch.float16) and type(parameter) is torch.nn.Parameter:
             parameter.data = parameter.data.float()
-    # In evaluation mode bitsandbytes multiplies in bf16 on CPUs that have such units; these models have no dropout.
-    return model.train()
+    multiply_dequantized(model)
+    return model
+
+
+def multiply_dequantized(model):
+    """Lets every Linear4bit multiply by its weights as bitsandbytes dequantizes them, in fp32. Its own CPU products round
+    to bf16 where the processor has units for that, and fail an assertion there where a size is no multiple of 32."""
+
+    def exact(linear):
+        values = bnb.dequantize_4bit(linear.weight.data, linear.weight.quant_state).float()
+        assert values.shape == (linear.out_features, linear.in_features)
+        bias = None if linear.bias is None else linear.bias.float()
+        return lambda x: torch.nn.functional.linear(x.float(), values, bias).to(x.dtype)
+
+    for module in model.modules():
+        if type(module).__name__ == "Linear4bit":
+            module.forward = exact(module)
 
 
 def logits_of(model):
