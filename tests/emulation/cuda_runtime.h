@@ -54,6 +54,50 @@ inline float4 make_float4(float x, float y, float z, float w) {
     return {x, y, z, w};
 }
 
+enum cudaError_t {
+    cudaSuccess,
+    cudaErrorInvalidConfiguration,
+    cudaErrorIllegalAddress,
+    cudaErrorMisalignedAddress,
+    cudaErrorInvalidAddressSpace,
+    cudaErrorIllegalInstruction,
+    cudaErrorInvalidPc,
+    cudaErrorHardwareStackError,
+    cudaErrorLaunchFailure,
+    cudaErrorLaunchTimeout,
+    cudaErrorAssert,
+    cudaErrorECCUncorrectable,
+};
+using cudaStream_t = struct CUstream_st*;
+
+namespace qlora::emulation {
+
+/// What the calls below answer; set by tests, since the grid throws where a kernel is wrong.
+struct RuntimeErrors {
+    cudaError_t last = cudaSuccess;             ///< since it was last asked for
+    cudaError_t of_running_work = cudaSuccess;  ///< that a wait brings to light
+};
+inline RuntimeErrors runtime_errors;
+
+}  // namespace qlora::emulation
+
+inline cudaError_t cudaPeekAtLastError() {
+    return qlora::emulation::runtime_errors.last;
+}
+inline cudaError_t cudaGetLastError() {
+    const cudaError_t error = qlora::emulation::runtime_errors.last;
+    qlora::emulation::runtime_errors.last = cudaSuccess;
+    return error;
+}
+inline cudaError_t cudaStreamSynchronize(cudaStream_t) {
+    return qlora::emulation::runtime_errors.of_running_work;
+}
+inline const char* cudaGetErrorString(cudaError_t error) {
+    return error == cudaErrorInvalidConfiguration ? "invalid configuration argument"
+           : error == cudaErrorIllegalAddress     ? "an illegal memory access was encountered"
+                                                  : "another error";
+}
+
 /// Set by the scheduler each time a thread runs on.
 extern uint3 threadIdx, blockIdx;
 extern dim3 blockDim, gridDim;

@@ -2,6 +2,9 @@
 
 #include <gtest/gtest.h>
 
+#include <stdexcept>
+#include <string>
+
 namespace qlora::kernels::emulated {
 namespace {
 
@@ -14,6 +17,60 @@ TEST(DeviceGridSize, CountsBlocksRoundedUp) {
 
 TEST(DeviceGridSize, RefusesMoreBlocksThanAGridHas) {
     EXPECT_THROW(grid_size(int64_t{0x7fffffff} * 8 + 1, 8), std::invalid_argument);
+}
+
+constexpr const char* kSignature =
+    "void qlora::kernels::cuda::launch(const LaunchConfig&, Stream, Arguments ...) [with auto kKernel = "
+    "qlora::kernels::cuda::{anonymous}::adamw_kernel<float>; Arguments = {int}]";
+
+template <class Call>
+std::string message_of(Call call) {
+    try {
+        call();
+    } catch (const std::runtime_error& error) {
+        return error.what();
+    }
+    return "";
+}
+
+class LaunchFaults : public testing::Test {
+  protected:
+    void TearDown() override { emulation::runtime_errors = {}; }
+};
+
+TEST_F(LaunchFaults, TheKernelIsNamedAsTheSourceNamesIt) {
+    EXPECT_EQ(launched_kernel(kSignature), "adamw_kernel");
+    EXPECT_EQ(launched_kernel("[with auto kKernel = plain_kernel]"), "plain_kernel");
+    EXPECT_EQ(launched_kernel("another signature"), "another signature");
+}
+
+TEST_F(LaunchFaults, WithoutAFaultNothingIsSaid) {
+    EXPECT_NO_THROW(require_no_earlier_fault(kSignature));
+    EXPECT_NO_THROW(require_launched(kSignature, nullptr, true));
+}
+
+TEST_F(LaunchFaults, AnEarlierFaultIsNotThisKernels) {
+    emulation::runtime_errors.last = cudaErrorIllegalAddress;
+    const std::string before = message_of([] { require_no_earlier_fault(kSignature); });
+    EXPECT_NE(before.find("before the kernel adamw_kernel failed: an illegal memory access"),
+              std::string::npos)
+        << before;
+    EXPECT_NE(before.find("CUDA_LAUNCH_BLOCKING=1"), std::string::npos) << before;
+    // It may come to light between the two questions.
+    EXPECT_EQ(message_of([] { require_launched(kSignature, nullptr, false); }), before);
+}
+
+TEST_F(LaunchFaults, ALaunchThatIsRefusedIsThisKernels) {
+    emulation::runtime_errors.last = cudaErrorInvalidConfiguration;
+    EXPECT_EQ(message_of([] { require_launched(kSignature, nullptr, false); }),
+              "CUDA refused to launch the kernel adamw_kernel: invalid configuration argument");
+}
+
+TEST_F(LaunchFaults, AKernelThatIsWaitedForIsNamed) {
+    emulation::runtime_errors.of_running_work = cudaErrorIllegalAddress;
+    EXPECT_NO_THROW(require_launched(kSignature, nullptr, false));
+    EXPECT_EQ(message_of([] { require_launched(kSignature, nullptr, true); }),
+              "the kernel adamw_kernel failed: an illegal memory access was encountered");
 }
 
 }  // namespace

@@ -9,6 +9,7 @@
 #include <tuple>
 #include <utility>
 
+#include "launch_faults.cuh"
 #include "qlora/kernels/cuda_kernels.h"
 
 /// How kernels start and reach vectors of memory, for nvcc and for the tests' CPU compiler. The dialect of
@@ -42,11 +43,10 @@ inline bool is_aligned(const void* address, std::size_t alignment) {
 /// launch<kernel>(config, stream, arguments...)
 template <auto kKernel, class... Arguments>
 void launch(const LaunchConfig& config, Stream stream, Arguments... arguments) {
+    require_no_earlier_fault(__PRETTY_FUNCTION__);
     kKernel<<<config.grid, config.block, config.shared_bytes, static_cast<cudaStream_t>(stream)>>>(
         arguments...);
-    if (const cudaError_t error = cudaGetLastError(); error != cudaSuccess) {
-        throw std::runtime_error(std::string("CUDA refused a kernel launch: ") + cudaGetErrorString(error));
-    }
+    require_launched(__PRETTY_FUNCTION__, stream);
 }
 
 template <class T>
@@ -68,13 +68,15 @@ __device__ void store_vector(void* address, Vector value) {
 #else
 
 template <auto kKernel, class... Arguments>
-void launch(const LaunchConfig& config, Stream, Arguments... arguments) {
+void launch(const LaunchConfig& config, Stream stream, Arguments... arguments) {
+    require_no_earlier_fault(__PRETTY_FUNCTION__);
     std::tuple<Arguments...> packed(arguments...);
     const auto run = [](void* place) { std::apply(kKernel, *static_cast<std::tuple<Arguments...>*>(place)); };
     const emulation::LaunchShape shape{{config.grid.x, config.grid.y, config.grid.z},
                                        {config.block.x, config.block.y, config.block.z},
                                        config.shared_bytes};
     emulation::run_grid(__PRETTY_FUNCTION__, shape, run, &packed, sizeof packed);
+    require_launched(__PRETTY_FUNCTION__, stream);
 }
 
 template <class T>
