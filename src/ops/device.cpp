@@ -3,6 +3,7 @@
 #include <ATen/DeviceAccelerator.h>
 #include <dlfcn.h>
 
+#include "kernel_plugin.h"
 #include "qlora/core/device_name.h"
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
@@ -37,11 +38,11 @@ std::string load_cuda() {
     if (library == nullptr) {
         return load_fault(kKernelLibrary) + "; the CUDA kernels are built by the preset cuda";
     }
+    if (std::string fault = kernel_plugin_fault(library); !fault.empty()) {
+        return std::string(kKernelLibrary) + fault;
+    }
     const auto table =
         reinterpret_cast<kernels::KernelTableFunction>(dlsym(library, kernels::kKernelTableSymbol));
-    if (table == nullptr || table()->bytes != sizeof(kernels::KernelTable)) {
-        return std::string(kKernelLibrary) + " belongs to another version of this program";
-    }
     cuda_kernels = table();
     return {};
 }

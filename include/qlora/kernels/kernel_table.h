@@ -10,9 +10,9 @@
 namespace qlora::kernels {
 
 /// All kernels of one backend, as its plug-in hands them over. Contracts are those of the headers above.
-/// Built by the same compiler as the program: `bytes` tells a plug-in of another version apart.
+/// Called only where qlora_kernel_interface(), which the plug-in exports too, gives the text that the program
+/// was built with: version and hash of these headers.
 struct KernelTable {
-    std::size_t bytes = sizeof(KernelTable);
     const char* backend = nullptr;  ///< "cuda" or "emulated"
     /// 80 for sm_80; 0 where there is no such device.
     int (*compute_capability)(int device);

@@ -1,6 +1,10 @@
 // The list of all kernels, and the plug-in's one exported function.
 #include "qlora/kernels/kernel_table.h"
 
+#if defined(__CUDACC__)
+#include "kernel_interface.h"
+#endif
+
 #define QLORA_TEXT_OF(name) #name
 #define QLORA_TEXT(name) QLORA_TEXT_OF(name)
 
@@ -13,6 +17,7 @@ int compute_capability([[maybe_unused]] int device) {
 #if defined(__CUDACC__)
     if (cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) != cudaSuccess ||
         cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, device) != cudaSuccess) {
+        static_cast<void>(cudaGetLastError());  // else the next launch would find it
         return 0;
     }
 #endif
@@ -48,5 +53,9 @@ const KernelTable& kernel_table() {
 #if defined(__CUDACC__)
 extern "C" __attribute__((visibility("default"))) const qlora::kernels::KernelTable* qlora_kernel_table() {
     return &qlora::kernels::cuda::kernel_table();
+}
+
+extern "C" __attribute__((visibility("default"))) const char* qlora_kernel_interface() {
+    return QLORA_KERNEL_INTERFACE;
 }
 #endif

@@ -4,6 +4,7 @@
 
 #include <stdexcept>
 
+#include "kernel_interface.h"
 #include "qlora/kernels/kernel_table.h"
 
 namespace qlora::kernels {
@@ -19,13 +20,20 @@ const KernelTable* load_table() {
 TEST(Plugin, hands_over_every_kernel) {
     const KernelTable* table = load_table();
     ASSERT_NE(table, nullptr) << dlerror();
-    EXPECT_EQ(table->bytes, sizeof(KernelTable));
     EXPECT_STREQ(table->backend, "cuda");
-    // Behind `bytes` and `backend` there are function pointers alone.
+    // Behind `backend` there are function pointers alone.
     const auto* functions = reinterpret_cast<void* const*>(&table->compute_capability);
     const std::size_t count =
         (sizeof(KernelTable) - offsetof(KernelTable, compute_capability)) / sizeof(void*);
     for (std::size_t i = 0; i < count; ++i) EXPECT_NE(functions[i], nullptr) << "function " << i;
+}
+
+TEST(Plugin, names_its_version_and_headers) {
+    void* library = dlopen(QLORA_PLUGIN, RTLD_NOW | RTLD_LOCAL);
+    ASSERT_NE(library, nullptr) << dlerror();
+    const auto interface = reinterpret_cast<const char* (*)()>(dlsym(library, "qlora_kernel_interface"));
+    ASSERT_NE(interface, nullptr);
+    EXPECT_STREQ(interface(), QLORA_KERNEL_INTERFACE);
 }
 
 TEST(Plugin, without_a_gpu_a_launch_says_why) {
@@ -37,7 +45,7 @@ TEST(Plugin, without_a_gpu_a_launch_says_why) {
         table->dropout({.x = values, .n = 16, .p = 0.5F, .y = values, .type = FloatType::kF32}, nullptr);
         FAIL() << "a kernel ran without a GPU";
     } catch (const std::runtime_error& error) {
-        EXPECT_NE(std::string(error.what()).find("CUDA refused a kernel launch"), std::string::npos)
+        EXPECT_NE(std::string(error.what()).find("CUDA refused to launch the kernel dropout"), std::string::npos)
             << error.what();
     }
 }

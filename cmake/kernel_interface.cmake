@@ -1,0 +1,13 @@
+# kernel_interface.h: what tells a plug-in of other kernel headers apart. Made anew when a header changes.
+file(GLOB kernel_headers CONFIGURE_DEPENDS ${PROJECT_SOURCE_DIR}/include/qlora/kernels/*.h)
+list(SORT kernel_headers)
+set(kernel_interface_hash)
+foreach(header IN LISTS kernel_headers)
+  set_property(DIRECTORY APPEND PROPERTY CMAKE_CONFIGURE_DEPENDS ${header})
+  file(SHA256 ${header} hash)
+  get_filename_component(name ${header} NAME)
+  string(APPEND kernel_interface_hash "${name} ${hash}\n")
+endforeach()
+string(SHA256 kernel_interface_hash "${kernel_interface_hash}")
+string(SUBSTRING ${kernel_interface_hash} 0 12 kernel_interface_hash)
+configure_file(${PROJECT_SOURCE_DIR}/cmake/kernel_interface.h.in ${CMAKE_BINARY_DIR}/generated/kernel_interface.h)
