@@ -56,8 +56,9 @@ EvalSums evaluate(const models::CausalLM& model, std::span<const data::Example> 
         const data::Batch batch = data::collate(group);
         ScoredRows scored{.rows = batch.loss_rows, .targets = batch.targets};
         if (options.per_row) scored = all_rows(batch);
-        const at::Tensor hidden = model.forward(token_batch(batch), context, index_tensor(scored.rows));
-        const ops::TokenScores scores = model.score(hidden, index_tensor(scored.targets));
+        const models::TokenBatch there = token_batch(batch, scored.rows, scored.targets, model.device());
+        const at::Tensor hidden = model.forward(there, context, there.rows);
+        const ops::TokenScores scores = model.score(hidden, there.targets);
         add_supervised(batch, scored, scores, sums);
         if (options.per_row) {
             std::span<const float> rest(scores.logprobs.const_data_ptr<float>(), scored.rows.size());

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 
-#include "qlora/eval/token_batch.h"
+#include "qlora/models/token_batch.h"
 
 namespace qlora::eval {
 namespace {
@@ -16,38 +16,44 @@ struct Sequence {
     models::KvCache cache;
 };
 
-models::TokenBatch pending_batch(const std::vector<Sequence*>& sequences) {
-    std::vector<std::int64_t> ids, positions;
-    models::TokenBatch batch;
-    batch.offsets.push_back(0);
+using Sequences = std::span<Sequence* const>;
+
+/// The ids that the model has not seen yet; the wanted rows are the last of each sequence.
+models::TokenBatch pending_batch(Sequences sequences, at::Device device) {
+    std::vector<std::int64_t> ids, positions, offsets{0}, last;
     for (const Sequence* sequence : sequences) {
         std::int64_t position = sequence->cache.length();
         for (const TokenId id : sequence->pending) {
             ids.push_back(id);
             positions.push_back(position++);
         }
-        batch.offsets.push_back(static_cast<std::int64_t>(ids.size()));
+        offsets.push_back(static_cast<std::int64_t>(ids.size()));
+        last.push_back(offsets.back() - 1);
     }
-    batch.ids = index_tensor(ids);
-    batch.positions = index_tensor(positions);
-    return batch;
+    return models::upload(
+        {.ids = ids, .positions = positions, .offsets = offsets, .rows = last, .targets = {}}, device);
 }
 
-/// The most likely next token of every sequence; their caches advance.
-std::vector<TokenId> step(const models::CausalLM& model, const std::vector<Sequence*>& sequences) {
+/// Appends the most likely next token of every sequence; their caches advance.
+void step(const models::CausalLM& model, Sequences sequences, std::vector<TokenId>& next) {
     std::vector<models::KvCache*> caches;
     for (Sequence* sequence : sequences) caches.push_back(&sequence->cache);
-    const models::TokenBatch batch = pending_batch(sequences);
-    std::vector<std::int64_t> last;
-    for (std::size_t s = 1; s < batch.offsets.size(); ++s) last.push_back(batch.offsets[s] - 1);
-    const at::Tensor hidden = model.forward(batch, nn::ForwardContext{}, index_tensor(last), caches);
+    const models::TokenBatch batch = pending_batch(sequences, model.device());
+    const at::Tensor hidden = model.forward(batch, nn::ForwardContext{}, batch.rows, caches);
     const at::Tensor best = model.logits(hidden).argmax(1).cpu();
-    std::vector<TokenId> out;
     for (std::size_t s = 0; s < sequences.size(); ++s) {
         sequences[s]->cache.advance(static_cast<std::int64_t>(sequences[s]->pending.size()));
-        out.push_back(static_cast<TokenId>(best.const_data_ptr<std::int64_t>()[s]));
+        next.push_back(static_cast<TokenId>(best.const_data_ptr<std::int64_t>()[s]));
     }
-    return out;
+}
+
+/// The next token of every sequence, by passes over at most `at_once` of them.
+std::vector<TokenId> step_in_groups(const models::CausalLM& model, Sequences sequences, std::size_t at_once) {
+    std::vector<TokenId> next;
+    for (std::size_t begin = 0; begin < sequences.size(); begin += at_once) {
+        step(model, sequences.subspan(begin, std::min(at_once, sequences.size() - begin)), next);
+    }
+    return next;
 }
 
 }  // namespace
@@ -68,7 +74,10 @@ std::vector<std::vector<TokenId>> generate(const models::CausalLM& model,
         for (Sequence& sequence : group) active.push_back(&sequence);
         for (std::int64_t produced = 0; produced < options.max_new_tokens && !active.empty(); ++produced) {
             if (options.should_stop && options.should_stop()) return out;
-            const std::vector<TokenId> next = step(model, active);
+            // Prompts run together; of later tokens no more than can be multiplied with stored weights.
+            const bool splits = produced > 0 && model.few_rows_pay();
+            const std::size_t at_once = splits ? static_cast<std::size_t>(ops::kFewRows) : active.size();
+            const std::vector<TokenId> next = step_in_groups(model, active, at_once);
             std::vector<Sequence*> going;
             for (std::size_t s = 0; s < active.size(); ++s) {
                 if (std::find(options.stop_ids.begin(), options.stop_ids.end(), next[s]) !=

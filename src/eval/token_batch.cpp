@@ -2,13 +2,18 @@
 
 namespace qlora::eval {
 
-at::Tensor index_tensor(const std::vector<std::int64_t>& values) {
-    return at::tensor(at::ArrayRef<std::int64_t>(values), at::kLong);
+models::TokenBatch token_batch(const data::Batch& batch, at::Device device) {
+    return token_batch(batch, batch.loss_rows, batch.targets, device);
 }
 
-models::TokenBatch token_batch(const data::Batch& batch) {
-    return {
-        .ids = index_tensor(batch.ids), .positions = index_tensor(batch.positions), .offsets = batch.offsets};
+models::TokenBatch token_batch(const data::Batch& batch, std::span<const std::int64_t> rows,
+                               std::span<const std::int64_t> targets, at::Device device) {
+    return models::upload({.ids = batch.ids,
+                           .positions = batch.positions,
+                           .offsets = batch.offsets,
+                           .rows = rows,
+                           .targets = targets},
+                          device);
 }
 
 }  // namespace qlora::eval

@@ -1,5 +1,8 @@
 #include "qlora/models/causal_lm.h"
 
+#include <ATen/DeviceAccelerator.h>
+
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 
@@ -78,20 +81,16 @@ CausalLM::CausalLM(ModelConfig config, at::ScalarType compute_dtype)
 at::Tensor CausalLM::forward(const TokenBatch& batch, const nn::ForwardContext& context,
                              const at::Tensor& rows, std::span<KvCache* const> caches) const {
     const at::Tensor& table = trained_embedding_.defined() ? trained_embedding_ : embedding_table_;
-    at::Tensor hidden =
-        ops::embedding(table, batch.ids.to(device()), compute_dtype_, config_.pad_token_id.value_or(-1));
+    at::Tensor hidden = ops::embedding(table, batch.ids, compute_dtype_, config_.pad_token_id.value_or(-1));
     const bool checkpointed =
         context.recomputation == nn::Recomputation::kLayers && at::GradMode::is_enabled();
     // A checkpointed layer has no parameters among its arguments: without this it would get no backward pass.
     if (checkpointed && !hidden.requires_grad()) hidden.requires_grad_();
-    const auto [cos, sin] = ops::rope_table(batch.positions.to(device()), inverse_frequency_, compute_dtype_);
+    const auto [cos, sin] = ops::rope_table(batch.positions, inverse_frequency_, compute_dtype_);
     ops::SequenceOffsets offsets(batch.offsets);
-    if (device().is_cuda()) {
-        offsets.device = at::tensor(at::ArrayRef<std::int64_t>(batch.offsets), at::kInt).to(device());
-    }
-    const at::Tensor rows_there = rows.defined() ? rows.to(device()) : rows;
+    offsets.device = batch.device_offsets;
     for (std::size_t i = 0; i < layers_.size(); ++i) {
-        const at::Tensor kept_rows = i + 1 == layers_.size() ? rows_there : at::Tensor();
+        const at::Tensor kept_rows = i + 1 == layers_.size() ? rows : at::Tensor();
         const auto segment = [=, this, cos = cos, sin = sin](const at::Tensor& x) {
             return layer_forward(i, x, cos, sin, offsets, context, kept_rows, caches);
         };
@@ -164,17 +163,15 @@ at::Tensor CausalLM::attend_to_caches(std::size_t index, const at::Tensor& qkv,
 }
 
 at::Tensor CausalLM::loss_sum(const at::Tensor& hidden_rows, const at::Tensor& targets) const {
-    const at::Tensor there = targets.to(device());
     if (trained_head_.defined())
-        return ops::trainable_linear_cross_entropy(hidden_rows, trained_head_, there);
-    return ops::linear_cross_entropy(hidden_rows, output_matrix(), there);
+        return ops::trainable_linear_cross_entropy(hidden_rows, trained_head_, targets);
+    return ops::linear_cross_entropy(hidden_rows, output_matrix(), targets);
 }
 
 ops::TokenScores CausalLM::score(const at::Tensor& hidden_rows, const at::Tensor& targets) const {
-    const at::Tensor there = targets.to(device());
     const ops::TokenScores scores =
-        trained_head_.defined() ? ops::score_tokens(hidden_rows, ops::TrainedHead(trained_head_), there)
-                                : ops::score_tokens(hidden_rows, output_matrix(), there);
+        trained_head_.defined() ? ops::score_tokens(hidden_rows, ops::TrainedHead(trained_head_), targets)
+                                : ops::score_tokens(hidden_rows, output_matrix(), targets);
     return {.logprobs = scores.logprobs.cpu(), .correct = scores.correct.cpu()};
 }
 
@@ -233,15 +230,21 @@ void CausalLM::train_head() {
 
 void CausalLM::keep_dense(bool keep) {
     const bool on_device = ops::device_kernels(device()) != nullptr;
-    std::vector<nn::LinearGroup*> groups;
-    for (const auto& layer : layers_) {
-        groups.insert(groups.end(), {&layer->qkv, &layer->output, &layer->gate_up, &layer->down});
-    }
+    keeps_dense_ = keep;
     scratch_.reset();
-    if (on_device && !keep) {
+    std::vector<nn::LinearGroup*> groups;
+    std::vector<const nn::ScratchSource*> scratch_users;
+    for (const auto& layer : layers_) {
+        for (nn::LinearGroup* group : {&layer->qkv, &layer->output, &layer->gate_up, &layer->down}) {
+            groups.push_back(group);
+            if (on_device && !group->move_weights_together()) scratch_users.push_back(group);
+        }
+        // What the weights left is too scattered for the next layer's matrices.
+        if (device().is_cuda() && scratch_users.size() < groups.size()) at::accelerator::emptyCache();
+    }
+    if (!keep && !scratch_users.empty()) {
         scratch_ = std::make_unique<nn::WeightScratch>(
-            std::vector<const nn::ScratchSource*>(groups.begin(), groups.end()),
-            at::TensorOptions(device()).dtype(compute_dtype_));
+            scratch_users, at::TensorOptions(device()).dtype(compute_dtype_));
     }
     for (nn::LinearGroup* group : groups) {
         group->keep_dense(keep);
@@ -250,6 +253,15 @@ void CausalLM::keep_dense(bool keep) {
     // A device multiplies with the head as it is stored.
     if (trained_head_.defined() || on_device) return;
     (config_.tie_word_embeddings ? embedding_ : head_).keep_dense(keep);
+}
+
+bool CausalLM::few_rows_pay() const {
+    if (keeps_dense_) return false;
+    return std::any_of(layers_.begin(), layers_.end(), [](const auto& layer) {
+        const nn::Linear* linears[] = {&layer->q_proj, &layer->o_proj, &layer->gate_proj, &layer->down_proj};
+        return std::any_of(std::begin(linears), std::end(linears),
+                           [](const nn::Linear* linear) { return linear->weight().multiplies_few(); });
+    });
 }
 
 std::int64_t CausalLM::weight_bytes() const {

@@ -32,7 +32,7 @@ void for_each_block(const at::Tensor& matrix, F&& f) {
 
 }  // namespace
 
-LinearGroup::LinearGroup(std::vector<const Linear*> linears) : linears_(std::move(linears)) {}
+LinearGroup::LinearGroup(std::vector<Linear*> linears) : linears_(std::move(linears)) {}
 
 bool LinearGroup::trains_a_weight() const {
     return std::any_of(linears_.begin(), linears_.end(),
@@ -48,7 +48,27 @@ bool LinearGroup::folds() const {
 
 void LinearGroup::keep_dense(bool keep) {
     keeps_ = keep;
-    kept_ = at::Tensor();
+    if (!holds_weights_) kept_ = at::Tensor();
+}
+
+bool LinearGroup::move_weights_together() {
+    const bool all_can = std::all_of(linears_.begin(), linears_.end(),
+                                     [](const Linear* linear) { return linear->weight().can_move(); });
+    if (!runs_on_device() || !all_can || trains_a_weight()) return false;
+    const at::AutoGradMode no_gradients(false);
+    const std::vector<std::int64_t> shape = scratch_shape();
+    if (holds_weights_ && kept_.sizes() == shape) return true;
+    const Weight& weight = linears_.front()->weight();
+    kept_ = at::empty(shape, at::TensorOptions(weight.device()).dtype(weight.compute_dtype()));
+    kept_versions_.clear();  // of the columns: they are written at the first use
+    std::int64_t first = 0;
+    for (Linear* linear : linears_) {
+        const std::int64_t rows = linear->out_features();
+        linear->weight().move_into(kept_.narrow(0, first, rows).narrow(1, 0, linear->in_features()));
+        first += rows;
+    }
+    holds_weights_ = true;
+    return true;
 }
 
 ops::Projections LinearGroup::projections(const ForwardContext& context) const {
@@ -184,8 +204,8 @@ ops::DeviceOperands LinearGroup::device_operands() const {
     const at::AutoGradMode no_gradients(false);
     update_adapters();
     // Trained weights change without being counted as adapters do: they are written anew each time.
-    const bool keeps = keeps_ && !trains_a_weight();
-    if (!keeps_ && scratch_ != nullptr && !trains_a_weight()) {
+    const bool keeps = (keeps_ || holds_weights_) && !trains_a_weight();
+    if (!keeps && scratch_ != nullptr && !trains_a_weight()) {
         return {.weight = scratch_->acquire(*this), .a = a_};
     }
     if (keeps && kept_.defined()) {

@@ -72,14 +72,31 @@ void Weight::to(at::Device device) {
     if (kept_.defined()) kept_ = kept_.to(device);
 }
 
-at::Tensor Weight::multiply_few(const at::Tensor& x) const {
-    if (is_quantized()) return quant::multiply_few(quantized(), x, compute_dtype_);
+bool Weight::multiplies_few() const {
+    if (is_quantized()) return true;
     const at::Tensor& stored = std::get<at::Tensor>(storage_);
     // Values of two bytes, which a run in another narrow type would round.
     const bool halves = stored.element_size() == 2 && stored.is_contiguous();
     const bool as_stored = compute_dtype_ == at::kFloat || stored.scalar_type() == compute_dtype_;
-    if (!halves || !as_stored || ops::device_kernels(x) != nullptr) return {};
-    return quant::multiply_few(stored, x);
+    return halves && as_stored && ops::device_kernels(stored) == nullptr;
+}
+
+at::Tensor Weight::multiply_few(const at::Tensor& x) const {
+    if (!multiplies_few()) return {};
+    if (is_quantized()) return quant::multiply_few(quantized(), x, compute_dtype_);
+    return quant::multiply_few(std::get<at::Tensor>(storage_), x);
+}
+
+bool Weight::can_move() const {
+    if (is_quantized() || !defined()) return false;
+    const auto stored = std::get<at::Tensor>(storage_).element_size();
+    return stored >= static_cast<std::int64_t>(c10::elementSize(compute_dtype_));
+}
+
+void Weight::move_into(at::Tensor home) {
+    TORCH_CHECK(can_move() && home.scalar_type() == compute_dtype_, "a weight moves in its compute dtype");
+    home.copy_(std::get<at::Tensor>(storage_));
+    storage_ = std::move(home);
 }
 
 void Weight::dense_rows_into(std::int64_t first, at::Tensor& out) const {

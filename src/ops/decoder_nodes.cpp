@@ -17,13 +17,14 @@ struct NormProject : Function<NormProject> {
     static variable_list forward(AutogradContext* ctx, const at::Tensor& hidden, const at::Tensor& weight,
                                  const std::optional<at::Tensor>& pending, at::TensorList /*parameters*/,
                                  double eps, const Holder& holder) {
-        const at::Tensor into = projection_input(holder->value, hidden, hidden.size(1));
-        const NormResult normed = rms_norm_forward(hidden, weight, eps, into, pending.value_or(at::Tensor()));
+        const RoomyRows into = projection_input(holder->value, hidden, hidden.size(1));
+        const NormResult normed =
+            rms_norm_forward(hidden, weight, eps, into.rows(), pending.value_or(at::Tensor()));
         const at::Tensor stream = pending ? normed.sum : hidden;
         ctx->save_for_backward({stream, weight, normed.inverse});
         ctx->saved_data[kPending] = pending.has_value();
         save(ctx, holder);
-        return {project(holder->value, normed.y), stream};
+        return {project(holder->value, into.holding(normed.y)), stream};
     }
     static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
         const variable_list saved = ctx->get_saved_variables();
@@ -69,8 +70,8 @@ struct SwigluProjectResidual : Function<SwigluProjectResidual> {
                               at::TensorList /*parameters*/, const Holder& holder) {
         ctx->save_for_backward({gate_up});
         save(ctx, holder);
-        const at::Tensor into = projection_input(holder->value, gate_up, gate_up.size(1) / 2);
-        return project(holder->value, swiglu(gate_up, into), residual);
+        const RoomyRows into = projection_input(holder->value, gate_up, gate_up.size(1) / 2);
+        return project(holder->value, into.holding(swiglu(gate_up, into.rows())), residual);
     }
     static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
         const at::Tensor gate_up = ctx->get_saved_variables()[0];

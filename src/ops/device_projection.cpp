@@ -38,15 +38,13 @@ void low_rank_inputs(const Projections& projections, const at::Tensor& x, const 
     });
 }
 
-/// (x | x A^T) [T, in + appended], in x's own memory where projection_input left room.
-at::Tensor extended_input(const Projections& projections, const at::Tensor& x, const at::Tensor& a) {
+/// (x | x A^T) [T, in + appended], in x's own memory where it has room.
+at::Tensor extended_input(const Projections& projections, const RoomyRows& input, const at::Tensor& a) {
+    const at::Tensor& x = input.rows();
     if (!a.defined()) return x;
     const std::int64_t rows = x.size(0), in = x.size(1), columns = in + a.size(0);
-    const auto room = static_cast<std::int64_t>(x.storage().nbytes() / x.element_size()) - x.storage_offset();
-    at::Tensor wide;
-    if (x.stride(1) == 1 && x.stride(0) == columns && room >= rows * columns) {
-        wide = x.as_strided({rows, columns}, {columns, 1});
-    } else {
+    at::Tensor wide = input.wide();
+    if (!wide.defined() || wide.size(1) != columns) {
         wide = at::empty({rows, columns}, x.options());
         wide.narrow(1, 0, in).copy_(x);
     }
@@ -81,8 +79,8 @@ BaseGradient base_gradient(const DeviceOperands& operands, const at::Tensor& g) 
 
 }  // namespace
 
-at::Tensor device_project(const Projections& projections, const at::Tensor& x, const at::Tensor& residual) {
-    at::Tensor y = product_from_storage(projections, x);
+at::Tensor device_project(const Projections& projections, const RoomyRows& x, const at::Tensor& residual) {
+    at::Tensor y = product_from_storage(projections, x.rows());
     if (y.defined()) {
         if (residual.defined()) y.add_(residual);
     } else {

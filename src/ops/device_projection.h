@@ -6,7 +6,7 @@
 /// (W | scaling * B) (x | x A^T)^T, in the compute dtype.
 namespace qlora::ops {
 
-at::Tensor device_project(const Projections& projections, const at::Tensor& x, const at::Tensor& residual);
+at::Tensor device_project(const Projections& projections, const RoomyRows& x, const at::Tensor& residual);
 at::Tensor device_project_backward(const Projections& projections, const at::Tensor& g, at::Tensor* low_rank);
 std::vector<at::Tensor> device_parameter_gradients(const Projections& projections, const at::Tensor& x,
                                                    const at::Tensor& g, at::Tensor low_rank);

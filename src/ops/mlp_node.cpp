@@ -23,11 +23,17 @@ Projections with_weights_made(Projections projections) {
     return projections;
 }
 
+/// The output of gate_up [T, 2 * intermediate]; the normed rows are gone when it returns.
+at::Tensor inner_values(const Projections& gate_up, const at::Tensor& hidden, const at::Tensor& weight,
+                        double eps) {
+    const RoomyRows into = projection_input(gate_up, hidden, hidden.size(1));
+    const NormResult normed = rms_norm_forward(hidden, weight, eps, into.rows());
+    return project(gate_up, into.holding(normed.y));
+}
+
 at::Tensor activated(const Projections& gate_up, const at::Tensor& hidden, const at::Tensor& weight,
                      double eps) {
-    const at::Tensor into = projection_input(gate_up, hidden, hidden.size(1));
-    const at::Tensor inner = project(gate_up, rms_norm_forward(hidden, weight, eps, into).y);
-    return swiglu(inner);
+    return swiglu(inner_values(gate_up, hidden, weight, eps));
 }
 
 struct MlpResidual : Function<MlpResidual> {
@@ -59,9 +65,9 @@ struct MlpResidual : Function<MlpResidual> {
         at::Tensor low_rank_down, low_rank_gate_up;
         at::Tensor d_inner = project_backward(down, g, &low_rank_down);
         const Projections gate_up = with_weights_made(saved_projections(ctx, kGateUp));
-        const NormResult normed =
-            rms_norm_forward(hidden, weight, eps, projection_input(gate_up, hidden, hidden.size(1)));
-        at::Tensor inner = project(gate_up, normed.y);
+        const RoomyRows into = projection_input(gate_up, hidden, hidden.size(1));
+        const NormResult normed = rms_norm_forward(hidden, weight, eps, into.rows());
+        at::Tensor inner = project(gate_up, into.holding(normed.y));
         SwigluGradient made = swiglu_backward(d_inner, inner);
         d_inner.reset();
         inner.reset();

@@ -141,15 +141,23 @@ std::vector<at::Tensor> Projections::parameters() const {
     return out;
 }
 
-at::Tensor projection_input(const Projections& projections, const at::Tensor& like, std::int64_t columns) {
-    if (device_kernels(like) == nullptr || !projections.device_a) return {};
-    const at::Tensor a = projections.device_a();
-    const std::int64_t appended = a.defined() ? a.size(0) : 0;
-    return at::empty({like.size(0), columns + appended}, like.options()).narrow(1, 0, columns);
+RoomyRows RoomyRows::holding(const at::Tensor& x) const {
+    if (!wide_.defined()) return {x};
+    TORCH_CHECK(x.is_same(rows_), "rows with room are written where the room is");
+    return *this;
 }
 
-at::Tensor project(const Projections& projections, const at::Tensor& x, const at::Tensor& residual) {
-    if (device_kernels(x) != nullptr) return device_project(projections, x, residual);
+RoomyRows projection_input(const Projections& projections, const at::Tensor& like, std::int64_t columns) {
+    if (device_kernels(like) == nullptr || !projections.device_a) return {at::Tensor()};
+    const at::Tensor a = projections.device_a();
+    const std::int64_t appended = a.defined() ? a.size(0) : 0;
+    const at::Tensor wide = at::empty({like.size(0), columns + appended}, like.options());
+    return {wide.narrow(1, 0, columns), wide};
+}
+
+at::Tensor project(const Projections& projections, const RoomyRows& input, const at::Tensor& residual) {
+    const at::Tensor& x = input.rows();
+    if (device_kernels(x) != nullptr) return device_project(projections, input, residual);
     const at::Tensor wide = fp32(x);
     const bool rounds = x.scalar_type() != at::kFloat;
     const LibTorchSums sums(rounds);

@@ -19,9 +19,9 @@ StepGradients accumulate_gradients(const models::CausalLM& model, std::span<cons
     std::vector<at::Tensor> losses;  // read at the end: a GPU is not waited for in between
     for (const data::Batch& batch : batches) {
         if (batch.supervised_tokens() > 0) {
-            const at::Tensor hidden =
-                model.forward(eval::token_batch(batch), context, eval::index_tensor(batch.loss_rows));
-            const at::Tensor loss = model.loss_sum(hidden, eval::index_tensor(batch.targets));
+            const models::TokenBatch there = eval::token_batch(batch, model.device());
+            const at::Tensor hidden = model.forward(there, context, there.rows);
+            const at::Tensor loss = model.loss_sum(hidden, there.targets);
             losses.push_back(loss.detach());
             loss.backward(at::full_like(loss, loss_scale / static_cast<double>(result.supervised_tokens)));
         }

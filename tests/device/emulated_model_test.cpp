@@ -86,7 +86,7 @@ Outcome run(const Case& value, const Settings& settings) {
     const std::vector<data::Example> examples = rows();
     std::vector<const data::Example*> pointers;
     for (const data::Example& example : examples) pointers.push_back(&example);
-    const data::Batch batch = data::collate(pointers);
+    const models::TokenBatch there = eval::token_batch(data::collate(pointers), model->device());
     const nn::ForwardContext context{
         .training = true, .recomputation = settings.recomputation, .seed = 9, .micro_step = 4};
     Outcome out;
@@ -94,9 +94,8 @@ Outcome run(const Case& value, const Settings& settings) {
         for (const adapters::TrainableParameter& parameter : adaptation.parameters) {
             parameter.tensor.mutable_grad() = at::Tensor();
         }
-        const at::Tensor hidden =
-            model->forward(eval::token_batch(batch), context, eval::index_tensor(batch.loss_rows));
-        const at::Tensor loss = model->loss_sum(hidden, eval::index_tensor(batch.targets));
+        const at::Tensor hidden = model->forward(there, context, there.rows);
+        const at::Tensor loss = model->loss_sum(hidden, there.targets);
         loss.backward(at::full_like(loss, settings.loss_scale));
         out.loss = loss.item<double>();
     }
@@ -104,9 +103,8 @@ Outcome run(const Case& value, const Settings& settings) {
         out.gradients[parameter.key] = parameter.tensor.grad() / settings.loss_scale;
     }
     const at::AutoGradMode no_gradients(false);
-    const at::Tensor hidden =
-        model->forward(eval::token_batch(batch), {}, eval::index_tensor(batch.loss_rows));
-    out.logprobs = model->score(hidden, eval::index_tensor(batch.targets)).logprobs;
+    const at::Tensor hidden = model->forward(there, {}, there.rows);
+    out.logprobs = model->score(hidden, there.targets).logprobs;
     std::vector<std::vector<tokenizer::TokenId>> prompts;
     for (const data::Example& example : examples) prompts.push_back(example.ids);
     eval::GenerateOptions generation;

@@ -42,7 +42,7 @@ TokenBatch batch_of(const std::vector<Ids>& sequences) {
     }
     std::vector<const data::Example*> pointers;
     for (const data::Example& example : examples) pointers.push_back(&example);
-    return eval::token_batch(data::collate(pointers));
+    return eval::token_batch(data::collate(pointers), at::kCPU);
 }
 
 Ids some_ids(std::size_t count, unsigned seed) {

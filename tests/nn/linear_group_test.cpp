@@ -45,7 +45,7 @@ struct Layer {
         return out;
     }
 
-    Linear linears[3];
+    mutable Linear linears[3];  // a group may move their weights
 };
 
 Weight packed(const Weight& weight, at::ScalarType compute) {

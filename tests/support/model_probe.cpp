@@ -82,10 +82,9 @@ int run(const std::string& request_file, const std::string& output_file) {
     std::vector<qlora::adapters::TrainableParameter> out;
     const bool gradients = request.value("gradients", false);
     const at::AutoGradMode mode(gradients);
-    const at::Tensor hidden = model->forward(qlora::eval::token_batch(batch), context);
-    const at::Tensor loss =
-        model->loss_sum(hidden.index_select(0, qlora::eval::index_tensor(batch.loss_rows)),
-                        qlora::eval::index_tensor(batch.targets));
+    const qlora::models::TokenBatch there = qlora::eval::token_batch(batch, model->device());
+    const at::Tensor hidden = model->forward(there, context);
+    const at::Tensor loss = model->loss_sum(hidden.index_select(0, there.rows), there.targets);
     if (gradients) {
         loss.backward();
         for (const auto& parameter : adaptation.parameters) {

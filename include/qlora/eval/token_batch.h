@@ -1,19 +1,17 @@
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
 #include <cstdint>
-#include <vector>
+#include <span>
 
 #include "qlora/data/batch.h"
-#include "qlora/models/causal_lm.h"
+#include "qlora/models/token_batch.h"
 
 namespace qlora::eval {
 
-/// int64 [n] copy of a list.
-at::Tensor index_tensor(const std::vector<std::int64_t>& values);
-
-/// A data batch as the model takes it.
-models::TokenBatch token_batch(const data::Batch& batch);
+/// A data batch as the model takes it, with the rows that have a loss and their targets.
+models::TokenBatch token_batch(const data::Batch& batch, at::Device device);
+/// The same with other rows and targets.
+models::TokenBatch token_batch(const data::Batch& batch, std::span<const std::int64_t> rows,
+                               std::span<const std::int64_t> targets, at::Device device);
 
 }  // namespace qlora::eval

@@ -7,15 +7,13 @@
 
 namespace qlora::kernels {
 
-inline constexpr int kMaxMatvecRows = 8;
-
 /// A few rows times a quantized matrix, for generation.
 struct MatvecNf4Params {
     Nf4View weight;  ///< [outputs, inputs], so n = outputs * inputs
     int64_t outputs;
     int64_t inputs;
     const void* x;  ///< [rows, inputs] of `type`
-    int rows;       ///< 1 .. kMaxMatvecRows
+    int rows;       ///< 1 .. kFewRows
     void* y;        ///< [rows, outputs] of `type`
     FloatType type;
 };

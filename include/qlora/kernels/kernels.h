@@ -21,6 +21,10 @@ struct QuantizeNf4Params {
     float* absmax;    ///< [block_count(n, blocksize)]
 };
 
+/// Rows up to which a product reads a weight faster as it is stored than its dense form; a GPU's kernel takes
+/// no more at once.
+inline constexpr int64_t kFewRows = 8;
+
 /// Scales of NF4 blocks: plain fp32 values, or 8-bit codes that are decoded as they are used (double
 /// quantization).
 struct AbsmaxView {

@@ -11,19 +11,13 @@
 
 #include "qlora/models/kv_cache.h"
 #include "qlora/models/model_config.h"
+#include "qlora/models/token_batch.h"
 #include "qlora/nn/linear_group.h"
 #include "qlora/nn/rms_norm.h"
 #include "qlora/ops/attention.h"
 #include "qlora/ops/cross_entropy.h"
 
 namespace qlora::models {
-
-/// Sequences laid end to end: ids and positions [T] int64, offsets [S + 1] cumulative lengths.
-struct TokenBatch {
-    at::Tensor ids;
-    at::Tensor positions;
-    std::vector<std::int64_t> offsets;
-};
 
 /// One decoder layer; members are named like the checkpoint's tensors.
 struct DecoderLayer {
@@ -57,11 +51,10 @@ class CausalLM {
 
     /// Final normed hidden states [T, hidden], or of `rows` [R] int64 alone if defined: then the last layer
     /// too runs on them alone wherever a token does not need its neighbours. With `caches` (one a sequence)
-    /// new tokens follow the cached ones.
+    /// new tokens follow the cached ones. Batch, rows and targets lie on the model's device.
     at::Tensor forward(const TokenBatch& batch, const nn::ForwardContext& context,
                        const at::Tensor& rows = {}, std::span<KvCache* const> caches = {}) const;
-    /// Sum of the cross-entropies of `targets` [R] given hidden rows [R, hidden]; fp32 scalar. Targets, like
-    /// ids and rows, may lie on the CPU.
+    /// Sum of the cross-entropies of `targets` [R] given hidden rows [R, hidden]; fp32 scalar.
     at::Tensor loss_sum(const at::Tensor& hidden_rows, const at::Tensor& targets) const;
     /// Log probabilities of `targets` [R] and whether they are the most likely, without gradient; on the CPU.
     ops::TokenScores score(const at::Tensor& hidden_rows, const at::Tensor& targets) const;
@@ -95,6 +88,9 @@ class CausalLM {
     /// Keeps fp32 forms of all frozen matrices, on a device forms in the compute dtype: same results, faster.
     /// On a device without them the linears share two buffers; there it is called once adapters are set.
     void keep_dense(bool keep);
+    /// Whether a pass over more than ops::kFewRows tokens makes weights dense that a pass over fewer multiplies
+    /// as they are stored: generation then takes no more sequences at once.
+    bool few_rows_pay() const;
     /// Bytes of all weights as held (adapters and kept fp32 forms not counted).
     std::int64_t weight_bytes() const;
     /// Bytes that `keep_dense(true)` would take.
@@ -118,6 +114,7 @@ class CausalLM {
     nn::Weight head_;
     at::Tensor trained_embedding_, trained_head_;
     std::vector<std::unique_ptr<DecoderLayer>> layers_;
+    bool keeps_dense_ = false;
     std::unique_ptr<nn::WeightScratch> scratch_;  ///< on a device, unless dense forms are kept
     nn::RmsNorm norm_;
 };

@@ -17,13 +17,17 @@ namespace qlora::nn {
 class LinearGroup final : public ScratchSource {
   public:
     /// The linears must outlive the group.
-    explicit LinearGroup(std::vector<const Linear*> linears);
+    explicit LinearGroup(std::vector<Linear*> linears);
 
     ops::Projections projections(const ForwardContext& context) const;
 
     /// Whether the stacked matrix stays in memory between passes: 4 bytes a weight, on a device as many as
     /// the compute dtype has.
     void keep_dense(bool keep);
+    /// On a device, where no weight is packed or trained: moves the weights into one matrix with room for the
+    /// adapters' columns, which every product then reads in place, and returns true; it takes no more memory
+    /// than they did. Called once adapters are set; a later call with other ranks moves them again.
+    bool move_weights_together();
     /// On a device, where a matrix that is not kept is written; outlives the group's use.
     void use_scratch(WeightScratch* scratch) { scratch_ = scratch; }
 
@@ -48,8 +52,9 @@ class LinearGroup final : public ScratchSource {
     /// Changes of the adapters' values, as counted by the tensors themselves.
     std::vector<std::int64_t> versions() const;
 
-    std::vector<const Linear*> linears_;
+    std::vector<Linear*> linears_;
     bool keeps_ = false;
+    bool holds_weights_ = false;  ///< `kept_` is where the weights themselves lie
     WeightScratch* scratch_ = nullptr;
     mutable at::Tensor kept_;
     mutable std::vector<std::int64_t> kept_versions_;

@@ -18,9 +18,10 @@ class RmsNorm {
     const std::string& path() const { return path_; }
     std::int64_t size() const { return size_; }
     double eps() const { return eps_; }
+    /// fp32, as kernels read it: every stored dtype fits into it without rounding.
     const at::Tensor& weight() const { return weight_; }
-    void set_weight(at::Tensor weight) { weight_ = std::move(weight); }
-    void train_whole_module() { weight_ = weight_.to(at::kFloat).clone().requires_grad_(); }
+    void set_weight(const at::Tensor& weight) { weight_ = weight.to(at::kFloat); }
+    void train_whole_module() { weight_ = weight_.clone().requires_grad_(); }
 
     void to(at::Device device) { move_to(weight_, device); }
 

@@ -24,6 +24,8 @@ class Weight final : public ops::FrozenWeight {
     bool stores(at::ScalarType dtype) const override;
     at::Tensor rows_as(std::int64_t first, std::int64_t count, at::ScalarType dtype) const override;
     at::Tensor multiply_few(const at::Tensor& x) const override;
+    /// Whether `multiply_few` gives a result.
+    bool multiplies_few() const;
     /// Into `out` [out, in + k] on a device, in its dtype: the weight, and `appended` [out, k] fp32 behind
     /// each row; undefined: nothing.
     void write_extended(at::Tensor out, const at::Tensor& appended) const;
@@ -37,6 +39,10 @@ class Weight final : public ops::FrozenWeight {
     /// Bytes held, the kept fp32 form not counted.
     std::int64_t bytes() const;
     void keep_dense(bool keep);
+    /// Whether it is dense and takes at least as many bytes as in the compute dtype.
+    bool can_move() const;
+    /// Moves it into `home` [out, in] of the compute dtype, whose rows may lie apart; needs can_move().
+    void move_into(at::Tensor home);
     at::Device device() const;
     void to(at::Device device);
 

@@ -2,10 +2,11 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "qlora/kernels/kernels.h"
+
 namespace qlora::ops {
 
-/// Rows up to which a product reads a packed weight faster than its fp32 form.
-inline constexpr std::int64_t kFewRows = 8;
+using kernels::kFewRows;
 
 /// A frozen matrix [out, in] that a product can ask for in fp32, however it is stored (dense, packed 4-bit).
 class FrozenWeight {

@@ -75,15 +75,37 @@ struct Projections {
     std::vector<at::Tensor> parameters() const;
 };
 
-/// Memory for an x of `columns` with as many rows as `like`, with room behind each row for what adapters
-/// append: saves `project` a copy. Undefined where no kernels of a device run.
-at::Tensor projection_input(const Projections& projections, const at::Tensor& like, std::int64_t columns);
+/// x [T, in] of a product and, if `projection_input` gave the memory, room behind each row for x A^T of the
+/// adapters. Any other tensor is x without room, whatever its strides are: what lies between its rows belongs
+/// to somebody else.
+class RoomyRows {
+  public:
+    RoomyRows(at::Tensor x) : rows_(std::move(x)) {}  // NOLINT(google-explicit-constructor)
+
+    const at::Tensor& rows() const { return rows_; }
+    /// (x | room) [T, in + appended], contiguous; undefined without room.
+    const at::Tensor& wide() const { return wide_; }
+    /// The same room with `x`, which was written to `rows()`; without room, x alone.
+    RoomyRows holding(const at::Tensor& x) const;
+
+  private:
+    friend RoomyRows projection_input(const Projections& projections, const at::Tensor& like,
+                                      std::int64_t columns);
+    RoomyRows(at::Tensor rows, at::Tensor wide) : rows_(std::move(rows)), wide_(std::move(wide)) {}
+
+    at::Tensor rows_, wide_;
+};
+
+/// Memory for an x of `columns` with as many rows as `like`, with room for what adapters append: saves
+/// `project` a copy. Its rows() are undefined where no kernels of a device run.
+RoomyRows projection_input(const Projections& projections, const at::Tensor& like, std::int64_t columns);
 
 /// y in x's dtype. Sums in fp32; in bf16 the base's result is rounded before the adapter's is added in fp32
 /// and the sum rounded, as peft does, while a device makes both in one product. In fp32 and on a device
 /// `residual` [T, sum of out], if defined, is where the sums start; in bf16 on the CPU it is added to the
 /// rounded y.
-at::Tensor project(const Projections& projections, const at::Tensor& x, const at::Tensor& residual = {});
+/// The room behind x, if any, is written.
+at::Tensor project(const Projections& projections, const RoomyRows& x, const at::Tensor& residual = {});
 
 /// Gradient of x for g [T, sum of out], the gradient of y; g's dtype. Where the product makes scaling * g B
 /// besides, it becomes *low_rank, which saves `parameter_gradients` that product.

@@ -123,7 +123,7 @@ void launch_rows(const MatvecNf4Params& params, const Shape& shape, Stream strea
 void matvec_nf4(const MatvecNf4Params& params, Stream stream) {
     const Nf4View& weight = params.weight;
     if (!is_valid_blocksize(weight.blocksize)) throw std::invalid_argument("matvec_nf4: blocksize");
-    if (params.rows < 1 || params.rows > kMaxMatvecRows) throw std::invalid_argument("matvec_nf4: rows");
+    if (params.rows < 1 || params.rows > kFewRows) throw std::invalid_argument("matvec_nf4: rows");
     if (params.outputs < 0 || params.inputs < 1 || weight.n / params.inputs != params.outputs ||
         weight.n % params.inputs != 0) {
         throw std::invalid_argument("matvec_nf4: the weight is not of [outputs, inputs]");
@@ -137,7 +137,7 @@ void matvec_nf4(const MatvecNf4Params& params, Stream stream) {
         params.outputs, params.inputs, params.rows, __builtin_ctz(static_cast<unsigned>(weight.blocksize)),
         params.inputs % kGroup == 0 && is_aligned(weight.packed, 8) && is_aligned(params.x, 16)};
     with_elements(params.type, [&](auto elements) {
-        launch_rows<decltype(elements), kMaxMatvecRows>(params, shape, stream);
+        launch_rows<decltype(elements), static_cast<int>(kFewRows)>(params, shape, stream);
     });
 }
 
