@@ -39,9 +39,11 @@ class LaunchFaults : public testing::Test {
 };
 
 TEST_F(LaunchFaults, TheKernelIsNamedAsTheSourceNamesIt) {
-    EXPECT_EQ(launched_kernel(kSignature), "adamw_kernel");
-    EXPECT_EQ(launched_kernel("[with auto kKernel = plain_kernel]"), "plain_kernel");
-    EXPECT_EQ(launched_kernel("another signature"), "another signature");
+    EXPECT_STREQ(launched_kernel(kSignature).text, "adamw_kernel");
+    EXPECT_STREQ(launched_kernel("[kKernel = &a::(anonymous namespace)::rope_kernel<int>]").text,
+                 "rope_kernel");
+    EXPECT_STREQ(launched_kernel("[with auto kKernel = plain_kernel]").text, "plain_kernel");
+    EXPECT_STREQ(launched_kernel("another signature").text, "another signature");
 }
 
 TEST_F(LaunchFaults, WithoutAFaultNothingIsSaid) {

@@ -90,7 +90,8 @@ const BadConfig kModelFaults[] = {
      {"model.path: must be a path, not 3"}},
     {"unknown_device",
      with_model(R"("device": "gpu")"),
-     {"model.device: must be auto, cpu, cuda or cuda:N, not \"gpu\""}},
+     {"model.device: must be auto, cpu, cuda or cuda:N with the number of a GPU (cuda:0 is the first), not "
+      "\"gpu\""}},
     {"device_without_number", with_model(R"("device": "cuda:")"), {"model.device"}},
     {"device_number_word", with_model(R"("device": "cuda:one")"), {"model.device"}},
     {"zero_threads", with_model("\"threads\": 0"), {"model.threads: must be >= 1"}},

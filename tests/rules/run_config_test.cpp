@@ -199,13 +199,13 @@ TEST(RunConfig, a_resumed_run_may_change_its_length_and_reports_but_nothing_that
     for (const char* allowed :
          {"training.max_steps=9", "training.num_train_epochs=3", "training.logging_steps=1",
           "training.save_steps=5", "training.save_total_limit=7", "training.log_rows=true",
-          "training.output_dir=moved", "training.gradient_checkpointing=true"}) {
+          "training.output_dir=moved", "training.gradient_checkpointing=true", "model.threads=1",
+          "model.path=moved", "data.train=moved.jsonl", "data.eval=moved.jsonl"}) {
         EXPECT_TRUE(resume_differences(saved, parse(kSmallest, {allowed})).empty()) << allowed;
     }
-    for (const char* refused :
-         {"training.seed=1", "training.learning_rate=1e-3", "peft.r=16", "data.max_length=8",
-          "data.train=other.jsonl", "quantization.bnb_4bit_blocksize=128", "model.threads=1",
-          "training.gradient_accumulation_steps=2", "peft.rank_pattern={\"q\": 2}"}) {
+    for (const char* refused : {"training.seed=1", "training.learning_rate=1e-3", "peft.r=16",
+                                "data.max_length=8", "quantization.bnb_4bit_blocksize=128",
+                                "training.gradient_accumulation_steps=2", "peft.rank_pattern={\"q\": 2}"}) {
         const auto differences = resume_differences(saved, parse(kSmallest, {refused}));
         ASSERT_EQ(differences.size(), 1U) << refused;
         const std::string setting = std::string(refused).substr(0, std::string(refused).find('='));
