@@ -102,7 +102,10 @@ class Reader {
 RopeConfig read_rope(Reader& reader, std::int64_t max_positions) {
     RopeConfig rope;
     rope.theta = reader.number("rope_theta", 10000.0);
-    const char* key = reader.has("rope_parameters") ? "rope_parameters" : "rope_scaling";
+    // As transformers reads them: a rope_scaling that says anything replaces rope_parameters whole, its theta
+    // too.
+    const bool is_scaled = reader.has("rope_scaling") && reader.json().at("rope_scaling") != Json::object();
+    const char* key = is_scaled ? "rope_scaling" : "rope_parameters";
     if (!reader.has(key)) return rope;
     const Json& section = reader.json().at(key);
     if (!section.is_object()) {
@@ -127,8 +130,10 @@ RopeConfig read_rope(Reader& reader, std::int64_t max_positions) {
         rope.factor = values.number("factor", 1.0);
         rope.low_freq_factor = values.number("low_freq_factor", 1.0);
         rope.high_freq_factor = values.number("high_freq_factor", 4.0);
+        // Beside the section it wins over the one inside.
+        Reader& place = reader.has("original_max_position_embeddings") ? reader : values;
         rope.original_max_position_embeddings =
-            values.integer("original_max_position_embeddings", max_positions);
+            place.integer("original_max_position_embeddings", max_positions);
         if (inner.empty() && rope.high_freq_factor <= rope.low_freq_factor) {
             inner.add("high_freq_factor", "must be greater than low_freq_factor");
         }

@@ -211,6 +211,37 @@ TEST(ModelConfig, missing_keys_have_the_defaults_of_their_model_type) {
     }
 }
 
+/// Values of transformers 5.24.
+TEST(ModelConfig, a_rope_scaling_that_says_anything_replaces_rope_parameters) {
+    const auto rope = [](const Json& scaling, const Json& more = Json::object()) {
+        Json json = TinyModel{}.config();
+        json["rope_parameters"] = {{"rope_type", "linear"}, {"factor", 2.0}, {"rope_theta", 5e5}};
+        json["rope_scaling"] = scaling;
+        json.erase("rope_theta");
+        json.update(more);
+        return parse_model_config(json, "config.json").rope;
+    };
+    for (const Json& nothing : {Json(nullptr), Json::object()}) {
+        EXPECT_EQ(rope(nothing).factor, 2.0);
+        EXPECT_EQ(rope(nothing).theta, 5e5);
+    }
+    const Json linear = {{"type", "linear"}, {"factor", 4.0}};
+    EXPECT_EQ(rope(linear).factor, 4.0);
+    EXPECT_EQ(rope(linear).theta, 1e4) << "the theta of what is replaced is lost with it";
+    EXPECT_EQ(rope(linear, {{"rope_theta", 2e4}}).theta, 2e4);
+    EXPECT_EQ(rope({{"factor", 4.0}}).type, RopeType::kDefault);
+
+    const Json llama3 = {{"rope_type", "llama3"},
+                         {"factor", 8.0},
+                         {"low_freq_factor", 1.0},
+                         {"high_freq_factor", 4.0},
+                         {"original_max_position_embeddings", 1024}};
+    EXPECT_EQ(rope(llama3).original_max_position_embeddings, 1024);
+    EXPECT_EQ(rope(llama3, {{"original_max_position_embeddings", 2048}}).original_max_position_embeddings,
+              2048)
+        << "the one beside the section wins";
+}
+
 TEST(ModelConfig, a_null_number_of_key_heads_means_all_heads) {
     for (const char* type : {"llama", "mistral", "qwen2", "qwen3"}) {
         Json json = TinyModel{.model_type = type}.config();

@@ -76,7 +76,7 @@ def test_adapters_of_the_original_and_of_its_4_bit_form_fit_both(trained, bin_di
         metadata = opened.metadata()
     with safe_open(adapter_file(from_original), "pt") as opened:
         assert metadata["qlora.original"] == opened.metadata()["qlora.base"] != metadata["qlora.base"]
-    by_config = evaluate(bin_dir, "--config", from_stored.parent / "run.json", "--data", data)
+    by_config = evaluate(bin_dir, "--config", from_stored.parent / "run.json")
     assert by_config.returncode == 2 and "data.eval" in by_config.stderr
 
 
