@@ -1,6 +1,7 @@
 #include "qlora/cli/run_config.h"
 
 #include <algorithm>
+#include <cstdlib>
 
 #include "qlora/core/log.h"
 #include "qlora/core/nearest.h"
@@ -47,8 +48,16 @@ void tell_optimizer(const Json& root, const train::TrainingConfig& training) {
                  is_paged ? "; paging is not needed, the moments of adapters are small" : "");
 }
 
+// "~" and "~/..." as a shell reads them: no shell sees what a file holds.
+std::filesystem::path with_home(const std::filesystem::path& path) {
+    const char* home = std::getenv("HOME");
+    const std::string text = path.string();
+    if (home == nullptr || *home == '\0' || (text != "~" && !text.starts_with("~/"))) return path;
+    return home + text.substr(1);
+}
+
 void make_absolute(std::filesystem::path& path, const std::filesystem::path& folder) {
-    path = (folder / path).lexically_normal();
+    path = (folder / with_home(path)).lexically_normal();
     if (!path.has_filename() && path.has_relative_path())
         path = path.parent_path();  // "runs/a/" and "runs/a" are one
 }

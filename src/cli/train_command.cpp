@@ -12,6 +12,7 @@
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
 #include "qlora/data/preview.h"
+#include "qlora/io/model_folder.h"
 #include "qlora/ops/device.h"
 #include "qlora/train/run_checkpoint.h"
 #include "qlora/train/run_folder.h"
@@ -46,7 +47,10 @@ void check_paths(const RunConfig& config, const TrainFlags& flags, FaultList& fa
             std::filesystem::status(path, error).type() == std::filesystem::file_type::not_found;
         if (config.given.contains(setting) && is_missing) faults.add(setting, "there is no " + path.string());
     };
-    need("model.path", config.model.path);
+    if (config.given.contains("model.path")) {
+        const std::string fault = io::fault_of_model_folder(config.model.path);
+        if (!fault.empty()) faults.add("model.path", fault);
+    }
     if (config.model.adapter) need("model.adapter", *config.model.adapter);
     for (const std::filesystem::path& file : config.data.train.files) need("data.train", file);
     if (config.data.eval) need("data.eval", *config.data.eval);

@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "qlora/core/error.h"
+#include "qlora/io/model_folder.h"
 
 namespace qlora::models {
 namespace {
@@ -301,6 +302,8 @@ ModelConfig parse_model_config(const Json& json, const std::string& name) {
 
 ModelConfig load_model_config(const std::filesystem::path& folder) {
     const std::filesystem::path file = folder / "config.json";
+    std::error_code error;
+    if (!std::filesystem::exists(file, error)) io::require_model_folder(folder);
     return parse_model_config(read_json_file(file), file.string());
 }
 

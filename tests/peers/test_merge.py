@@ -439,4 +439,4 @@ def test_methods_that_cannot_be_merged_are_refused(peft_adapter, tiny_model, bin
     (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
     refused(bin_dir, tiny_model(), adapter, tmp_path / "out", "adapter_model.bin: is a pickle file")
     refused(bin_dir, tiny_model(), tmp_path, tmp_path / "out", "has no adapter_config.json")
-    refused(bin_dir, tmp_path, peft_adapter("llama"), tmp_path / "out", "config.json")
+    refused(bin_dir, tmp_path, peft_adapter("llama"), tmp_path / "out", "has neither model.safetensors nor")

@@ -2,6 +2,7 @@
 
 #include <gtest/gtest.h>
 
+#include <cstdlib>
 #include <filesystem>
 #include <string>
 
@@ -126,6 +127,23 @@ TEST(RunConfig, relative_paths_are_relative_to_the_file_also_in_overrides) {
     EXPECT_EQ(config.data.train.files[0], "/base/folder/x/t.jsonl");
     EXPECT_EQ(config.data.train.files[1], "/u");
     EXPECT_EQ(config.training.output_dir, "/base/folder/runs/a");
+}
+
+TEST(RunConfig, a_tilde_is_the_home_folder_in_every_path) {
+    const char* before = std::getenv("HOME");
+    const std::string kept = before == nullptr ? "" : before;
+    setenv("HOME", "/home/ann", 1);
+    const RunConfig config = parse(R"({"model": {"path": "~/models/m", "adapter": "~"},
+        "data": {"train": ["~/t.jsonl", "a/~/t.jsonl", "~bob/t.jsonl"], "eval": "~/e.jsonl"},
+        "training": {"output_dir": "~/runs/"}})");
+    before == nullptr ? unsetenv("HOME") : setenv("HOME", kept.c_str(), 1);
+    EXPECT_EQ(config.model.path, "/home/ann/models/m");
+    EXPECT_EQ(config.model.adapter, "/home/ann");
+    EXPECT_EQ(config.data.train.files,
+              (std::vector<std::filesystem::path>{"/home/ann/t.jsonl", "/base/folder/a/~/t.jsonl",
+                                                  "/base/folder/~bob/t.jsonl"}));
+    EXPECT_EQ(config.data.eval, "/home/ann/e.jsonl");
+    EXPECT_EQ(config.training.output_dir, "/home/ann/runs");
 }
 
 TEST(RunConfig, the_last_override_of_a_setting_wins) {
