@@ -243,8 +243,8 @@ void CausalLM::keep_dense(bool keep) {
         if (device().is_cuda() && scratch_users.size() < groups.size()) at::accelerator::emptyCache();
     }
     if (!keep && !scratch_users.empty()) {
-        scratch_ = std::make_unique<nn::WeightScratch>(
-            scratch_users, at::TensorOptions(device()).dtype(compute_dtype_));
+        scratch_ = std::make_unique<nn::WeightScratch>(scratch_users,
+                                                       at::TensorOptions(device()).dtype(compute_dtype_));
     }
     for (nn::LinearGroup* group : groups) {
         group->keep_dense(keep);

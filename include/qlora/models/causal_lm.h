@@ -88,8 +88,8 @@ class CausalLM {
     /// Keeps fp32 forms of all frozen matrices, on a device forms in the compute dtype: same results, faster.
     /// On a device without them the linears share two buffers; there it is called once adapters are set.
     void keep_dense(bool keep);
-    /// Whether a pass over more than ops::kFewRows tokens makes weights dense that a pass over fewer multiplies
-    /// as they are stored: generation then takes no more sequences at once.
+    /// Whether a pass over more than ops::kFewRows tokens makes weights dense that a pass over fewer
+    /// multiplies as they are stored: generation then takes no more sequences at once.
     bool few_rows_pay() const;
     /// Bytes of all weights as held (adapters and kept fp32 forms not counted).
     std::int64_t weight_bytes() const;
