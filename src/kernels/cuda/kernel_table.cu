@@ -1,10 +1,6 @@
 // The list of all kernels, and the plug-in's one exported function.
 #include "qlora/kernels/kernel_table.h"
 
-#if defined(__CUDACC__)
-#include "kernel_interface.h"
-#endif
-
 #define QLORA_TEXT_OF(name) #name
 #define QLORA_TEXT(name) QLORA_TEXT_OF(name)
 
@@ -53,9 +49,5 @@ const KernelTable& kernel_table() {
 #if defined(__CUDACC__)
 extern "C" __attribute__((visibility("default"))) const qlora::kernels::KernelTable* qlora_kernel_table() {
     return &qlora::kernels::cuda::kernel_table();
-}
-
-extern "C" __attribute__((visibility("default"))) const char* qlora_kernel_interface() {
-    return QLORA_KERNEL_INTERFACE;
 }
 #endif
