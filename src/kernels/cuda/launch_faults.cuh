@@ -84,8 +84,9 @@ inline constexpr const char* kEarlierFault =
     "fails is "
     "named";
 
+/// A machine without a driver or a card has an error from the start; the launch itself then says so.
 inline void require_no_earlier_fault(const char* signature) {
-    if (const cudaError_t error = cudaPeekAtLastError(); error != cudaSuccess) {
+    if (const cudaError_t error = cudaPeekAtLastError(); is_from_running_kernel(error)) {
         throw_launch_fault(kEarlierFault, signature, error);
     }
 }
