@@ -10,12 +10,22 @@ namespace {
 constexpr std::size_t kWidth = 100;
 constexpr std::string_view kReplacement = "\xEF\xBF\xBD";
 
+// What the token adds to a text. Decoders drop the blank that begins a text, which would make "▁Paris" look
+// like "Paris": behind itself a token keeps it. A token that stands for its own spelling has none to lose.
+std::string text_of(const tokenizer::Tokenizer& tokenizer, tokenizer::TokenId id,
+                    const std::string& spelling) {
+    const std::string alone = tokenizer.decode({id});
+    if (alone == spelling) return alone;
+    const std::string twice = tokenizer.decode({id, id});
+    return twice.compare(0, alone.size(), alone) == 0 ? twice.substr(alone.size()) : alone;
+}
+
 // A control token bare, text quoted. Part of a character has no text of its own: then the vocabulary's
 // spelling.
 std::string shown(const tokenizer::Tokenizer& tokenizer, tokenizer::TokenId id) {
     const std::string spelling = tokenizer.id_to_token(id);
     if (tokenizer.is_special(id)) return spelling;
-    const std::string text = tokenizer.decode({id});
+    const std::string text = text_of(tokenizer, id, spelling);
     const bool is_whole = !text.empty() && text.find(kReplacement) == std::string::npos;
     return Json(is_whole ? text : spelling).dump(-1, ' ', false, Json::error_handler_t::replace);
 }

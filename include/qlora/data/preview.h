@@ -8,8 +8,8 @@
 
 namespace qlora::data {
 
-/// The rows token by token, each token quoted and control tokens bare, in runs that say whether they are
-/// trained on.
+/// The rows token by token, each token quoted with the blanks that are part of it and control tokens bare, in
+/// runs that say whether they are trained on.
 std::string preview_rows(const Dataset& dataset, const tokenizer::Tokenizer& tokenizer, std::int64_t rows);
 
 /// "read 100 = kept 97 + dropped 2 + rejected 1", for the log.
