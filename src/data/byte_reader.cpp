@@ -34,13 +34,15 @@ ByteReader::~ByteReader() {
 
 std::string_view ByteReader::peek() {
     if (begin_ == end_) {
-        ssize_t got = 0;
-        do {
-            got = ::read(descriptor_, buffer_.data(), buffer_.size());
-        } while (got < 0 && errno == EINTR);
-        if (got < 0) fail(file_, "read");
-        begin_ = 0;
-        end_ = static_cast<std::size_t>(got);
+        begin_ = end_ = 0;
+        // A pipe gives less at a time; what looks at a file's beginning needs the whole piece.
+        while (end_ < buffer_.size()) {
+            const ssize_t got = ::read(descriptor_, buffer_.data() + end_, buffer_.size() - end_);
+            if (got < 0 && errno == EINTR) continue;
+            if (got < 0) fail(file_, "read");
+            if (got == 0) break;
+            end_ += static_cast<std::size_t>(got);
+        }
         hash_.update(std::string_view(buffer_.data(), end_));
     }
     return {buffer_.data() + begin_, end_ - begin_};

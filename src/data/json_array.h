@@ -1,5 +1,7 @@
 #pragma once
 
+#include <memory>
+
 #include "byte_reader.h"
 #include "row_source.h"
 #include "row_text.h"
@@ -10,7 +12,9 @@ namespace qlora::data {
 /// and has its line. Damage to the array itself (it ends early, text follows it) is a last row with a fault.
 class JsonArray final : public RowSource {
   public:
-    JsonArray(const std::filesystem::path& file, Xxh3& hash);
+    /// `bytes` begins with the array, perhaps behind white space; DataError with the place in `file` where it
+    /// does not.
+    JsonArray(const std::filesystem::path& file, std::unique_ptr<ByteReader> bytes);
     bool next(RawRow& row) override;
 
   private:
@@ -19,8 +23,7 @@ class JsonArray final : public RowSource {
     char skip_blanks();
     bool finish(const std::string& fault);
 
-    std::filesystem::path file_;
-    ByteReader bytes_;
+    std::unique_ptr<ByteReader> bytes_;
     RowText gathered_;
     std::string fault_;       // of the array
     std::int64_t line_ = 1;   // where the next byte is

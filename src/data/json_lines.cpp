@@ -1,21 +1,22 @@
 #include "json_lines.h"
 
+#include "qlora/core/utf8.h"
+
 namespace qlora::data {
 namespace {
 
-constexpr std::string_view kByteOrderMark = "\xEF\xBB\xBF";
 constexpr std::string_view kBlank = " \t\r";
 
 }  // namespace
 
 // A line that lies in one piece of the file is not copied.
 bool JsonLines::read_line() {
-    bytes_.skip(consumed_);
+    bytes_->skip(consumed_);
     consumed_ = 0;
     gathered_.clear();
     bool any = false;
     for (;;) {
-        const std::string_view piece = bytes_.peek();
+        const std::string_view piece = bytes_->peek();
         if (piece.empty()) {
             line_ = gathered_.text();
             fault_ = gathered_.fault();
@@ -24,7 +25,7 @@ bool JsonLines::read_line() {
         const std::size_t newline = piece.find('\n');
         if (newline == std::string_view::npos) {
             gathered_.append(piece);
-            bytes_.skip(piece.size());
+            bytes_->skip(piece.size());
             any = true;
             continue;
         }
@@ -42,14 +43,9 @@ bool JsonLines::read_line() {
 }
 
 void JsonLines::trim_line() {
-    if (line_.substr(0, kByteOrderMark.size()) == kByteOrderMark) {
-        // The JSON parser skips a byte order mark before any text; only the file's first row may have one.
-        if (number_ == 1) {
-            line_.remove_prefix(kByteOrderMark.size());
-        } else if (fault_.empty()) {
-            fault_ = "a byte order mark inside the file; it may only begin it";
-        }
-    }
+    // The JSON parser would skip it. The one that may begin a file was passed over when the file was opened.
+    if (line_.starts_with(kByteOrderMark) && fault_.empty())
+        fault_ = "a byte order mark inside the file; it may only begin it";
     while (!line_.empty() && kBlank.find(line_.back()) != std::string_view::npos) line_.remove_suffix(1);
     if (line_.find_first_not_of(kBlank) == std::string_view::npos) line_ = {};
 }

@@ -1,23 +1,26 @@
 #pragma once
 
+#include <memory>
+#include <utility>
+
 #include "byte_reader.h"
 #include "row_source.h"
 #include "row_text.h"
 
 namespace qlora::data {
 
-/// One record a line. Lines end in LF or CRLF, the last one perhaps in nothing; a byte order mark may begin
-/// the file; lines of white space are passed over, but counted.
+/// One record a line. Lines end in LF or CRLF, the last one perhaps in nothing; lines of white space are
+/// passed over, but counted.
 class JsonLines final : public RowSource {
   public:
-    JsonLines(const std::filesystem::path& file, Xxh3& hash) : bytes_(file, hash) {}
+    explicit JsonLines(std::unique_ptr<ByteReader> bytes) : bytes_(std::move(bytes)) {}
     bool next(RawRow& row) override;
 
   private:
     bool read_line();
     void trim_line();
 
-    ByteReader bytes_;
+    std::unique_ptr<ByteReader> bytes_;
     RowText gathered_;
     std::string_view line_;
     std::string fault_;
