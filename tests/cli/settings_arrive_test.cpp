@@ -264,6 +264,19 @@ TEST_F(SettingsArrive, grouping_by_length_puts_the_longest_row_first) {
         std::is_sorted(rows.begin(), rows.end(), [&](auto a, auto b) { return letters(a) > letters(b); }));
 }
 
+TEST_F(SettingsArrive, bad_rows_of_both_files_are_listed_when_they_are_skipped) {
+    test::write_file(runs().path("bad_eval_row.jsonl"),
+                     test::read_file(runs().path("eval.jsonl")) + "{\"prompt\": 1}\n");
+    const TrainOutcome outcome =
+        runs().run({"data.on_bad_row=skip", "data.train=" + runs().path("bad_row.jsonl"),
+                    "data.eval=" + runs().path("bad_eval_row.jsonl"), "training.max_steps=1"});
+    EXPECT_EQ(outcome.code, 0) << outcome.log;
+    EXPECT_TRUE(outcome.says("2 bad rows were left out")) << outcome.log;
+    const std::string listed = test::read_file(runs().output() / "rejected.jsonl");
+    EXPECT_NE(listed.find("bad_row.jsonl:13"), std::string::npos) << listed;
+    EXPECT_NE(listed.find("bad_eval_row.jsonl:5"), std::string::npos) << listed;
+}
+
 TEST_F(SettingsArrive, an_adapter_of_another_base_is_refused) {
     const TrainOutcome outcome = run_from_adapter("other_model", {});
     EXPECT_EQ(outcome.code, 2);

@@ -37,6 +37,16 @@ TEST(JsonTokenizer, ContentNeverBecomesASpecialToken) {
     EXPECT_EQ(tokenizer.encode("a<tool>b", {}), (Ids{0, 10, 1}));  // an added token that is not special
 }
 
+TEST(JsonTokenizer, OfAddedTokensThatNormalizeAlikeTheSpecialOneWins) {
+    Json json = tiny_json();
+    json["normalizer"] = json_of(R"({"type": "Lowercase"})");
+    json["added_tokens"] = Json::array(
+        {added_token(9, "<Pad>", false, {"normalized"}), added_token(10, "<pad>", true, {"normalized"})});
+    const JsonTokenizer tokenizer(json, "tiny");
+    EXPECT_EQ(tokenizer.encode("a<pad>", kParse), (Ids{0, 10}));
+    EXPECT_EQ(tokenizer.encode("<Pad>", kParse), (Ids{10}));
+}
+
 TEST(JsonTokenizer, KnowsItsTokens) {
     const JsonTokenizer tokenizer(byte_level_json(), "tiny");
     EXPECT_EQ(tokenizer.vocab_size(), 11);
