@@ -30,6 +30,7 @@ struct Thread {
     Site site{};            // where it waits
     WarpRequest request{};  // at a warp operation
     uint64_t result = 0;
+    int64_t vector_stores = 0;  // in this block
     Fiber fiber;
 };
 

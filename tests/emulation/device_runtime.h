@@ -58,6 +58,9 @@ void* dynamic_shared_memory();
 /// Counts a vector access and checks its address.
 void vector_access(const void* address, std::size_t bytes, Site site);
 
+/// The same for one that stores, of which the touched sectors are noted where a test asks (StoreSectors).
+void vector_store(const void* address, std::size_t bytes, Site site);
+
 void check_alignment(const void* address, std::size_t alignment, Site site);
 
 /// Tells the race checker of an atomic access that is about to happen.

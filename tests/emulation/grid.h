@@ -2,8 +2,10 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <set>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <vector>
 
 /// A CUDA grid on the CPU, for tests: each CUDA thread is a fiber, blocks run one after another, every launch
@@ -63,6 +65,31 @@ int64_t finished_launches();
 
 /// Vector loads and stores by kernels since the program started.
 int64_t vector_accesses();
+
+/// Memory is written in sectors of this many bytes; a store that fills half of one costs as much.
+inline constexpr int64_t kSectorBytes = 32;
+
+/// The vector stores of the kernels that run while it lives, one at a time.
+class StoreSectors {
+  public:
+    StoreSectors();
+    ~StoreSectors();
+    StoreSectors(const StoreSectors&) = delete;
+    StoreSectors& operator=(const StoreSectors&) = delete;
+
+    /// Bytes stored.
+    int64_t bytes() const { return bytes_; }
+    /// Sectors that the warps' stores touched: a sector counts once for each store of a warp, whose lanes
+    /// store together.
+    int64_t touched() const { return static_cast<int64_t>(touched_.size()); }
+
+    /// A thread's vector store, which is its `number`th in this block.
+    void note(int64_t block, int warp, int64_t number, const void* address, std::size_t bytes);
+
+  private:
+    int64_t bytes_ = 0;
+    std::set<std::tuple<int64_t, int, int64_t, uintptr_t>> touched_;
+};
 
 /// Whether the kernels of this program report their memory accesses (the race checker's build).
 bool checks_races();

@@ -93,6 +93,7 @@ void start_block(Block& block) {
         thread.number = number;
         thread.index = {linear % size.x, linear / size.x % size.y, linear / size.x / size.y};
         thread.state = ThreadState::kReady;
+        thread.vector_stores = 0;
         thread.fiber.begin(run_body, &self);
         block.threads.push_back(&thread);
         block.warps[linear / kWarpSize].existing |= 1u << (linear % kWarpSize);

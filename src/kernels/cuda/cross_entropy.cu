@@ -128,12 +128,16 @@ __device__ void write_gradient(void* row, const RowsShape& shape, int target, fl
     const int thread = static_cast<int>(threadIdx.x);
     const int head = misaligned_head(row, shape.element_bytes);
     const int grouped = (shape.columns - head) / kGroup * kGroup;
-    for (int from = thread * kGroup; from < grouped; from += kThreads * kGroup) {
+    for (int first = 0; first < grouped; first += kThreads * kGroup) {
+        const int from = first + thread * kGroup;
+        const bool whole = from < grouped;
+        const bool together = __all_sync(kAllLanes, whole) != 0;
+        if (!whole) break;  // only in the last turn
         float values[kGroup];
         Elements::load_group(row, head + from, values);
 #pragma unroll
         for (int i = 0; i < kGroup; ++i) values[i] = gradient(values[i], head + from + i);
-        Elements::store_group(row, head + from, values);
+        store_group<Elements>(row, head + from, values, together);
     }
     // The rest is fewer columns than there are threads.
     if (thread < shape.columns - grouped) {

@@ -24,12 +24,14 @@ __global__ void __launch_bounds__(kThreads) dequantize_groups(Nf4View view, Rang
     const int64_t group = range.begin / kGroup + blockIdx.x * static_cast<int64_t>(kThreads) +
                           static_cast<int64_t>(threadIdx.x);
     const int64_t group_begin = group * kGroup;
+    const bool whole = range.vectors && group_begin >= range.begin && group_begin + kGroup <= range.end;
+    const bool together = __all_sync(kAllLanes, whole) != 0;
     if (group_begin >= range.end) return;
     const float absmax = load_absmax(view.absmax, group_begin >> range.blocksize_log2);
-    if (range.vectors && group_begin >= range.begin && group_begin + kGroup <= range.end) {
+    if (whole) {
         float values[kGroup];
         decode_group(view.packed, group, table, absmax, values);
-        Elements::store_group(out, group_begin - range.begin, values);
+        store_group<Elements>(out, group_begin - range.begin, values, together);
         return;
     }
     for (int64_t i = group_begin; i < group_begin + kGroup; ++i) {

@@ -16,38 +16,46 @@ struct PiecesShape {
     bool vectors;  // whether whole pieces are groups of the tensor and aligned on both sides
 };
 
+/// One piece of a row: 16 columns of the matrix from `column` on, or of those behind it.
+struct PiecePlace {
+    int64_t row, column;
+    bool own;
+};
+
 template <class Elements>
-__device__ void write_own(const DequantizeRowsParams& params, const PiecesShape& shape, int64_t row,
-                          int64_t column, const float (&table)[kNf4Codes]) {
-    const Nf4View& weight = params.weight;
-    const int64_t from = (params.first + row) * params.columns + column;
-    const int64_t to = row * (params.columns + params.appended_columns) + column;
-    if (shape.vectors) {
-        float values[kGroup];
-        decode_group(weight.packed, from / kGroup, table,
-                     load_absmax(weight.absmax, from >> shape.blocksize_log2), values);
-        Elements::store_group(params.out, to, values);
-        return;
+__device__ void write_whole(const DequantizeRowsParams& params, const PiecesShape& shape,
+                            const PiecePlace& piece, const float (&table)[kNf4Codes], bool together) {
+    float values[kGroup];
+    if (piece.own) {
+        const int64_t from = (params.first + piece.row) * params.columns + piece.column;
+        decode_group(params.weight.packed, from / kGroup, table,
+                     load_absmax(params.weight.absmax, from >> shape.blocksize_log2), values);
+    } else {
+        F32Elements::load_group(params.appended, piece.row * params.appended_columns + piece.column, values);
     }
-    for (int i = 0; i < kGroup && column + i < params.columns; ++i) {
-        const float absmax = load_absmax(weight.absmax, (from + i) >> shape.blocksize_log2);
-        Elements::store(params.out, to + i, table[code_at(weight.packed, from + i)] * absmax);
-    }
+    const int64_t first_column = piece.own ? 0 : params.columns;
+    const int64_t to = piece.row * (params.columns + params.appended_columns) + first_column + piece.column;
+    store_group<Elements>(params.out, to, values, together);
 }
 
 template <class Elements>
-__device__ void write_appended(const DequantizeRowsParams& params, const PiecesShape& shape, int64_t row,
-                               int64_t column) {
-    const int64_t from = row * params.appended_columns + column;
-    const int64_t to = row * (params.columns + params.appended_columns) + params.columns + column;
-    if (shape.vectors && column + kGroup <= params.appended_columns) {
-        float values[kGroup];
-        F32Elements::load_group(params.appended, from, values);
-        Elements::store_group(params.out, to, values);
-        return;
-    }
-    for (int i = 0; i < kGroup && column + i < params.appended_columns; ++i) {
-        Elements::store(params.out, to + i, params.appended[from + i]);
+__device__ void write_values(const DequantizeRowsParams& params, const PiecesShape& shape,
+                             const PiecePlace& piece, const float (&table)[kNf4Codes]) {
+    const Nf4View& weight = params.weight;
+    const int64_t row_begin = piece.row * (params.columns + params.appended_columns);
+    if (piece.own) {
+        const int64_t from = (params.first + piece.row) * params.columns + piece.column;
+        for (int i = 0; i < kGroup && piece.column + i < params.columns; ++i) {
+            const float absmax = load_absmax(weight.absmax, (from + i) >> shape.blocksize_log2);
+            Elements::store(params.out, row_begin + piece.column + i,
+                            table[code_at(weight.packed, from + i)] * absmax);
+        }
+    } else {
+        const int64_t from = piece.row * params.appended_columns + piece.column;
+        for (int i = 0; i < kGroup && piece.column + i < params.appended_columns; ++i) {
+            Elements::store(params.out, row_begin + params.columns + piece.column + i,
+                            params.appended[from + i]);
+        }
     }
 }
 
@@ -58,14 +66,18 @@ __global__ void __launch_bounds__(kThreads)
     fill_nf4_table(table);
     __syncthreads();
 
-    const uint32_t piece = blockIdx.x * kThreads + threadIdx.x;
-    if (piece >= shape.count) return;
-    const uint32_t row = piece / shape.per_row;
-    const uint32_t place = piece % shape.per_row;
-    if (place < shape.own) {
-        write_own<Elements>(params, shape, row, int64_t{place} * kGroup, table);
-    } else {
-        write_appended<Elements>(params, shape, row, int64_t{place - shape.own} * kGroup);
+    const uint32_t number = blockIdx.x * kThreads + threadIdx.x;
+    const uint32_t place = number % shape.per_row;
+    const bool own = place < shape.own;
+    const PiecePlace piece{number / shape.per_row, int64_t{own ? place : place - shape.own} * kGroup, own};
+    const bool whole =
+        number < shape.count && shape.vectors && (own || piece.column + kGroup <= params.appended_columns);
+    // Where every lane's piece is whole, each lies right behind the one before it, over ends of rows too.
+    const bool together = __all_sync(kAllLanes, whole) != 0;
+    if (whole) {
+        write_whole<Elements>(params, shape, piece, table, together);
+    } else if (number < shape.count) {
+        write_values<Elements>(params, shape, piece, table);
     }
 }
 

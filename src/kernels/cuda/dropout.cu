@@ -17,6 +17,7 @@ __global__ void __launch_bounds__(kThreads) drop_groups(DropoutParams params, fl
     const int64_t begin =
         (blockIdx.x * static_cast<int64_t>(kThreads) + static_cast<int64_t>(threadIdx.x)) * kGroup;
     const bool whole = vectors && begin + kGroup <= params.n;
+    const bool together = __all_sync(kAllLanes, whole) != 0;
     float values[kGroup];
     if (whole) {
         Elements::load_group(params.x, begin, values);
@@ -36,7 +37,7 @@ __global__ void __launch_bounds__(kThreads) drop_groups(DropoutParams params, fl
         }
     }
     if (whole) {
-        Elements::store_group(params.y, begin, values);
+        store_group<Elements>(params.y, begin, values, together);
         return;
     }
 #pragma unroll

@@ -1,7 +1,7 @@
 #pragma once
 
-#include "launch.cuh"
 #include "qlora/kernels/float16.h"
+#include "warp.cuh"
 #if defined(__CUDACC__)
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
@@ -39,13 +39,6 @@ struct F32Elements {
             values[i + 3] = four.w;
         }
     }
-    static __device__ void store_group(void* base, int64_t index, const float (&values)[kGroup]) {
-        float* to = static_cast<float*>(base) + index;
-#pragma unroll
-        for (int i = 0; i < kGroup; i += 4) {
-            store_vector(to + i, make_float4(values[i], values[i + 1], values[i + 2], values[i + 3]));
-        }
-    }
 };
 
 /// `Format` converts between a float and its 16 bits, and rounds (of NaN only that it is one).
@@ -77,15 +70,6 @@ struct SixteenBitElements {
                 values[i + 2 * pair + 1] = Format::decode(static_cast<uint16_t>(pairs[pair] >> 16));
             }
         }
-    }
-    static __device__ void store_group(void* base, int64_t index, const float (&values)[kGroup]) {
-        uint16_t* to = static_cast<uint16_t*>(base) + index;
-        const auto pair = [&values](int i) {
-            return static_cast<uint32_t>(Format::encode(values[i])) |
-                   static_cast<uint32_t>(Format::encode(values[i + 1])) << 16;
-        };
-        store_vector(to, make_uint4(pair(0), pair(2), pair(4), pair(6)));
-        store_vector(to + 8, make_uint4(pair(8), pair(10), pair(12), pair(14)));
     }
 };
 
@@ -133,6 +117,71 @@ struct BF16Format {
 };
 using F16Elements = SixteenBitElements<F16Format>;
 using BF16Elements = SixteenBitElements<BF16Format>;
+
+/// Sixteen values as they lie in memory, in vectors of 16 bytes.
+template <class Elements>
+struct Group {
+    static constexpr int kVectors = kGroup / Elements::kPerWord / 4;
+    uint32_t words[kVectors][4];
+};
+
+/// Each value rounded.
+template <class Elements>
+__device__ Group<Elements> pack_group(const float (&values)[kGroup]) {
+    Group<Elements> group = {};
+#pragma unroll
+    for (int i = 0; i < kGroup; ++i) {
+        const int word = i / Elements::kPerWord;
+        group.words[word / 4][word % 4] |= Elements::pack(values[i]) << (i % Elements::kPerWord * 16);
+    }
+    return group;
+}
+
+/// Neighbouring lanes, even and odd, hold groups that lie one behind the other, and exchange vectors so that
+/// each of the lanes' stores belongs beside the other's: the first kVectors / 2 into the even lane's place,
+/// the others into the odd one's. All lanes of the warp call.
+template <class Elements>
+__device__ Group<Elements> interleaved(const Group<Elements>& own, bool odd) {
+    constexpr int kHalf = Group<Elements>::kVectors / 2;
+    Group<Elements> out = {};
+#pragma unroll
+    for (int i = 0; i < kHalf; ++i) {
+#pragma unroll
+        for (int word = 0; word < 4; ++word) {
+            const uint32_t low = own.words[2 * i][word], high = own.words[2 * i + 1][word];
+            const uint32_t got = __shfl_xor_sync(kAllLanes, odd ? low : high, 1);
+            out.words[i][word] = odd ? got : low;
+            out.words[kHalf + i][word] = odd ? high : got;
+        }
+    }
+    return out;
+}
+
+/// Stores sixteen values at an address that is aligned to 16 bytes. Memory is written in sectors of 32 bytes,
+/// and lanes that each store their own group fill one half of a sector at a time. `together` says that all
+/// lanes of the warp store, and each behind the lane before it: then every store of the warp fills whole
+/// sectors.
+template <class Elements>
+__device__ void store_group(void* base, int64_t index, const float (&values)[kGroup], bool together) {
+    constexpr int kVectors = Group<Elements>::kVectors;
+    // The base itself may lie in the middle of a word.
+    auto* to = reinterpret_cast<uint32_t*>(static_cast<char*>(base) + index * (4 / Elements::kPerWord));
+    Group<Elements> group = pack_group<Elements>(values);
+    int first = 0, step = 1;
+    if (together) {
+        const bool odd = threadIdx.x % 2 != 0;
+        group = interleaved(group, odd);
+        first = odd ? 1 - kVectors : 0;
+        step = 2;
+        // A kernel may work in place: the neighbour has read what is written over here.
+        __syncwarp();
+    }
+#pragma unroll
+    for (int i = 0; i < kVectors; ++i) {
+        const uint32_t(&words)[4] = group.words[i];
+        store_vector(to + 4 * (first + i * step), make_uint4(words[0], words[1], words[2], words[3]));
+    }
+}
 
 /// Calls action(Elements{}) for the type; throws std::invalid_argument for a value that is none.
 template <class Action>

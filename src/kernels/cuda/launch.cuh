@@ -92,7 +92,7 @@ Vector load_vector(const void* address, const char* file = __builtin_FILE(), int
 template <class Vector>
 void store_vector(void* address, Vector value, const char* file = __builtin_FILE(),
                   int line = __builtin_LINE()) {
-    emulation::vector_access(address, sizeof(Vector), {file, line});
+    emulation::vector_store(address, sizeof(Vector), {file, line});
     *static_cast<Vector*>(address) = value;
 }
 
