@@ -12,6 +12,7 @@ namespace qlora::cli {
 namespace {
 
 constexpr std::int64_t kPreviewRows = 3;
+constexpr std::int64_t kListedRows = 1000;
 
 /// Adapted modules by kind, "q_proj x 30 (r 8, scaling 2)".
 std::string adapters_text(const adapters::MatchResult& match) {
@@ -46,6 +47,10 @@ std::string dry_run_report(const RunConfig& config, const ModelFolder& folder,
         "template: {}\n\nfirst rows:\n{}\ntraining data:\n{}\n", prompt_template.name(),
         data::preview_rows(train, *folder.tokenizer, kPreviewRows), data::describe(train.statistics));
     if (eval != nullptr) out += fmt::format("held-out data:\n{}\n", data::describe(eval->statistics));
+    if (config.data.eval_part() != nullptr) {
+        out += fmt::format("rows held out of the training files:\n{}\n",
+                           data::list_rows(eval->examples, kListedRows));
+    }
     out += fmt::format("adapters on:\n{}", adapters_text(match));
     out += fmt::format("trainable parameters: {} of {} ({:.3f} %)\n", trainable, total,
                        100.0 * static_cast<double>(trainable) / static_cast<double>(total));

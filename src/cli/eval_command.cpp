@@ -3,6 +3,7 @@
 
 #include "eval_report.h"
 #include "eval_request.h"
+#include "held_out_file.h"
 #include "program.h"
 #include "qlora/adapters/finished_adapter.h"
 #include "qlora/cli/commands.h"
@@ -51,9 +52,19 @@ std::optional<bool> keeps_dense(const std::vector<data::Example>& examples, std:
     return false;
 }
 
+data::Dataset read_rows(const EvalRequest& request, const RowSettings& settings) {
+    data::Dataset out =
+        request.data ? data::load_dataset({*request.data}, settings.config.data, settings.prompt_template,
+                                          settings.embedding_rows, {.threads = settings.threads})
+                     : load_held_out(held_out_rows_of_run(settings), settings);
+    spdlog::info("{}: {}", request.data ? request.data->string() : "held out of the training files",
+                 data::summary_line(out.statistics));
+    return out;
+}
+
 int evaluate(const EvalFlags& flags) {
     const EvalRequest request = eval_request(flags);
-    set_threads(request.settings.model.threads);
+    const std::int64_t threads = set_threads(request.settings.model.threads);
 
     ModelFolder folder(request.settings.model.path);
     std::optional<adapters::LoraConfig> peft;
@@ -65,11 +76,11 @@ int evaluate(const EvalFlags& flags) {
             folder.chat_template = std::move(trained);
     }
     const quant::QuantConfig quantization = base_quantization(request, folder);
-    const data::DataConfig& data_config = request.settings.data;
-    const data::PromptTemplate prompt_template = folder.prompt_template(data_config.template_);
-    data::Dataset dataset =
-        data::load_dataset({request.data}, data_config, prompt_template, folder.config.vocab_size);
-    spdlog::info("{}: {}", request.data.string(), data::summary_line(dataset.statistics));
+    const data::PromptTemplate prompt_template = folder.prompt_template(request.settings.data.template_);
+    data::Dataset dataset = read_rows(request, {.config = request.settings,
+                                                .prompt_template = prompt_template,
+                                                .embedding_rows = folder.config.vocab_size,
+                                                .threads = threads});
     std::vector<data::Example>& examples = dataset.examples;
     if (flags.limit && static_cast<std::int64_t>(examples.size()) > *flags.limit)
         examples.resize(static_cast<std::size_t>(*flags.limit));

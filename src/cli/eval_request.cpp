@@ -103,9 +103,15 @@ void apply_flags(const EvalFlags& flags, const Choices& choices, RunConfig& sett
     if (flags.max_length) settings.data.max_length = *flags.max_length;
 }
 
-fs::path data_of(const EvalFlags& flags, const RunConfig& settings) {
+std::optional<fs::path> data_of(const EvalFlags& flags, const RunConfig& settings) {
     if (flags.data) return *flags.data;
-    if (settings.data.eval) return *settings.data.eval;
+    if (const fs::path* file = settings.data.eval_file()) return *file;
+    if (settings.data.eval_part() != nullptr) {
+        if (flags.config) return std::nullopt;
+        throw ConfigError(
+            "--set: data.eval: a part of the training files is meant, which only --config names; give a "
+            "file");
+    }
     throw ConfigError(settings.file.string() +
                       ": data.eval is not set, so there is nothing to evaluate on; set it or give --data");
 }

@@ -32,7 +32,8 @@ constexpr EnumTable<BaseQuantization, 3> enum_table(BaseQuantization) {
 /// What is evaluated: the settings of run.json, if there is one, with what the command line says instead.
 struct EvalRequest {
     RunConfig settings;  ///< of these `model`, `quantization` and `data` count
-    std::filesystem::path data;
+    /// None: the rows that the run holds out of its training files.
+    std::optional<std::filesystem::path> data;
     std::optional<std::filesystem::path> adapter;
     at::Device device = at::kCPU;
     BaseQuantization quantization = BaseQuantization::kAuto;

@@ -66,7 +66,8 @@ void resolve_paths(RunConfig& config, const std::filesystem::path& folder) {
     make_absolute(config.model.path, folder);
     if (config.model.adapter) make_absolute(*config.model.adapter, folder);
     for (std::filesystem::path& file : config.data.train.files) make_absolute(file, folder);
-    if (config.data.eval) make_absolute(*config.data.eval, folder);
+    if (config.data.eval_file() != nullptr)
+        make_absolute(std::get<std::filesystem::path>(*config.data.eval), folder);
     make_absolute(config.training.output_dir, folder);
 }
 
@@ -181,6 +182,12 @@ std::vector<std::string> resume_differences(const RunConfig& saved, const RunCon
                           new_value.dump() + " now");
         }
     });
+    // Another held-out file changes no training; other rows held out of the training files do.
+    const bool is_part = saved.data.eval_part() != nullptr || now.data.eval_part() != nullptr;
+    if (is_part && saved.data.eval != now.data.eval) {
+        out.push_back("data.eval: " + before["data"]["eval"].dump() + " in the run, " +
+                      after["data"]["eval"].dump() + " now");
+    }
     return out;
 }
 

@@ -59,15 +59,18 @@ void check_training(const RunConfig& config, FaultList& faults) {
     const train::TrainingConfig& training = config.training;
     check_schedule(training, faults);
     if (!config.data.eval && training.eval_steps) {
-        faults.add("training.eval_steps", "has no effect without data.eval, the held-out file");
+        faults.add("training.eval_steps", "has no effect without data.eval, the held-out rows");
     }
     if (!config.data.eval && training.load_best_model_at_end) {
         faults.add("training.load_best_model_at_end",
-                   "needs data.eval, the held-out file that says which one is best");
+                   "needs data.eval, the held-out rows that say which one is best");
     }
     const auto& files = config.data.train.files;
-    if (config.data.eval && std::find(files.begin(), files.end(), *config.data.eval) != files.end()) {
-        faults.add("data.eval", "is a training file too, so its loss would say nothing");
+    const std::filesystem::path* held_out = config.data.eval_file();
+    if (held_out != nullptr && std::find(files.begin(), files.end(), *held_out) != files.end()) {
+        faults.add("data.eval",
+                   "is a training file too, so its loss would say nothing; a number holds rows out of the "
+                   "training files: a share below 1, or how many");
     }
 }
 

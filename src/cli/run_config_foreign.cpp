@@ -30,6 +30,9 @@ constexpr std::string_view kTokens = "the special tokens are those of the model'
 constexpr std::string_view kFormat =
     "the fields of a row are found by data.format here; column names cannot be chosen";
 constexpr std::string_view kFiles = "training files are data.train here, the held-out file is data.eval";
+constexpr std::string_view kHeldOut =
+    "held-out rows are data.eval here: a share of the training rows (0.05), a number of them (500), or a "
+    "file";
 constexpr std::string_view kModelPath = "the base model's folder is model.path here";
 constexpr std::string_view kOneProcess = "runs on one device; there is nothing to set";
 constexpr std::string_view kNoHub = "nothing is sent to a hub; the result is the folder adapter/ of the run";
@@ -83,7 +86,10 @@ constexpr Meaning kMeanings[] = {
     {"optimizer", "the optimizer is training.optim here"},
     {"lr_scheduler", "the schedule is training.lr_scheduler_type here"},
     {"lr", "the peak rate is training.learning_rate here"},
-    {"val_set_size", "held-out rows are data.eval here"},
+    {"val_set_size", kHeldOut},
+    {"val_size", kHeldOut},
+    {"test_size", kHeldOut},
+    {"test_split_size", kHeldOut},
     {"test_datasets", kFiles},
     {"datasets", kFiles},
     {"dataset", kFiles},
@@ -154,7 +160,7 @@ constexpr Meaning kMeanings[] = {
     {"overwrite_output_dir",
      "a folder that holds a run is never overwritten: add --resume, or choose another"},
     {"resume_from_checkpoint", "a run goes on with the flag --resume"},
-    {"data_seed", "the order of rows follows training.seed"},
+    {"data_seed", "the order of rows, and which are held out, follow training.seed"},
     {"strict", "a wrong setting is always an error"},
     {"lora", kPeftSection},
     {"lora_config", kPeftSection},

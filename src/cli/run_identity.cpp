@@ -41,6 +41,16 @@ bool depends_on_threads(const RunFacts& facts) {
            ops::sums_depend_on_threads(compute_dtype(facts.config.quantization, facts.device));
 }
 
+/// Of the held-out rows; those of the training files count by their numbers too.
+Json held_out_fingerprint(const RunFacts& facts) {
+    if (facts.eval == nullptr) return nullptr;
+    if (facts.config.data.eval_part() == nullptr) return facts.eval->fingerprint;
+    std::string text = facts.eval->fingerprint;
+    for (const data::Example& example : facts.eval->examples)
+        text.append(" ").append(std::to_string(example.row));
+    return hash_of(text);
+}
+
 struct Fact {
     const char* key;
     const char* message;
@@ -65,7 +75,7 @@ Json run_identity(const RunFacts& facts) {
             {"chat_template", chat_template_fingerprint(facts.config)},
             {"adapter", adapter_fingerprint(facts.config)},
             {"data", facts.train.fingerprint},
-            {"eval_data", facts.eval != nullptr ? Json(facts.eval->fingerprint) : Json(nullptr)},
+            {"eval_data", held_out_fingerprint(facts)},
             {"device", facts.device.is_cuda() ? "cuda" : "cpu"},
             {"threads", depends_on_threads(facts) ? Json(facts.threads) : Json(nullptr)},
             {"config", run_config_json(facts.config)}};
@@ -90,12 +100,16 @@ void require_same_run(const Json& saved, const Json& identity, const RunConfig& 
                        before_threads.dump() + " then, " + threads.dump() + " now): set model.threads to " +
                        before_threads.dump());
     }
-    if (saved.value("eval_data", Json()) != identity.at("eval_data")) {
-        spdlog::warn(
-            "the held-out data have changed: losses from before and after {} are not of the same rows",
-            place.string());
-    }
     RunConfig before = parse_run_config(saved.value("config", Json()), place, place.string());
+    if (saved.value("eval_data", Json()) != identity.at("eval_data")) {
+        if (before.data.eval_part() != nullptr && before.data.eval == config.data.eval) {
+            faults.add("data.eval", "other rows are held out of the training files, so others are trained");
+        } else if (before.data.eval_part() == nullptr && config.data.eval_part() == nullptr) {
+            spdlog::warn(
+                "the held-out data have changed: losses from before and after {} are not of the same rows",
+                place.string());
+        }
+    }
     auto& dtype = before.quantization.bnb_4bit_compute_dtype;
     // An earlier version did not save what it came to.
     if (dtype == quant::ComputeDtype::kAuto) dtype = config.quantization.bnb_4bit_compute_dtype;

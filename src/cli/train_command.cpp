@@ -4,6 +4,7 @@
 #include "compute_dtype.h"
 #include "dry_run.h"
 #include "flags.h"
+#include "held_out_file.h"
 #include "memory_options.h"
 #include "program.h"
 #include "progress.h"
@@ -53,7 +54,7 @@ void check_paths(const RunConfig& config, const TrainFlags& flags, FaultList& fa
     }
     if (config.model.adapter) need("model.adapter", *config.model.adapter);
     for (const std::filesystem::path& file : config.data.train.files) need("data.train", file);
-    if (config.data.eval) need("data.eval", *config.data.eval);
+    if (config.data.eval_file() != nullptr) need("data.eval", *config.data.eval_file());
     // Alone it is said once the lock is held: until then the run may be another process's.
     const train::RunPaths paths{config.training.output_dir};
     const bool starts = !flags.dry_run && !flags.resume && config.given.contains("training.output_dir");
@@ -118,12 +119,13 @@ class Run {
     void settle_settings();
     void take_folder();
     void read_data();
-    data::Dataset read_rows(const char* name, const std::vector<std::filesystem::path>& files,
-                            bool keeps_texts) const;
+    data::Dataset read_rows(const std::vector<std::filesystem::path>& files, bool keeps_texts) const;
     void plan_memory();
     /// With `--resume`: the checkpoint to go on from, which must be of this run.
     void find_checkpoint();
     int train();
+    /// In the run's folder, for later evaluations.
+    void keep_held_out_rows() const;
 
     const data::PromptTemplate& prompt_template() const { return *prompt_template_; }
 
@@ -137,6 +139,7 @@ class Run {
     std::optional<ModelFolder> folder_;
     std::optional<data::PromptTemplate> prompt_template_;
     Data data_;
+    std::optional<HeldOutRows> held_out_;  ///< of the training files
     std::optional<train::MemoryChoice> memory_;
     std::map<std::string, std::string> metadata_;  ///< of the adapter
     Json identity_;
@@ -177,12 +180,9 @@ void Run::take_folder() {
     for (const auto& folder : {paths_.root, paths_.checkpoints()}) train::remove_leftovers(folder);
 }
 
-data::Dataset Run::read_rows(const char* name, const std::vector<std::filesystem::path>& files,
-                             bool keeps_texts) const {
-    data::Dataset out = data::load_dataset(files, config_.data, prompt_template(), folder_->config.vocab_size,
-                                           {.keeps_texts = keeps_texts, .threads = threads_});
-    spdlog::info("{} data: {}", name, data::summary_line(out.statistics));
-    return out;
+data::Dataset Run::read_rows(const std::vector<std::filesystem::path>& files, bool keeps_texts) const {
+    return data::load_dataset(files, config_.data, prompt_template(), folder_->config.vocab_size,
+                              {.keeps_texts = keeps_texts, .threads = threads_});
 }
 
 void Run::read_data() {
@@ -190,8 +190,18 @@ void Run::read_data() {
     adopt_stored_quantization(config_, folder_->stored);
     prompt_template_.emplace(folder_->prompt_template(config_.data.template_));
     spdlog::info("template: {}", prompt_template().name());
-    data_.train = read_rows("training", config_.data.train.files, false);
-    if (config_.data.eval) data_.eval = read_rows("held-out", {*config_.data.eval}, true);
+    data_.train = read_rows(config_.data.train.files, false);
+    if (config_.data.eval_part() != nullptr) held_out_ = hold_out_rows(config_, data_.train);
+    spdlog::info("training data: {}", data::summary_line(data_.train.statistics));
+    if (held_out_) {
+        data_.eval = load_held_out(*held_out_, {.config = config_,
+                                                .prompt_template = prompt_template(),
+                                                .embedding_rows = folder_->config.vocab_size,
+                                                .threads = threads_});
+    } else if (config_.data.eval_file() != nullptr) {
+        data_.eval = read_rows({*config_.data.eval_file()}, true);
+    }
+    if (data_.eval) spdlog::info("held-out data: {}", data::summary_line(data_.eval->statistics));
 }
 
 void Run::plan_memory() {
@@ -259,10 +269,20 @@ int Run::train() {
     }
     if (train::StopSignal::received() != 0) return stopped_before_training();
     trainer.require_disk_space();
+    keep_held_out_rows();
     write_file_atomically(paths_.run_config(), run_config_json(config_).dump(2) + "\n");
     const train::RunSummary summary = trainer.run();
     print_summary(summary, config_);
     return summary.signal == 0 ? 0 : 128 + summary.signal;
+}
+
+void Run::keep_held_out_rows() const {
+    const std::filesystem::path file = paths_.held_out_rows();
+    if (held_out_) {
+        write_held_out_file(file, *held_out_);
+    } else if (std::filesystem::exists(file)) {
+        std::filesystem::remove(file);  // of a start that ended before the run began
+    }
 }
 
 int train(const TrainFlags& flags, Program& program) {

@@ -61,10 +61,13 @@ void DatasetBuilder::add(const RawRow& raw, const EncodedRecord& encoded) {
     ++dataset_.statistics.read;
     if (encoded.fault) std::rethrow_exception(encoded.fault);
     if (!encoded.reason.empty()) return reject(raw, encoded.place, encoded.reason);
-    add_record(encoded.record, encoded.row, encoded.place);
+    add_record(raw.number, encoded);
 }
 
-void DatasetBuilder::add_record(const Record& record, const EncodedRow& row, const std::string& place) {
+void DatasetBuilder::add_record(std::int64_t number, const EncodedRecord& encoded) {
+    const Record& record = encoded.record;
+    const EncodedRow& row = encoded.row;
+    const std::string& place = encoded.place;
     DatasetStatistics& statistics = dataset_.statistics;
     prove_prompt(record, row, place);
     const auto tokens = static_cast<std::int64_t>(row.ids.size());
@@ -83,7 +86,7 @@ void DatasetBuilder::add_record(const Record& record, const EncodedRow& row, con
         ++statistics.no_supervised;
         return;
     }
-    example.row = statistics.read - 1;
+    example.row = number;
     example.place = place;
     example.truncated = too_long;
     example.task = record.task;

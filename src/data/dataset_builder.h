@@ -25,7 +25,7 @@ class DatasetBuilder {
 
   private:
     void reject(const RawRow& raw, const std::string& place, const std::string& reason);
-    void add_record(const Record& record, const EncodedRow& row, const std::string& place);
+    void add_record(std::int64_t number, const EncodedRecord& encoded);
     void prove_prompt(const Record& record, const EncodedRow& row, const std::string& place);
     void count_length(std::int64_t tokens);
     void count_repeats(const EncodedRow& row, bool has_answer, const std::string& place);

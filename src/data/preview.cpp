@@ -101,8 +101,23 @@ std::string preview_rows(const Dataset& dataset, const tokenizer::Tokenizer& tok
     return out;
 }
 
+std::string list_rows(const std::vector<Example>& examples, std::int64_t most) {
+    const auto rows = static_cast<std::int64_t>(examples.size());
+    const std::int64_t listed = std::min(rows, most);
+    std::vector<std::string> words;
+    for (std::int64_t i = 0; i < listed; ++i) {
+        words.push_back(std::to_string(examples[static_cast<std::size_t>(i)].row) +
+                        (i + 1 < listed ? "," : ""));
+    }
+    if (rows > listed) words.push_back("and " + std::to_string(rows - listed) + " more");
+    std::string out;
+    append_wrapped(out, "  ", words);
+    return out.empty() ? out : out.substr(1) + "\n";
+}
+
 std::string summary_line(const DatasetStatistics& statistics) {
     return "read " + std::to_string(statistics.read) + " = kept " + std::to_string(statistics.kept) +
+           (statistics.held_out > 0 ? " + held out " + std::to_string(statistics.held_out) : "") +
            " + dropped " + std::to_string(statistics.dropped()) + " + rejected " +
            std::to_string(statistics.rejected);
 }

@@ -104,9 +104,8 @@ EncodedRecord RowEncoder::encode(const RawRow& raw, const std::string& file) con
     return out;
 }
 
-bool RowEncoder::encode_file(RowSource& rows, const std::string& file, std::int64_t threads,
+void RowEncoder::encode_file(RowSource& rows, const std::string& file, std::int64_t threads,
                              const std::function<void(const RawRow&, const EncodedRecord&)>& take) const {
-    bool any = false;
     std::vector<HeldRow> held;
     for (bool more = true; more;) {
         held.clear();
@@ -121,9 +120,7 @@ bool RowEncoder::encode_file(RowSource& rows, const std::string& file, std::int6
             held[i].encoded = encode(held[i].raw, file);
         });
         for (const HeldRow& row : held) take(row.raw, row.encoded);
-        any = any || !held.empty();
     }
-    return any;
 }
 
 }  // namespace qlora::data

@@ -31,9 +31,9 @@ class RowEncoder {
 
     EncodedRecord encode(const RawRow& raw, const std::string& file) const;
 
-    /// Hands every row of a file, in order, with what became of it to `take`; true if there was any. The text
-    /// of a row is valid during the call. Which threads encode what changes neither order nor result.
-    bool encode_file(RowSource& rows, const std::string& file, std::int64_t threads,
+    /// Hands every row of a file, in order, with what became of it to `take`. The text of a row is valid
+    /// during the call. Which threads encode what changes neither order nor result.
+    void encode_file(RowSource& rows, const std::string& file, std::int64_t threads,
                      const std::function<void(const RawRow&, const EncodedRecord&)>& take) const;
 
   private:

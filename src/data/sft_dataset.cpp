@@ -1,11 +1,36 @@
 #include "qlora/data/sft_dataset.h"
 
+#include <algorithm>
+
 #include "dataset_builder.h"
 #include "qlora/core/error.h"
 #include "qlora/core/hash.h"
 
 namespace qlora::data {
 namespace {
+
+/// Numbers the rows of all files, and passes over those that are not wanted.
+class NumberedRows final : public RowSource {
+  public:
+    /// `only`: null or rising numbers.
+    explicit NumberedRows(const std::vector<std::int64_t>* only) : only_(only) {}
+
+    void set_file(RowSource& rows) { rows_ = &rows; }
+    bool next(RawRow& row) override {
+        while (rows_->next(row)) {
+            row.number = passed_++;
+            if (only_ == nullptr || std::binary_search(only_->begin(), only_->end(), row.number)) return true;
+        }
+        return false;
+    }
+    /// Rows read, wanted or not.
+    std::int64_t passed() const { return passed_; }
+
+  private:
+    const std::vector<std::int64_t>* only_;
+    RowSource* rows_ = nullptr;
+    std::int64_t passed_ = 0;
+};
 
 std::string combine(const std::vector<std::string>& file_hashes) {
     Xxh3 hash;
@@ -41,12 +66,15 @@ Dataset load_dataset(const std::vector<std::filesystem::path>& files, const Data
     const RowEncoder encoder(config, prompt_template, embedding_rows);
     DatasetBuilder builder(config, prompt_template, reading.keeps_texts);
     const auto add = [&](const RawRow& raw, const EncodedRecord& encoded) { builder.add(raw, encoded); };
+    NumberedRows rows(reading.only);
     std::vector<std::string> hashes;
     for (const std::filesystem::path& file : files) {
         Xxh3 hash;
-        const std::unique_ptr<RowSource> rows = open_rows(file, hash);
-        if (!encoder.encode_file(*rows, file.string(), reading.threads, add))
-            throw DataError(file.string() + ": holds no rows");
+        const std::int64_t before = rows.passed();
+        const std::unique_ptr<RowSource> rows_of_file = open_rows(file, hash);
+        rows.set_file(*rows_of_file);
+        encoder.encode_file(rows, file.string(), reading.threads, add);
+        if (rows.passed() == before) throw DataError(file.string() + ": holds no rows");
         hashes.push_back(hash.hex());
     }
     Dataset dataset = builder.take();

@@ -137,6 +137,20 @@ TEST_F(RunIdentity, a_run_of_an_earlier_version_goes_on) {
     EXPECT_EQ(refusal(saved, before_), "");
 }
 
+TEST_F(RunIdentity, other_rows_held_out_of_the_training_files_are_refused) {
+    before_.config.data.eval = data::RowPart{.rows = 1};
+    before_.eval.examples.resize(1);
+    Made now = before_;
+    EXPECT_EQ(refusal(before_.identity(), now), "");
+    now.eval.examples[0].row = 4;
+    const std::string message = refusal(before_.identity(), now);
+    EXPECT_NE(message.find("data.eval: other rows are held out"), std::string::npos) << message;
+    now.config.data.eval = data::RowPart{.rows = 2};
+    EXPECT_NE(refusal(before_.identity(), now).find("data.eval: 1 in the run, 2 now"), std::string::npos);
+    now.config.data.eval.reset();
+    EXPECT_NE(refusal(before_.identity(), now).find("data.eval: 1 in the run, null now"), std::string::npos);
+}
+
 TEST_F(RunIdentity, other_held_out_rows_are_named) {
     Made now = before_;
     now.eval.fingerprint = "other";

@@ -152,6 +152,16 @@ const BadConfig kDataFaults[] = {
          "training": {"output_dir": "o", "per_device_train_batch_size": 4}})",
      {"training.per_device_train_batch_size: has no effect with data.max_tokens_per_batch"}},
     {"eval_is_train", with_data(R"("eval": "./t.jsonl")"), {"data.eval: is a training file too"}},
+    {"eval_all",
+     with_data("\"eval\": 1.0"),
+     {"data.eval: must be a path, a share of the training rows (above 0, below 1) or a whole number of them, "
+      "not "
+      "1.0"}},
+    {"eval_none", with_data("\"eval\": 0"), {"data.eval: must be a path, a share", "not 0"}},
+    {"eval_no_share", with_data("\"eval\": 0.0"), {"data.eval: must be a path, a share", "not 0.0"}},
+    {"eval_negative", with_data("\"eval\": -5"), {"data.eval: must be a path, a share", "not -5"}},
+    {"eval_huge", with_data("\"eval\": 9223372036854775808"), {"data.eval: must be a path, a share"}},
+    {"eval_true", with_data("\"eval\": true"), {"data.eval: must be null or a path or a share", "not true"}},
 };
 INSTANTIATE_TEST_SUITE_P(data, RefusedConfig, testing::ValuesIn(kDataFaults),
                          [](const auto& test) { return std::string(test.param.name); });
@@ -337,6 +347,12 @@ constexpr const char* kForeignKeys[] = {"bf16",
                                         "device_map",
                                         "trust_remote_code",
                                         "overwrite_output_dir"};
+
+TEST(RunConfigFaults, of_val_set_size_name_the_share_that_is_meant) {
+    EXPECT_NE(fault_of(with_data("\"val_set_size\": 0.05"))
+                  .find("data.eval here: a share of the training rows (0.05)"),
+              std::string::npos);
+}
 
 TEST(RunConfigFaults, of_other_programs_words_say_which_setting_it_is) {
     for (const std::string key : kForeignKeys) {

@@ -123,7 +123,7 @@ TEST(RunConfig, relative_paths_are_relative_to_the_file_also_in_overrides) {
                           "data.train=[\"x/./t.jsonl\", \"/u\"]", "training.output_dir=runs/a/"});
     EXPECT_EQ(config.model.path, "/base/folder/m");
     EXPECT_EQ(*config.model.adapter, "/abs/a");
-    EXPECT_EQ(*config.data.eval, "/base/e.jsonl");
+    EXPECT_EQ(*config.data.eval_file(), "/base/e.jsonl");
     EXPECT_EQ(config.data.train.files[0], "/base/folder/x/t.jsonl");
     EXPECT_EQ(config.data.train.files[1], "/u");
     EXPECT_EQ(config.training.output_dir, "/base/folder/runs/a");
@@ -142,7 +142,7 @@ TEST(RunConfig, a_tilde_is_the_home_folder_in_every_path) {
     EXPECT_EQ(config.data.train.files,
               (std::vector<std::filesystem::path>{"/home/ann/t.jsonl", "/base/folder/a/~/t.jsonl",
                                                   "/base/folder/~bob/t.jsonl"}));
-    EXPECT_EQ(config.data.eval, "/home/ann/e.jsonl");
+    EXPECT_EQ(*config.data.eval_file(), "/home/ann/e.jsonl");
     EXPECT_EQ(config.training.output_dir, "/home/ann/runs");
 }
 
@@ -231,6 +231,32 @@ TEST(RunConfig, a_resumed_run_may_change_its_length_and_reports_but_nothing_that
     }
     EXPECT_EQ(resume_differences(saved, parse(kSmallest, {"training.seed=1"}))[0],
               "training.seed: 42 in the run, 1 now");
+}
+
+TEST(RunConfig, held_out_rows_may_be_a_share_or_a_number_of_the_training_rows) {
+    for (const auto& [text, part] :
+         {std::pair<const char*, data::RowPart>{"0.05", {.share = 0.05}}, {"200", {.rows = 200}}}) {
+        const RunConfig config =
+            parse(kSmallest, {std::string("data.eval=") + text, "training.eval_steps=5"});
+        ASSERT_NE(config.data.eval_part(), nullptr);
+        EXPECT_EQ(*config.data.eval_part(), part);
+        EXPECT_EQ(config.data.eval_file(), nullptr);
+        EXPECT_EQ(run_config_json(config)["data"]["eval"].dump(), text);
+    }
+    EXPECT_EQ(parse(kSmallest).data.eval_part(), nullptr);
+    EXPECT_EQ(parse(kSmallest, {"data.eval=./200"}).data.eval_part(), nullptr);
+}
+
+// Other rows held out are other rows trained.
+TEST(RunConfig, a_resumed_run_holds_the_same_rows_out) {
+    const RunConfig share = parse(kSmallest, {"data.eval=0.5"});
+    EXPECT_TRUE(resume_differences(share, parse(kSmallest, {"data.eval=0.5"})).empty());
+    EXPECT_EQ(resume_differences(share, parse(kSmallest, {"data.eval=2"})),
+              std::vector<std::string>{"data.eval: 0.5 in the run, 2 now"});
+    EXPECT_EQ(resume_differences(share, parse(kSmallest)),
+              std::vector<std::string>{"data.eval: 0.5 in the run, null now"});
+    EXPECT_EQ(resume_differences(parse(kSmallest, {"data.eval=e.jsonl"}), share),
+              std::vector<std::string>{"data.eval: \"/base/folder/e.jsonl\" in the run, 0.5 now"});
 }
 
 TEST(RunConfig, going_on_from_an_adapter_takes_its_configuration) {

@@ -24,6 +24,7 @@ using Settings = std::vector<std::string>;
 struct TrainOutcome {
     int code = 0;
     std::string log;
+    std::string printed;         ///< on stdout
     std::vector<Json> metrics;   ///< lines of metrics.jsonl without speed and memory
     std::string adapter_values;  ///< bytes behind the header of the adapter file
     std::string files;           ///< names of all files, then the content of adapter_config.json
@@ -77,7 +78,27 @@ class TrainRuns {
         output_ = folder_ / ("run" + std::to_string(++runs_));
         config["training"]["output_dir"] = output_.string();
         write_file(folder_ / "run.json", config.dump());
-        std::vector<std::string> words = {"qlora-train", "--config", path("run.json")};
+        return again({}, settings);
+    }
+    TrainOutcome run(const Settings& settings) { return run(config(), settings); }
+
+    /// qlora-train with the configuration and the output folder of the last run.
+    TrainOutcome again(const std::vector<std::string>& flags, const Settings& settings) {
+        return start(cli::train_main, "qlora-train", flags, settings);
+    }
+    /// qlora-eval with the same.
+    TrainOutcome evaluate(const std::vector<std::string>& flags, const Settings& settings) {
+        return start(cli::eval_main, "qlora-eval", flags, settings);
+    }
+
+    /// Of the last run.
+    const std::filesystem::path& output() const { return output_; }
+
+  private:
+    TrainOutcome start(int (*program)(int, char**), const char* name, const std::vector<std::string>& flags,
+                       const Settings& settings) const {
+        std::vector<std::string> words = {name, "--config", path("run.json")};
+        words.insert(words.end(), flags.begin(), flags.end());
         for (const std::string& setting : settings) {
             words.emplace_back("--set");
             words.push_back(setting);
@@ -86,18 +107,15 @@ class TrainRuns {
         for (std::string& word : words) arguments.push_back(word.data());
         TrainOutcome out;
         testing::internal::CaptureStderr();
-        out.code = cli::train_main(static_cast<int>(arguments.size()), arguments.data());
+        testing::internal::CaptureStdout();
+        out.code = program(static_cast<int>(arguments.size()), arguments.data());
+        out.printed = testing::internal::GetCapturedStdout();
         out.log = testing::internal::GetCapturedStderr();
         out.threads = at::get_num_threads();
         if (std::filesystem::exists(output_)) read_output(out);
         return out;
     }
-    TrainOutcome run(const Settings& settings) { return run(config(), settings); }
 
-    /// Of the last run.
-    const std::filesystem::path& output() const { return output_; }
-
-  private:
     static constexpr int kTokens = 40;  // of which the tokenizer has 31
 
     void write_model(const std::string& name, TinyModel model) const {

@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <filesystem>
 #include <optional>
+#include <variant>
 #include <vector>
 
 #include "qlora/core/fields.h"
@@ -51,10 +52,20 @@ struct FileList {
     bool operator==(const FileList&) const = default;
 };
 
+/// Some rows of the training files: a share of them, or so many.
+struct RowPart {
+    double share = 0;       ///< above 0 and below 1; 0: `rows` counts
+    std::int64_t rows = 0;  ///< at least 1; 0: `share` counts
+    bool operator==(const RowPart&) const = default;
+};
+
+/// Where held-out rows come from: a file of their own, or the training files, which are trained without them.
+using HeldOut = std::variant<std::filesystem::path, RowPart>;
+
 /// The `data` section.
 struct DataConfig {
     FileList train;
-    std::optional<std::filesystem::path> eval;
+    std::optional<HeldOut> eval;
     DataFormat format = DataFormat::kAuto;
     TemplateName template_ = TemplateName::kAuto;
     std::int64_t max_length = 1024;
@@ -64,13 +75,22 @@ struct DataConfig {
     bool group_by_length = false;
     OnBadRow on_bad_row = OnBadRow::kStop;
 
+    /// Null where there is no held-out file.
+    const std::filesystem::path* eval_file() const {
+        return eval ? std::get_if<std::filesystem::path>(&*eval) : nullptr;
+    }
+    /// Null where no rows are held out of the training files.
+    const RowPart* eval_part() const { return eval ? std::get_if<RowPart>(&*eval) : nullptr; }
+
     bool operator==(const DataConfig&) const = default;
 
     template <class Self, class Visitor>
     static void fields(Self& self, Visitor& visit) {
         visit("train", self.train, {.required = true, .free_on_resume = true},
               "training file or list of files (.jsonl, .json)");
-        visit("eval", self.eval, {.free_on_resume = true}, "held-out file");
+        visit("eval", self.eval, {.free_on_resume = true},
+              "held-out file, or rows held out of the training files, chosen by training.seed: a share or a "
+              "number of them");
         visit("format", self.format, {}, "layout of a row; auto: from the fields of each row");
         visit("template", self.template_, {},
               "how turns become text; auto: the checkpoint's own chat template, where it is recognised");
@@ -104,6 +124,16 @@ struct FieldType<data::FileList> {
         return FieldType<List>::read(value, rule, out.files);
     }
     static Json write(const data::FileList& value) { return FieldType<List>::write(value.files); }
+};
+
+template <>
+struct FieldType<data::RowPart> {
+    static std::string kind() { return "a share (above 0, below 1) or a number of the training rows"; }
+    static bool fits(const Json& value) { return value.is_number(); }
+    static std::string read(const Json& value, const FieldRule&, data::RowPart& out);
+    static Json write(const data::RowPart& value) {
+        return value.rows > 0 ? Json(value.rows) : Json(value.share);
+    }
 };
 
 }  // namespace qlora

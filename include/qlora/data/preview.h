@@ -12,7 +12,11 @@ namespace qlora::data {
 /// runs that say whether they are trained on.
 std::string preview_rows(const Dataset& dataset, const tokenizer::Tokenizer& tokenizer, std::int64_t rows);
 
-/// "read 100 = kept 97 + dropped 2 + rejected 1", for the log.
+/// The numbers of the examples' rows in lines; of more than `most` only the first, and how many there are
+/// more.
+std::string list_rows(const std::vector<Example>& examples, std::int64_t most);
+
+/// "read 100 = kept 97 + dropped 2 + rejected 1", for the log; with " + held out N" where rows are.
 std::string summary_line(const DatasetStatistics& statistics);
 
 /// The summary, token counts, a histogram of the lengths, what was dropped and why, duplicates and conflicts.

@@ -30,10 +30,11 @@ struct LengthBin {
     std::int64_t rows = 0;
 };
 
-/// read = kept + dropped() + rejected.
+/// read = kept + held_out + dropped() + rejected.
 struct DatasetStatistics {
     std::int64_t read = 0;
     std::int64_t kept = 0;
+    std::int64_t held_out = 0;       ///< taken out of the training data for evaluation
     std::int64_t too_long = 0;       ///< dropped
     std::int64_t no_supervised = 0;  ///< dropped: no token with a loss (none in what truncation left, say)
     std::int64_t rejected = 0;
@@ -41,8 +42,8 @@ struct DatasetStatistics {
     std::int64_t tokens = 0;     ///< of the kept rows
     std::int64_t supervised_tokens = 0;
     std::int64_t longest = 0;        ///< tokens of the longest kept row
-    Repeats duplicates;              ///< kept rows with the tokens of an earlier one
-    Repeats conflicts;               ///< kept rows with the prompt of an earlier one and another answer
+    Repeats duplicates;              ///< kept or held-out rows with the tokens of an earlier one
+    Repeats conflicts;               ///< the same with the prompt of an earlier one and another answer
     std::vector<LengthBin> lengths;  ///< of all rows that could be read, before dropping and cutting
 
     std::int64_t dropped() const { return too_long + no_supervised; }
@@ -55,11 +56,14 @@ struct Dataset {
     std::string fingerprint;  ///< hex XXH3-128 that stands for the bytes of the files in their order
 };
 
-/// How rows are read; the examples are the same.
+/// How rows are read, and which; the examples of these are the same.
 struct RowReading {
     /// Examples hold `prompt` and `expected`, which only rows that answers are generated for need.
     bool keeps_texts = true;
     std::int64_t threads = 1;
+    /// Row numbers (`Example::row`), rising: the other rows are passed over unparsed and not counted. Null:
+    /// all.
+    const std::vector<std::int64_t>* only = nullptr;
 };
 
 /// Reads, renders and encodes all rows of `files`, in order, by `config` (format, max_length, overlong,

@@ -18,6 +18,8 @@ struct RunPaths {
     std::filesystem::path checkpoint(std::int64_t step) const {
         return checkpoints() / ("step-" + std::to_string(step));
     }
+    /// Which rows of the training files are not trained, where `data.eval` is a part of them.
+    std::filesystem::path held_out_rows() const { return root / "held_out_rows.json"; }
     std::filesystem::path rejected() const { return root / "rejected.jsonl"; }
     /// The base's fingerprint and the files it is of, so that another start need not read them all.
     std::filesystem::path base_fingerprint() const { return root / ".base_fingerprint.json"; }
