@@ -5,16 +5,9 @@
 #include <cstdlib>
 #include <memory>
 
+#include "qlora/core/white_space.h"
+
 namespace qlora::eval {
-namespace {
-
-bool is_white_space(utf8proc_int32_t code) {
-    const utf8proc_category_t category = utf8proc_category(code);
-    return (code >= 0x09 && code <= 0x0d) || code == 0x85 || category == UTF8PROC_CATEGORY_ZS ||
-           category == UTF8PROC_CATEGORY_ZL || category == UTF8PROC_CATEGORY_ZP;
-}
-
-}  // namespace
 
 std::string normalize_answer(std::string_view text) {
     utf8proc_uint8_t* raw = nullptr;
@@ -30,7 +23,7 @@ std::string normalize_answer(std::string_view text) {
     for (utf8proc_ssize_t at = 0; at < length;) {
         utf8proc_int32_t code = 0;
         at += utf8proc_iterate(raw + at, length - at, &code);
-        if (is_white_space(code)) {
+        if (is_white_space(static_cast<char32_t>(code))) {
             gap = !out.empty();
             continue;
         }

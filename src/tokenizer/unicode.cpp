@@ -49,13 +49,6 @@ void append_utf8(std::string& out, char32_t value) {
     }
 }
 
-bool is_white_space(char32_t value) {
-    if (value <= 0x20) return value == 0x20 || (value >= 0x09 && value <= 0x0D);
-    if (value < 0x1680) return value == 0x85 || value == 0xA0;
-    return value == 0x1680 || (value >= 0x2000 && value <= 0x200A) || value == 0x2028 || value == 0x2029 ||
-           value == 0x202F || value == 0x205F || value == 0x3000;
-}
-
 bool is_numeric(char32_t value) {
     if (value < 0x80) return value >= '0' && value <= '9';
     if (const char newer = newer_category(value)) return newer == 'N';

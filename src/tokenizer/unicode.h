@@ -4,6 +4,8 @@
 #include <string>
 #include <string_view>
 
+#include "qlora/core/white_space.h"
+
 namespace qlora::tokenizer {
 
 struct CodePoint {
@@ -17,8 +19,6 @@ CodePoint code_point_at(std::string_view text, std::size_t offset);
 CodePoint code_point_before(std::string_view text, std::size_t offset);
 void append_utf8(std::string& out, char32_t value);
 
-/// The White_Space property.
-bool is_white_space(char32_t value);
 /// General category N (decimal digits, letter numbers and the rest).
 bool is_numeric(char32_t value);
 /// `\w` of Rust's regex crate: Alphabetic, marks, decimal digits, connectors, joiners.
