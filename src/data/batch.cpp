@@ -16,7 +16,6 @@ Batch collate(std::span<const Example* const> examples) {
     batch.ids.reserve(tokens);
     batch.positions.reserve(tokens);
     batch.offsets.reserve(examples.size() + 1);
-    batch.rows.reserve(examples.size());
     batch.offsets.push_back(0);
     for (const Example* example : examples) {
         const std::int64_t begin = batch.tokens();
@@ -30,7 +29,6 @@ Batch collate(std::span<const Example* const> examples) {
             batch.positions.push_back(static_cast<std::int64_t>(i));
         }
         batch.offsets.push_back(batch.tokens());
-        batch.rows.push_back(example->row);
     }
     return batch;
 }

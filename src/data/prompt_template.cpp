@@ -114,16 +114,6 @@ std::vector<Segment> PromptTemplate::render_prompt(const Record& record) const {
     return render_record(record, true);
 }
 
-std::vector<tokenizer::TokenId> PromptTemplate::encode_prompt(std::span<const Message> messages) const {
-    Record record;
-    record.kind = RecordKind::kConversation;
-    record.messages.assign(messages.begin(), messages.end());
-    // A single question has a form in every template.
-    const bool is_question = messages.size() == 1 && messages.front().role == Role::kUser;
-    if (is_question) record.kind = layout_ != nullptr ? RecordKind::kPair : RecordKind::kInstruction;
-    return encode(render_prompt(record)).ids;
-}
-
 std::vector<tokenizer::TokenId> PromptTemplate::end_token_ids() const {
     std::vector<tokenizer::TokenId> ids;
     if (layout_ != nullptr) add_once(ids, tokenizer_.token_to_id(layout_->turn_end));

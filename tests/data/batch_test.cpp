@@ -25,7 +25,6 @@ TEST(Collate, LaysSequencesEndToEndAndPointsAtTheTokenBefore) {
     EXPECT_EQ(batch.offsets, (std::vector<std::int64_t>{0, 3, 5}));
     EXPECT_EQ(batch.loss_rows, (std::vector<std::int64_t>{0, 1, 3}));
     EXPECT_EQ(batch.targets, (std::vector<std::int64_t>{11, 12, 21}));
-    EXPECT_EQ(batch.rows, (std::vector<std::int64_t>{5, 2}));
     EXPECT_EQ(batch.sequences(), 2);
     EXPECT_EQ(batch.supervised_tokens(), a.supervised_tokens() + b.supervised_tokens());
 }

@@ -185,11 +185,13 @@ TEST(PromptTemplate, ContentNeverBecomesAControlToken) {
 
 TEST(PromptTemplate, PromptForGenerationIsThePrefixOfTheRow) {
     const PromptTemplate chatml = named(TemplateName::kChatml);
-    const std::vector<Message> question = {{Role::kUser, "a"}};
-    EXPECT_EQ(kTokenizer.decode(chatml.encode_prompt(question)),
+    Record question;
+    question.kind = RecordKind::kPair;
+    question.messages = {{Role::kUser, "a"}};
+    EXPECT_EQ(kTokenizer.decode(chatml.encode(chatml.render_prompt(question)).ids),
               "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n");
     const PromptTemplate none = named(TemplateName::kNone, kTokenizerWithBos);
-    EXPECT_EQ(kTokenizer.decode(none.encode_prompt(question)), "<s>a");
+    EXPECT_EQ(kTokenizer.decode(none.encode(none.render_prompt(question)).ids), "<s>a");
 }
 
 TEST(PromptTemplate, GenerationStopsAtTheTurnsEndOrEos) {

@@ -53,8 +53,10 @@ TEST(RecognisedTemplate, AddsItsDefaultSystemMessageOnlyWhereThereIsNone) {
 TEST(RecognisedTemplate, ANamedTemplateAddsNoSystemMessage) {
     const FakeTokenizer tokenizer;
     const PromptTemplate chatml(TemplateName::kChatml, kSmolLm2Template, tokenizer, tokenizer.special());
-    const std::vector<Message> question = {{Role::kUser, "a"}};
-    EXPECT_EQ(tokenizer.decode(chatml.encode_prompt(question)),
+    Record question;
+    question.kind = RecordKind::kPair;
+    question.messages = {{Role::kUser, "a"}};
+    EXPECT_EQ(tokenizer.decode(chatml.encode(chatml.render_prompt(question)).ids),
               "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n");
 }
 

@@ -36,7 +36,6 @@ struct Batch {
     std::vector<std::int64_t> offsets;    ///< [S + 1], cumulative lengths (cu_seqlens)
     std::vector<std::int64_t> loss_rows;  ///< [R], rising: places whose *next* token is supervised
     std::vector<std::int64_t> targets;    ///< [R], the ids predicted there
-    std::vector<std::int64_t> rows;       ///< [S], Example::row of each sequence
 
     std::int64_t tokens() const { return static_cast<std::int64_t>(ids.size()); }
     std::int64_t sequences() const { return static_cast<std::int64_t>(offsets.size()) - 1; }

@@ -4,7 +4,6 @@
 #include <cstdint>
 #include <filesystem>
 #include <optional>
-#include <span>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -70,8 +69,6 @@ class PromptTemplate {
     /// What stands before the answer to come; `record.messages` holds the turns so far. For kText: the text
     /// itself.
     std::vector<Segment> render_prompt(const Record& record) const;
-    /// A conversation whose next turn is the assistant's, as ids.
-    std::vector<tokenizer::TokenId> encode_prompt(std::span<const Message> messages) const;
 
     EncodedRow encode(const std::vector<Segment>& segments) const;
 
