@@ -41,7 +41,8 @@ TORCH_MODULES = {"ops", "quant", "nn", "models", "adapters", "eval", "train", "c
 TORCH_FREE = (
     "quant/quant_config.*",
     "quant/bnb_*",
-    "models/model_config.*",
+    "models/config_reader.*",
+    "models/*_config.*",
     "adapters/lora_config.*",
     "adapters/target_matching.*",
     "train/lr_scheduler.*",

@@ -51,6 +51,8 @@ std::string dry_run_report(const RunConfig& config, const ModelFolder& folder,
         out += fmt::format("rows held out of the training files:\n{}\n",
                            data::list_rows(eval->examples, kListedRows));
     }
+    if (const std::string warning = position_warning(folder.config, train, eval); !warning.empty())
+        out += "warning: " + warning + "\n";
     out += fmt::format("adapters on:\n{}", adapters_text(match));
     out += fmt::format("trainable parameters: {} of {} ({:.3f} %)\n", trainable, total,
                        100.0 * static_cast<double>(trainable) / static_cast<double>(total));

@@ -206,6 +206,9 @@ void Run::read_data() {
 
 void Run::plan_memory() {
     const RowLengths rows = row_lengths(data_.train, data_.eval ? &*data_.eval : nullptr);
+    const std::string too_long =
+        position_warning(folder_->config, data_.train, data_.eval ? &*data_.eval : nullptr);
+    if (!too_long.empty()) spdlog::warn("{}", too_long);
     const std::int64_t available = train::available_memory_bytes(device_);
     memory_ = train::choose_memory(memory_request(config_, folder_->config, rows, device_),
                                    config_.training.gradient_checkpointing, available,
@@ -240,6 +243,8 @@ void Run::find_checkpoint() {
 }
 
 int Run::train() {
+    // First, because a file of them that cannot be copied is a fault.
+    models::CompanionFiles companions = adapter_companions(*folder_, prompt_template());
     LoadedModel loaded = load_model(*folder_, config_.quantization, &config_.peft, config_.model.adapter,
                                     config_.training.seed, device_, memory_->keep_dense);
     spdlog::info("{} trainable of {} parameters, {} adapters", loaded.adaptation.trainable_elements(),
@@ -256,7 +261,7 @@ int Run::train() {
          .recomputation = memory_->recomputation,
          .base_model = config_.model.path.string(),
          .metadata = metadata_,
-         .companions = adapter_companions(*folder_, prompt_template()),
+         .companions = std::move(companions),
          .identity = identity_},
         config_.training, *progress);
     if (checkpoint_) {

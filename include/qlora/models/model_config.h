@@ -50,12 +50,22 @@ struct ModelConfig {
     std::optional<std::int64_t> pad_token_id;
     /// The checkpoint holds its linears in 4 bits.
     std::optional<quant::BnbConfig> stored_in_4bit;
+    /// A sentence for each key that transformers might act on and that changes nothing here.
+    std::vector<std::string> passed_over;
 };
 
 /// Throws CheckpointError with all faults: unknown `model_type`, missing or impossible sizes, any setting
 /// that would change numbers and is not built (never guessed).
 ModelConfig parse_model_config(const Json& json, const std::string& name);
 ModelConfig load_model_config(const std::filesystem::path& folder);
+
+/// A log line for each sentence of `passed_over`; once a program.
+void log_passed_over(const ModelConfig& config);
+
+/// The tokens a row may have before its last ones stand where the model has never seen any.
+/// `max_position_embeddings` counts what `rope_scaling` adds, except where it was left as it was before a
+/// llama3 scaling was put in. (Of linear scaling a file does not tell; it is taken as counted.)
+std::int64_t trained_positions(const ModelConfig& config);
 
 /// `model_type`s that can be loaded.
 const std::vector<std::string>& supported_model_types();

@@ -5,6 +5,7 @@
 #include <functional>
 
 #include "qlora/core/error.h"
+#include "support/captured_log.h"
 #include "support/tiny_model.h"
 
 namespace qlora::models {
@@ -88,7 +89,13 @@ std::vector<BadConfig> bad_configs() {
          "llama",
          set("quantization_config", {{"quant_method", "gptq"}}),
          {"quantization_config", "original model"}},
-        {"own_code", "llama", set("auto_map", {{"AutoModel", "modeling.Own"}}), {"auto_map", "no code"}},
+        {"own_code",
+         "llama",
+         [](Json& config) {
+             config["model_type"] = "own";
+             config["auto_map"] = {{"AutoModel", "modeling.Own"}};
+         },
+         {"'own' is not supported", "supported are llama", "auto_map", "no code"}},
         {"rope_yarn",
          "qwen2",
          rope({{"rope_type", "yarn"}, {"factor", 4.0}}),
@@ -240,6 +247,34 @@ TEST(ModelConfig, a_rope_scaling_that_says_anything_replaces_rope_parameters) {
     EXPECT_EQ(rope(llama3, {{"original_max_position_embeddings", 2048}}).original_max_position_embeddings,
               2048)
         << "the one beside the section wins";
+}
+
+TEST(ModelConfig, python_code_of_a_type_that_is_built_in_is_passed_over_in_one_line) {
+    Json json = TinyModel{}.config();
+    EXPECT_TRUE(parse_model_config(json, "config.json").passed_over.empty());
+    json["auto_map"] = {{"AutoModelForCausalLM", "modeling.Own"}};
+    const ModelConfig config = parse_model_config(json, "config.json");
+    const test::CapturedLog log;
+    log_passed_over(config);
+    EXPECT_EQ(log.count("config.json: auto_map is passed over"), 1U) << log.text();
+}
+
+TEST(ModelConfig, positions_count_what_a_scaling_of_rope_adds) {
+    const auto positions = [](const Json& scaling) {
+        Json json = TinyModel{}.config();
+        json["max_position_embeddings"] = 4096;
+        json["rope_scaling"] = scaling;
+        return trained_positions(parse_model_config(json, "config.json"));
+    };
+    Json llama3 = {
+        {"rope_type", "llama3"}, {"factor", 8.0}, {"low_freq_factor", 1.0}, {"high_freq_factor", 4.0}};
+    EXPECT_EQ(positions(nullptr), 4096);
+    EXPECT_EQ(positions({{"rope_type", "linear"}, {"factor", 4.0}}), 4096);
+    EXPECT_EQ(positions(llama3), 32768) << "max_position_embeddings is what it was before the scaling";
+    llama3["original_max_position_embeddings"] = 256;
+    EXPECT_EQ(positions(llama3), 4096) << "as Llama 3.1's own file has it";
+    llama3["factor"] = 1e300;
+    EXPECT_EQ(positions(llama3), 1'000'000'000);
 }
 
 TEST(ModelConfig, a_null_number_of_key_heads_means_all_heads) {

@@ -1,0 +1,14 @@
+#pragma once
+
+#include <cstdint>
+
+#include "config_reader.h"
+#include "qlora/models/model_config.h"
+
+namespace qlora::models {
+
+/// Reads `rope_scaling` or `rope_parameters`, whichever transformers would; a type that is not built is a
+/// fault.
+RopeConfig read_rope(ConfigReader& reader, std::int64_t max_positions);
+
+}  // namespace qlora::models
