@@ -5,6 +5,7 @@
 
 #include "qlora/adapters/peft_format.h"
 #include "qlora/core/log.h"
+#include "qlora/core/optional_file.h"
 #include "qlora/models/base_loader.h"
 #include "qlora/models/quantize_checkpoint.h"
 #include "qlora/train/memory_plan.h"
@@ -18,7 +19,9 @@ ModelFolder::ModelFolder(const std::filesystem::path& path)
       stored(config.stored_in_4bit ? models::check_base(checkpoint, config).config : std::nullopt),
       tokenizer(tokenizer::load_tokenizer(path)),
       special(tokenizer::load_special_tokens(path, *tokenizer)),
-      chat_template(data::read_chat_template(path)) {}
+      chat_template(data::read_chat_template(path)) {
+    models::log_passed_over(config);
+}
 
 data::PromptTemplate ModelFolder::prompt_template(data::TemplateName choice) const {
     return data::PromptTemplate(choice, chat_template, *tokenizer, special);
@@ -35,8 +38,8 @@ std::vector<tokenizer::TokenId> ModelFolder::stop_ids(const data::PromptTemplate
 
 std::vector<std::filesystem::path> files_beside_weights(const std::filesystem::path& model) {
     std::vector<std::filesystem::path> files = tokenizer::tokenizer_files(model);
-    const std::filesystem::path generation = model / "generation_config.json";
-    if (std::filesystem::is_regular_file(generation)) files.push_back(generation);
+    constexpr const char* kNames[] = {"generation_config.json"};
+    for (std::filesystem::path& file : existing_files(model, kNames)) files.push_back(std::move(file));
     return files;
 }
 

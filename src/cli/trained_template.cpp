@@ -6,6 +6,7 @@
 #include "qlora/core/error.h"
 #include "qlora/core/json.h"
 #include "qlora/core/log.h"
+#include "qlora/core/optional_file.h"
 
 namespace qlora::cli {
 namespace {
@@ -25,14 +26,14 @@ bool holds(const std::vector<TokenId>& ids, TokenId id) {
 
 Json generation_config(const fs::path& model) {
     const fs::path file = model / kGenerationConfigFile;
-    return fs::exists(file) ? read_json_file(file) : Json::object();
+    return optional_file_exists(file) ? read_json_file(file) : Json::object();
 }
 
 /// As transformers saves it: in a file of its own, and not in tokenizer_config.json.
 void put_chat_template(const std::string& text, const fs::path& model, models::CompanionFiles& files) {
     files.written[kTemplateFile] = text;
     const fs::path config_file = model / kTokenizerConfigFile;
-    if (!fs::exists(config_file)) return;
+    if (!optional_file_exists(config_file)) return;
     Json config = read_json_file(config_file);
     if (config.is_object() && config.erase("chat_template") > 0)
         files.written[kTokenizerConfigFile] = config.dump(2) + "\n";

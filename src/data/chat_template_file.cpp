@@ -1,6 +1,7 @@
 #include "qlora/core/error.h"
 #include "qlora/core/json.h"
 #include "qlora/core/lfs_pointer.h"
+#include "qlora/core/optional_file.h"
 #include "qlora/core/whole_file.h"
 #include "qlora/data/prompt_template.h"
 
@@ -27,14 +28,14 @@ std::optional<std::string> template_of_config(const Json& config, const std::fil
 
 std::optional<std::string> read_chat_template(const std::filesystem::path& folder) {
     const std::filesystem::path file = folder / "chat_template.jinja";
-    if (std::filesystem::exists(file)) {
+    if (optional_file_exists(file)) {
         std::string text = read_whole_file(file);
         if (const std::string pointer = fault_of_lfs_pointer(text); !pointer.empty())
             throw CheckpointError(file.string() + ": " + pointer);
         return text;
     }
     const std::filesystem::path config = folder / "tokenizer_config.json";
-    if (!std::filesystem::exists(config)) return std::nullopt;
+    if (!optional_file_exists(config)) return std::nullopt;
     return template_of_config(read_json_file(config), config);
 }
 

@@ -10,6 +10,7 @@
 #include "kept_fingerprint.h"
 #include "messages.h"
 #include "qlora/core/hash.h"
+#include "qlora/core/optional_file.h"
 #include "qlora/io/model_folder.h"
 #include "shard_index.h"
 

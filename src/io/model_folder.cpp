@@ -10,6 +10,7 @@
 #include "messages.h"
 #include "qlora/core/error.h"
 #include "qlora/core/json.h"
+#include "qlora/core/optional_file.h"
 
 namespace qlora::io {
 
@@ -212,13 +213,6 @@ std::string fault_of_folder(const fs::path& folder) {
 bool is_pickle(const fs::path& file) {
     const std::string extension = file.extension().string();
     return extension == ".bin" || extension == ".pt" || extension == ".pth" || extension == ".ckpt";
-}
-
-std::string fault_of_dangling_link(const fs::path& path) {
-    std::error_code error;
-    if (!fs::is_symlink(path, error) || fs::exists(path, error)) return {};
-    const fs::path target = fs::read_symlink(path, error);
-    return "is a link to " + target.string() + ", which is not there";
 }
 
 std::string fault_of_model_folder(const fs::path& path) {

@@ -6,6 +6,7 @@
 #include "qlora/core/disk_space.h"
 #include "qlora/core/error.h"
 #include "qlora/core/json.h"
+#include "qlora/core/lfs_pointer.h"
 #include "qlora/core/mapped_file.h"
 #include "qlora/io/model_folder.h"
 
@@ -69,6 +70,9 @@ void write_companions(const CompanionFiles& files, const fs::path& folder) {
 
 void copy_file_synced(const fs::path& file, const fs::path& folder) {
     const MappedFile source(file);
+    const std::string pointer =
+        fault_of_lfs_pointer({reinterpret_cast<const char*>(source.bytes().data()), source.bytes().size()});
+    if (!pointer.empty()) throw CheckpointError(file.string() + ": " + pointer);
     AtomicFile copy(folder / file.filename(), source.bytes().size());
     copy.write(source.bytes());
     copy.commit();

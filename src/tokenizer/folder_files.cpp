@@ -1,12 +1,13 @@
 #include "folder_files.h"
 
 #include "qlora/core/error.h"
+#include "qlora/core/optional_file.h"
 
 namespace qlora::tokenizer {
 
 Json read_optional_object(const std::filesystem::path& folder, const std::string& name) {
     const std::filesystem::path file = folder / name;
-    if (!std::filesystem::exists(file)) return Json::object();
+    if (!optional_file_exists(file)) return Json::object();
     try {
         Json json = read_json_file(file);
         if (!json.is_object()) throw CheckpointError(file.string() + ": must hold an object");

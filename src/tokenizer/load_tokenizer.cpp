@@ -4,6 +4,7 @@
 #include "json_tokenizer.h"
 #include "qlora/core/error.h"
 #include "qlora/core/hash.h"
+#include "qlora/core/optional_file.h"
 #include "qlora/tokenizer/tokenizer.h"
 #include "sentencepiece_tokenizer.h"
 
@@ -13,10 +14,10 @@ namespace {
 // The file that holds the vocabulary. tokenizer.json goes first where there are both.
 std::filesystem::path vocabulary_file(const std::filesystem::path& folder) {
     for (const char* name : {"tokenizer.json", "tokenizer.model"}) {
-        if (std::filesystem::exists(folder / name)) return folder / name;
+        if (optional_file_exists(folder / name)) return folder / name;
     }
     std::string message = folder.string() + ": has neither tokenizer.json nor tokenizer.model";
-    if (std::filesystem::exists(folder / "vocab.json")) {
+    if (optional_file_exists(folder / "vocab.json")) {
         message += "; save tokenizer.json from vocab.json and merges.txt with transformers (save_pretrained)";
     }
     throw CheckpointError(message);
@@ -74,13 +75,15 @@ SpecialTokens load_special_tokens(const std::filesystem::path& folder, const Tok
 }
 
 std::vector<std::filesystem::path> tokenizer_files(const std::filesystem::path& folder) {
-    std::vector<std::filesystem::path> files;
-    for (const char* name :
-         {"tokenizer.json", "tokenizer.model", "tokenizer_config.json", "special_tokens_map.json",
-          "added_tokens.json", "chat_template.jinja", "vocab.json", "merges.txt"}) {
-        if (std::filesystem::is_regular_file(folder / name)) files.push_back(folder / name);
-    }
-    return files;
+    constexpr const char* kNames[] = {"tokenizer.json",
+                                      "tokenizer.model",
+                                      "tokenizer_config.json",
+                                      "special_tokens_map.json",
+                                      "added_tokens.json",
+                                      "chat_template.jinja",
+                                      "vocab.json",
+                                      "merges.txt"};
+    return existing_files(folder, kNames);
 }
 
 std::string tokenizer_fingerprint(const std::filesystem::path& folder) {

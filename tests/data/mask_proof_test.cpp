@@ -52,6 +52,9 @@ TEST(ChatTemplateFile, JinjaFileWinsOverTheConfig) {
     EXPECT_EQ(read_chat_template(folder.path()), "d");
     qlora::test::write_file(folder / "chat_template.jinja", "from file");
     EXPECT_EQ(read_chat_template(folder.path()), "from file");
+    std::filesystem::remove(folder / "chat_template.jinja");
+    std::filesystem::create_symlink("../blobs/gone", folder / "chat_template.jinja");
+    EXPECT_THROW(read_chat_template(folder.path()), CheckpointError) << "a link that leads nowhere";
 }
 
 }  // namespace

@@ -75,6 +75,27 @@ TEST_F(SpecialTokensTest, FilesToCopyAreThoseThatExist) {
     EXPECT_EQ(names, (std::vector<std::string>{"chat_template.jinja", "merges.txt", "tokenizer.json"}));
 }
 
+TEST_F(SpecialTokensTest, AFileThatIsALinkToNowhereIsNamedWhereverItIsRead) {
+    for (const char* name : {"special_tokens_map.json", "tokenizer_config.json", "generation_config.json"}) {
+        std::filesystem::create_symlink("../blobs/gone", folder_ / name);
+        try {
+            load();
+            FAIL() << name << " was passed over";
+        } catch (const CheckpointError& error) {
+            const std::string message = error.what();
+            EXPECT_NE(message.find(std::string(name) + ": is a link to ../blobs/gone"), std::string::npos)
+                << message;
+        }
+        std::filesystem::remove(folder_ / name);
+    }
+    std::filesystem::create_symlink("../blobs/gone", folder_ / "merges.txt");
+    EXPECT_THROW(tokenizer_files(folder_.path()), CheckpointError);
+    std::filesystem::remove(folder_ / "tokenizer.json");
+    std::filesystem::create_symlink("../blobs/gone", folder_ / "tokenizer.json");
+    write("tokenizer.model", "another vocabulary, which is not the one that is meant");
+    EXPECT_THROW(load_tokenizer(folder_.path()), CheckpointError);
+}
+
 TEST_F(SpecialTokensTest, TheFingerprintIsThatOfTheVocabularyFile) {
     const std::string before = tokenizer_fingerprint(folder_.path());
     EXPECT_EQ(before, hash_file(folder_ / "tokenizer.json"));

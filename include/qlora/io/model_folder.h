@@ -17,9 +17,6 @@ void require_model_folder(const std::filesystem::path& path);
 /// By the ending of its name: the formats of torch.save, which can run code when they are read.
 bool is_pickle(const std::filesystem::path& file);
 
-/// "is a link to TARGET, which is not there"; empty for anything but such a link.
-std::string fault_of_dangling_link(const std::filesystem::path& path);
-
 inline constexpr const char* kModelFile = "model.safetensors";
 inline constexpr const char* kModelIndexFile = "model.safetensors.index.json";
 /// What to do with pickle files.

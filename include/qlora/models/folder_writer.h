@@ -36,7 +36,7 @@ void require_space(const std::filesystem::path& output, std::int64_t bytes, cons
 /// Writes the files beside the weights so that they survive a power loss.
 void write_companions(const CompanionFiles& files, const std::filesystem::path& folder);
 
-/// Copies a file so that it survives a power loss.
+/// Copies a file so that it survives a power loss. A Git LFS pointer is a CheckpointError.
 void copy_file_synced(const std::filesystem::path& file, const std::filesystem::path& folder);
 
 /// model.safetensors.index.json, where `model` has one; `parameters` replaces its total_parameters.

@@ -55,7 +55,8 @@ struct SpecialTokens {
 std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& folder);
 SpecialTokens load_special_tokens(const std::filesystem::path& folder, const Tokenizer& tokenizer);
 
-/// The files that make up a tokenizer (those that exist), for copying beside an adapter.
+/// The files that make up a tokenizer (those that exist), for copying beside an adapter. A link that leads
+/// nowhere and a Git LFS pointer are a CheckpointError.
 std::vector<std::filesystem::path> tokenizer_files(const std::filesystem::path& folder);
 /// Hex XXH3-128 of the tokenizer's vocabulary file.
 std::string tokenizer_fingerprint(const std::filesystem::path& folder);
