@@ -107,10 +107,12 @@ void sort_for_file(PlannedShard& shard) {
 MergeInputs::MergeInputs(const MergeRequest& request)
     : config(models::load_model_config(request.model)),
       base(request.model),
+      names(base, config),
       stored(models::check_base(base, config)),
       adapter(request.adapter),
       lora(load_finished_adapter(request.adapter, adapter, config)),
       trained_on(trained_quantization(request.adapter)) {
+    models::log_passed_over(config);
     models::CausalLM empty(config, at::kFloat);
     const MatchResult match = match_targets(lora, module_infos(config), config.model_type);
     for (const std::string& warning : match.warnings) spdlog::warn("{}", warning);
@@ -120,7 +122,7 @@ MergeInputs::MergeInputs(const MergeRequest& request)
         expected.push_back({tensor.key, io::DType::kF32, tensor.shape});
     check_adapter_tensors(adapter, expected);
 
-    for (const nn::Linear* linear : empty.linears()) quantized.insert(linear->path() + ".weight");
+    quantized = models::quantizable_weights(config);
     for (const Target& target : match.targets) {
         updates[target.path + ".weight"] = {
             .module = target.path, .scaling = target.scaling, .a = {}, .b = {}};
@@ -151,7 +153,7 @@ MergePlan plan_merge(const MergeInputs& inputs, const MergeRequest& request) {
     // Training either of two tied tensors makes them two.
     plan.untied = inputs.config.tie_word_embeddings && (inputs.replacements.contains(kHeadWeight) ||
                                                         inputs.replacements.contains(kEmbeddingWeight));
-    const bool head_is_new = plan.untied && !inputs.base.contains(kHeadWeight);
+    const bool head_is_new = plan.untied && !inputs.names.holds(kHeadWeight);
     std::set<std::string> states;  // parts of matrices, which are merged with their weight
     for (const auto& [weight, matrix] : inputs.stored.matrices) {
         for (const std::string& name : quant::bnb_state_names(weight)) states.insert(name);
@@ -159,12 +161,13 @@ MergePlan plan_merge(const MergeInputs& inputs, const MergeRequest& request) {
     for (const io::SafetensorsFile& file : inputs.base.shards()) {
         PlannedShard shard{.file = file.path().filename().string(), .tensors = {}};
         for (const io::TensorView& view : file.tensors()) {
-            if (states.contains(view.name)) continue;
-            const auto matrix = inputs.stored.matrices.find(view.name);
+            const std::string name = inputs.names.parameter(view.name);
+            if (states.contains(name)) continue;
+            const auto matrix = inputs.stored.matrices.find(name);
             const TensorSource source{&file, &view,
                                       matrix == inputs.stored.matrices.end() ? nullptr : &matrix->second};
-            shard.tensors.push_back(plan_tensor(view.name, source, inputs, request));
-            if (head_is_new && view.name == kEmbeddingWeight) {
+            shard.tensors.push_back(plan_tensor(name, source, inputs, request));
+            if (head_is_new && name == kEmbeddingWeight) {
                 shard.tensors.push_back(plan_tensor(kHeadWeight, source, inputs, request));
             }
         }

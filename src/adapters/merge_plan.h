@@ -12,6 +12,7 @@
 #include "qlora/adapters/lora_config.h"
 #include "qlora/io/checkpoint.h"
 #include "qlora/models/base_loader.h"
+#include "qlora/models/checkpoint_names.h"
 #include "qlora/models/model_config.h"
 
 namespace qlora::adapters {
@@ -46,11 +47,12 @@ struct MergeInputs {
 
     models::ModelConfig config;
     io::Checkpoint base;
+    models::CheckpointNames names;      ///< of `base`
     models::StoredQuantization stored;  ///< of a base stored in 4 bits
     AdapterFile adapter;
     LoraConfig lora;
     std::optional<quant::QuantConfig> trained_on;
-    // By the base's tensor names:
+    // By the names of the base's parameters:
     std::set<std::string> quantized;  ///< those that training saw in NF4
     std::map<std::string, TensorSource> replacements;
     std::map<std::string, PlannedUpdate> updates;

@@ -2,23 +2,16 @@
 
 #include <algorithm>
 #include <set>
-#include <sstream>
 
 #include "qlora/core/error.h"
+#include "qlora/io/shape_text.h"
+#include "qlora/models/checkpoint_names.h"
 #include "qlora/quant/tensor_bytes.h"
 
 namespace qlora::models {
 namespace {
 
-std::string shape_text(const std::vector<std::int64_t>& shape) {
-    std::ostringstream out;
-    out << '[';
-    for (std::size_t i = 0; i < shape.size(); ++i) out << (i ? ", " : "") << shape[i];
-    out << ']';
-    return out.str();
-}
-
-/// A parameter the architecture needs: its checkpoint name and shape, and what to do with the tensor.
+/// A parameter the architecture needs: its name and shape, and what to do with the tensor.
 struct Slot {
     std::string name;
     std::vector<std::int64_t> shape;
@@ -81,9 +74,9 @@ std::vector<Slot> slots_of(CausalLM& model, const LoadOptions& options) {
 }
 
 /// A tied checkpoint may store the head too, but only as the same bytes.
-void check_tied_head(const io::Checkpoint& checkpoint, FaultList& faults) {
-    const io::TensorView& head = checkpoint.at(CausalLM::kHeadWeight);
-    const io::TensorView& table = checkpoint.at(CausalLM::kEmbeddingWeight);
+void check_tied_head(const io::Checkpoint& checkpoint, const CheckpointNames& names, FaultList& faults) {
+    const io::TensorView& head = checkpoint.at(names.in_file(CausalLM::kHeadWeight));
+    const io::TensorView& table = checkpoint.at(names.in_file(CausalLM::kEmbeddingWeight));
     if (head.dtype != table.dtype || !std::ranges::equal(head.bytes, table.bytes)) {
         faults.add(head.name, "differs from " + table.name +
                                   " although config.json says tie_word_embeddings: true; set it to false");
@@ -94,8 +87,8 @@ void check_tied_head(const io::Checkpoint& checkpoint, FaultList& faults) {
 
 void check_dense(const io::TensorView& view, const std::vector<std::int64_t>& shape, FaultList& faults) {
     if (view.shape != shape) {
-        faults.add(view.name,
-                   "has shape " + shape_text(view.shape) + ", config.json asks for " + shape_text(shape));
+        faults.add(view.name, "has shape " + io::shape_text(view.shape) + ", config.json asks for " +
+                                  io::shape_text(shape));
     }
     if (view.dtype != io::DType::kF32 && view.dtype != io::DType::kF16 && view.dtype != io::DType::kBF16) {
         faults.add(view.name,
@@ -114,36 +107,55 @@ std::int64_t common_blocksize(const std::map<std::string, quant::BnbMatrix>& mat
     return blocksize;
 }
 
+/// Tensors of the checkpoint that the slots do not know.
+void check_others(const io::Checkpoint& checkpoint, const CheckpointNames& names,
+                  const std::set<std::string>& known, const ModelConfig& config, FaultList& faults) {
+    for (const std::string& name : checkpoint.names()) {
+        const std::string parameter = names.parameter(name);
+        if (names.in_file(parameter) != name) {
+            faults.add(name, "is " + names.in_file(parameter) +
+                                 " under another name, and the checkpoint holds both; remove one of them");
+        } else if (known.contains(name) || is_recomputed_buffer(parameter)) {
+            continue;
+        } else if (config.tie_word_embeddings && parameter == CausalLM::kHeadWeight) {
+            check_tied_head(checkpoint, names, faults);
+        } else {
+            faults.add(name, "is not a parameter of a " + config.model_type + " model with this config.json");
+        }
+    }
+}
+
+std::string missing_text(const Slot& slot) {
+    return "is missing (expected shape " + io::shape_text(slot.shape) + ")" +
+           (slot.name == CausalLM::kHeadWeight ? ", and tie_word_embeddings in config.json is not true, "
+                                                 "which would take it from the embedding"
+                                               : "");
+}
+
 StoredQuantization check(const io::Checkpoint& checkpoint, const ModelConfig& config,
                          const std::vector<Slot>& slots) {
     FaultList faults;
+    const CheckpointNames names(checkpoint, config);
     std::set<std::string> known;
     StoredQuantization stored;
     bool any_in_4bit = false;
     for (const Slot& slot : slots) {
-        known.insert(slot.name);
+        const std::string in_file = names.in_file(slot.name);
+        known.insert(in_file);
         if (slot.linear != nullptr && config.stored_in_4bit &&
             !config.stored_in_4bit->skips(slot.linear->path())) {
             any_in_4bit = true;
-            for (const std::string& name : quant::bnb_state_names(slot.name)) known.insert(name);
-            const auto matrix = quant::read_bnb_matrix(checkpoint, slot.name, slot.shape[0], slot.shape[1],
+            for (const std::string& name : quant::bnb_state_names(in_file)) known.insert(name);
+            const auto matrix = quant::read_bnb_matrix(checkpoint, in_file, slot.shape[0], slot.shape[1],
                                                        *config.stored_in_4bit, faults);
             if (matrix) stored.matrices[slot.name] = *matrix;
-        } else if (!checkpoint.contains(slot.name)) {
-            faults.add(slot.name, "is missing (expected shape " + shape_text(slot.shape) + ")");
+        } else if (!checkpoint.contains(in_file)) {
+            faults.add(slot.name, missing_text(slot));
         } else {
-            check_dense(checkpoint.at(slot.name), slot.shape, faults);
+            check_dense(checkpoint.at(in_file), slot.shape, faults);
         }
     }
-    for (const std::string& name : checkpoint.names()) {
-        if (known.contains(name) || is_recomputed_buffer(name)) continue;
-        if (config.tie_word_embeddings && name == CausalLM::kHeadWeight &&
-            checkpoint.contains(CausalLM::kEmbeddingWeight)) {
-            check_tied_head(checkpoint, faults);
-            continue;
-        }
-        faults.add(name, "is not a parameter of a " + config.model_type + " model with this config.json");
-    }
+    check_others(checkpoint, names, known, config, faults);
     if (config.stored_in_4bit && !any_in_4bit) {
         faults.add("config.json",
                    "has a quantization_config, yet its llm_int8_skip_modules leaves no linear");
@@ -180,6 +192,13 @@ bool is_recomputed_buffer(const std::string& name) {
     return name.ends_with(".self_attn.rotary_emb.inv_freq") || name == "model.rotary_emb.inv_freq";
 }
 
+std::set<std::string> quantizable_weights(const ModelConfig& config) {
+    CausalLM empty(config, at::kFloat);
+    std::set<std::string> names;
+    for (const nn::Linear* linear : empty.linears()) names.insert(linear->path() + ".weight");
+    return names;
+}
+
 StoredQuantization check_base(const io::Checkpoint& checkpoint, const ModelConfig& config) {
     CausalLM empty(config, at::kFloat);
     return check(checkpoint, config, slots_of(empty, {}));
@@ -191,16 +210,18 @@ std::unique_ptr<CausalLM> load_base(const io::Checkpoint& checkpoint, const Mode
     const std::vector<Slot> slots = slots_of(*model, options);
     const StoredQuantization stored = check(checkpoint, config, slots);
     require_as_stored(checkpoint, stored, options);
+    const CheckpointNames names(checkpoint, config);
     for (const Slot& slot : slots) {
+        const std::string in_file = names.in_file(slot.name);
         const auto matrix = stored.matrices.find(slot.name);
         if (matrix == stored.matrices.end()) {
-            slot.place(checkpoint.at(slot.name));
+            slot.place(checkpoint.at(in_file));
         } else {
             slot.linear->set_weight(
                 nn::Weight(quant::load_quantized(matrix->second).to(options.device), options.compute_dtype));
             checkpoint.release(matrix->second.absmax->name);
         }
-        checkpoint.release(slot.name);
+        checkpoint.release(in_file);
     }
     return model;
 }

@@ -15,7 +15,9 @@
 #include "qlora/kernels/codebook.h"
 #include "qlora/kernels/dynamic_code.h"
 #include "qlora/models/base_loader.h"
+#include "qlora/models/checkpoint_names.h"
 #include "qlora/models/folder_writer.h"
+#include "qlora/quant/bnb_specs.h"
 #include "qlora/quant/tensor_bytes.h"
 
 namespace qlora::models {
@@ -40,19 +42,21 @@ std::span<const std::byte> bytes_of_array(const T& values) {
 /// What is read of the model before anything is written.
 struct Model {
     explicit Model(const QuantizeRequest& request)
-        : config(load_model_config(request.model)), checkpoint(request.model) {
+        : config(load_model_config(request.model)), checkpoint(request.model), names(checkpoint, config) {
+        log_passed_over(config);
         if (config.stored_in_4bit) {
             throw ConfigError("--model: " + request.model.string() +
                               " is stored in 4 bits already; give the original model");
         }
         check_base(checkpoint, config);
-        CausalLM empty(config, at::kFloat);
-        for (const nn::Linear* linear : empty.linears()) matrices.insert(linear->path() + ".weight");
+        matrices = quantizable_weights(config);
     }
 
     ModelConfig config;
     io::Checkpoint checkpoint;
-    std::set<std::string> matrices;  ///< names of the weights to quantize
+    CheckpointNames names;
+    // By the parameters' names:
+    std::set<std::string> matrices;  ///< the weights to quantize
     std::map<std::string, Nested> nested;
     std::string fingerprint;
 };
@@ -65,9 +69,10 @@ void stop_if_asked(const QuantizeRequest& request) {
 void read_scales(Model& model, const QuantizeRequest& request) {
     model.fingerprint = model.checkpoint.fingerprint([&](const io::TensorView& view) {
         stop_if_asked(request);
-        if (!request.config.bnb_4bit_use_double_quant || !model.matrices.contains(view.name)) return;
+        const std::string weight = model.names.parameter(view.name);
+        if (!request.config.bnb_4bit_use_double_quant || !model.matrices.contains(weight)) return;
         const quant::QuantizedTensor packed = quant::quantize(view, request.config);
-        model.nested[view.name] = {packed.nested_absmax, packed.nested_offset};
+        model.nested[weight] = {packed.nested_absmax, packed.nested_offset};
     });
 }
 
@@ -104,13 +109,14 @@ class Writer {
     void plan(const io::SafetensorsFile& file) {
         ShardSpecs shard{.file = file.path().filename().string(), .tensors = {}};
         for (const io::TensorView& view : file.tensors()) {
-            if (!model_.matrices.contains(view.name)) {
-                shard.tensors.push_back({view.name, view.dtype, view.shape});
+            const std::string name = model_.names.parameter(view.name);
+            if (!model_.matrices.contains(name)) {
+                shard.tensors.push_back({name, view.dtype, view.shape});
                 continue;
             }
-            for (io::TensorSpec& spec : quant::bnb_specs(view.name, view.shape[0], view.shape[1],
-                                                         request_.config, state_text(view.name))) {
-                parts_[spec.name] = {view.name, spec.name.substr(view.name.size())};
+            for (io::TensorSpec& spec :
+                 quant::bnb_specs(name, view.shape[0], view.shape[1], request_.config, state_text(name))) {
+                parts_[spec.name] = {name, spec.name.substr(name.size())};
                 shard.tensors.push_back(std::move(spec));
             }
         }
@@ -120,7 +126,7 @@ class Writer {
 
     std::string state_text(const std::string& weight) const {
         const auto nested = model_.nested.find(weight);
-        const std::vector<std::int64_t>& shape = model_.checkpoint.at(weight).shape;
+        const std::vector<std::int64_t>& shape = tensor_of(weight).shape;
         return quant::bnb_state_text(shape[0], shape[1], request_.config,
                                      nested == model_.nested.end() ? 0.0F : nested->second.offset);
     }
@@ -128,8 +134,7 @@ class Writer {
     void write_tensor(const std::string& name, io::SafetensorsWriter& writer) {
         const auto found = parts_.find(name);
         if (found == parts_.end()) {
-            copy_dense(model_.checkpoint.at(name), writer);
-            model_.checkpoint.release(name);
+            copy_dense(name, writer);
             return;
         }
         const Part& part = found->second;
@@ -153,25 +158,31 @@ class Writer {
     const quant::QuantizedTensor& packed(const std::string& weight) {
         if (packed_name_ != weight) {
             packed_ = {};  // before the next takes memory
-            packed_ = quant::quantize(model_.checkpoint.at(weight), request_.config);
+            packed_ = quant::quantize(tensor_of(weight), request_.config);
             packed_name_ = weight;
-            model_.checkpoint.release(weight);
+            model_.checkpoint.release(tensor_of(weight).name);
         }
         return packed_;
     }
 
-    static void copy_dense(const io::TensorView& view, io::SafetensorsWriter& writer) {
+    const io::TensorView& tensor_of(const std::string& parameter) const {
+        return model_.checkpoint.at(model_.names.in_file(parameter));
+    }
+
+    void copy_dense(const std::string& parameter, io::SafetensorsWriter& writer) const {
+        const io::TensorView& view = tensor_of(parameter);
         const std::size_t width = io::size_of(view.dtype);
         for (std::size_t first = 0; first < view.bytes.size(); first += kCopyBytes) {
             const auto bytes = view.bytes.subspan(first, std::min(kCopyBytes, view.bytes.size() - first));
             const io::TensorView piece{
                 view.name, view.dtype, {static_cast<std::int64_t>(bytes.size() / width)}, bytes};
-            if (!is_recomputed_buffer(view.name) && !quant::all_finite(piece)) {
+            if (!is_recomputed_buffer(parameter) && !quant::all_finite(piece)) {
                 throw CheckpointError("tensor " + view.name +
                                       " holds a value that is not finite; the checkpoint is damaged");
             }
             writer.append(bytes);
         }
+        model_.checkpoint.release(view.name);
     }
 
     const Model& model_;

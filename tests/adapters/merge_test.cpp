@@ -16,6 +16,8 @@
 #include "qlora/core/stopped.h"
 #include "qlora/models/base_loader.h"
 #include "qlora/quant/tensor_bytes.h"
+#include "support/dequantized.h"
+#include "support/model_spellings.h"
 #include "support/temp_dir.h"
 
 namespace {
@@ -96,6 +98,55 @@ class Merge : public testing::Test {
     std::map<std::string, at::Tensor> deltas_;  ///< by module
 };
 
+TEST_F(Merge, ABaseUnderOtherNamesGivesTheSameFolder) {
+    merge(request());
+    const std::string expected = io::Checkpoint(folder_ / "merged").fingerprint();
+    const auto head_alone = [](const std::string& name) {
+        return name == "model.embed_tokens.weight" ? std::string("lm_head.weight") : name;
+    };
+    for (const auto& renamed :
+         {std::function(test::bare_name), std::function<std::string(const std::string&)>(head_alone)}) {
+        const test::TempDir other;
+        MergeRequest wanted = request();
+        wanted.model = other / "model";
+        wanted.output = other / "merged";
+        wanted.allow_other_base = true;
+        test::copy_renamed(model_, wanted.model, renamed);
+        merge(wanted);
+        EXPECT_EQ(io::Checkpoint(wanted.output).fingerprint(), expected);
+    }
+}
+
+/// The head of the file is the embedding; the trained one comes beside it.
+TEST_F(Merge, ATrainedHeadComesBesideAnEmbeddingStoredAsTheHead) {
+    const std::filesystem::path model = folder_ / "head alone", adapter = folder_ / "whole head";
+    test::copy_renamed(model_, model, [](const std::string& name) {
+        return name == "model.embed_tokens.weight" ? std::string("lm_head.weight") : name;
+    });
+    const auto trained = models::load_base(io::Checkpoint(model), models::load_model_config(model), {});
+    LoraConfig lora;
+    lora.modules_to_save = NameList{"lm_head"};
+    const Adaptation adaptation = inject(*trained, lora, 7);
+    {
+        const at::NoGradGuard off;
+        for (const TrainableParameter& parameter : adaptation.parameters) {
+            if (parameter.key.ends_with("lm_head.weight")) at::Tensor(parameter.tensor).add_(1.0);
+        }
+    }
+    save_adapter(adapter, adaptation, "base", {});
+    MergeRequest wanted = request();
+    wanted.model = model;
+    wanted.adapter = adapter;
+    EXPECT_TRUE(merge(wanted).untied);
+    const io::Checkpoint merged(wanted.output), base(model_);
+    const auto values = [](const io::Checkpoint& checkpoint, const char* name) {
+        return quant::tensor_from_view(checkpoint.at(name));
+    };
+    const at::Tensor table = values(base, "model.embed_tokens.weight");
+    EXPECT_TRUE(values(merged, "model.embed_tokens.weight").equal(table));
+    EXPECT_TRUE(values(merged, "lm_head.weight").equal(table + 1.0));
+}
+
 TEST_F(Merge, MatricesLargerThanABlockAreMergedRowByRow) {
     for (const MergeBase base : {MergeBase::kOriginal, MergeBase::kDequantized}) {
         MergeRequest wanted = request();
@@ -109,7 +160,7 @@ TEST_F(Merge, MatricesLargerThanABlockAreMergedRowByRow) {
             at::Tensor expected = quant::tensor_from_view(original.at(name));
             const std::string module = name.substr(0, name.rfind('.'));
             if (base == MergeBase::kDequantized && name.find("_proj") != std::string::npos) {
-                expected = quant::dequantize(quant::quantize(original.at(name), quantization_), at::kFloat);
+                expected = test::dequantized(quant::quantize(original.at(name), quantization_), at::kFloat);
             }
             const at::Tensor got = quant::tensor_from_view(merged.at(name));
             const auto delta = deltas_.find(module);
@@ -146,11 +197,11 @@ TEST_F(Merge, DequantizedValuesAreThoseThatTrainingSaw) {
     const io::Checkpoint original(model_), merged(wanted.output);
     const std::string name = "model.layers.0.mlp.up_proj.weight";  // without an adapter: no sum hides a bit
     const at::Tensor seen =
-        quant::dequantize(quant::quantize(original.at(name), quantization_), at::kBFloat16).to(at::kFloat);
+        test::dequantized(quant::quantize(original.at(name), quantization_), at::kBFloat16).to(at::kFloat);
     EXPECT_TRUE(at::equal(quant::tensor_from_view(merged.at(name)), seen));
     const std::string adapted = "model.layers.0.self_attn.q_proj.weight";
     const at::Tensor base =
-        quant::dequantize(quant::quantize(original.at(adapted), quantization_), at::kBFloat16).to(at::kFloat);
+        test::dequantized(quant::quantize(original.at(adapted), quantization_), at::kBFloat16).to(at::kFloat);
     EXPECT_TRUE(at::equal(quant::tensor_from_view(merged.at(adapted)),
                           base + deltas_.at("model.layers.0.self_attn.q_proj")));
 }
@@ -160,7 +211,7 @@ TEST_F(Merge, MeasuresAddUpOverBlocks) {
     const io::Checkpoint original(model_);
     for (const LayerMeasure& layer : report.layers) {
         const io::TensorView& view = original.at(layer.path + ".weight");
-        const at::Tensor nf4 = quant::dequantize(quant::quantize(view, quantization_), at::kFloat);
+        const at::Tensor nf4 = test::dequantized(quant::quantize(view, quantization_), at::kFloat);
         const double error = (quant::tensor_from_view(view) - nf4).to(at::kDouble).norm().item<double>();
         const double delta = deltas_.at(layer.path).to(at::kDouble).norm().item<double>();
         EXPECT_NEAR(layer.quantization_error / error, 1, 1e-9) << layer.path;

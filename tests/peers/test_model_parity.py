@@ -5,13 +5,14 @@ tensor (two more passes of such sums).
 """
 
 import json
+import shutil
 import subprocess
 
 import numpy as np
 import pytest
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
 MODELS = {
@@ -82,6 +83,22 @@ def test_logits_equal_transformers(name, tiny_model, bin_dir, tmp_path):
         loss, logits = peer_loss_and_logits(model, ids)
     close_to_largest(ours["logits"], logits)
     assert abs(ours["loss"].item() - loss.item()) <= 1e-5 * abs(loss.item())
+
+
+@pytest.mark.parametrize("tie", [False, True])
+def test_other_names_that_transformers_reads_give_its_logits(tie, tiny_model, bin_dir, tmp_path):
+    """A decoder saved without its head lacks the prefix; with tied embeddings the head may stand for both."""
+    folder = shutil.copytree(tiny_model(tie=tie), tmp_path / "model")
+    tensors = load_file(folder / "model.safetensors")
+    if tie:
+        tensors["lm_head.weight"] = tensors.pop("model.embed_tokens.weight")
+    renamed = {name.removeprefix("model."): tensor for name, tensor in tensors.items()}
+    save_file(renamed, folder / "model.safetensors", metadata={"format": "pt"})
+    ids = sequences(512)
+    ours = probe(bin_dir, tmp_path, model=str(folder), sequences=ids)
+    with torch.no_grad():
+        _, logits = peer_loss_and_logits(peer(folder), ids)
+    close_to_largest(ours["logits"], logits)
 
 
 def dequantized_peer(folder, states):

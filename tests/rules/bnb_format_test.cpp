@@ -10,6 +10,7 @@
 #include "qlora/kernels/dynamic_code.h"
 #include "qlora/quant/bnb_config.h"
 #include "qlora/quant/bnb_matrix.h"
+#include "qlora/quant/bnb_specs.h"
 #include "support/temp_dir.h"
 
 namespace qlora::quant {

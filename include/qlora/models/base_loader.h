@@ -4,6 +4,7 @@
 #include <map>
 #include <memory>
 #include <optional>
+#include <set>
 #include <string>
 
 #include "qlora/io/checkpoint.h"
@@ -25,14 +26,18 @@ struct LoadOptions {
 /// Old llama checkpoints carry the rotary frequencies, which are recomputed.
 bool is_recomputed_buffer(const std::string& name);
 
+/// Names of the parameters that quantization holds in 4 bits: the weights of all linears but the head.
+std::set<std::string> quantizable_weights(const ModelConfig& config);
+
 /// What a checkpoint stores in 4 bits; empty for a dense one.
 struct StoredQuantization {
     std::optional<quant::QuantConfig> config;
-    std::map<std::string, quant::BnbMatrix> matrices;  ///< by the name of the weight
+    std::map<std::string, quant::BnbMatrix> matrices;  ///< by the parameter's name
 };
 
 /// Throws CheckpointError with all faults unless the checkpoint holds exactly what `config` asks for: every
-/// tensor of the architecture with its shape, 4-bit ones with all their states, and no other.
+/// parameter of the architecture once with its shape (by either name, see CheckpointNames), 4-bit ones with
+/// all their states, and no other tensor.
 StoredQuantization check_base(const io::Checkpoint& checkpoint, const ModelConfig& config);
 
 /// Fills a model from a checkpoint, one tensor at a time: mapped, quantized if it is a linear (never the

@@ -38,14 +38,6 @@ std::optional<BnbMatrix> read_bnb_matrix(const io::Checkpoint& checkpoint, const
                                          std::int64_t rows, std::int64_t columns, const BnbConfig& config,
                                          FaultList& faults);
 
-/// The JSON text of a matrix; the offset is written with double quantization only.
-std::string bnb_state_text(std::int64_t rows, std::int64_t columns, const QuantConfig& config,
-                           float nested_offset);
-
-/// The tensors of a matrix quantized with `config`, the weight's own first.
-std::vector<io::TensorSpec> bnb_specs(const std::string& weight, std::int64_t rows, std::int64_t columns,
-                                      const QuantConfig& config, const std::string& state_text);
-
 // Suffixes of the names.
 inline constexpr const char* kBnbAbsmax = ".absmax";
 inline constexpr const char* kBnbMap = ".quant_map";
