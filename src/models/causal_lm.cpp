@@ -264,17 +264,6 @@ bool CausalLM::few_rows_pay() const {
     });
 }
 
-std::int64_t CausalLM::weight_bytes() const {
-    auto* self = const_cast<CausalLM*>(this);
-    std::int64_t total = embedding_.bytes() + (head_.defined() ? head_.bytes() : 0);
-    for (const nn::Linear* linear : self->linears()) {
-        total += linear->weight().bytes();
-        if (linear->bias().defined()) total += static_cast<std::int64_t>(linear->bias().nbytes());
-    }
-    for (const nn::RmsNorm* norm : self->norms()) total += static_cast<std::int64_t>(norm->weight().nbytes());
-    return total;
-}
-
 std::int64_t CausalLM::dense_bytes() const {
     std::int64_t elements = 0;
     for (const nn::Linear* linear : const_cast<CausalLM*>(this)->linears()) {

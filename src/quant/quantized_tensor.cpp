@@ -25,10 +25,6 @@ QuantizedTensor QuantizedTensor::to(at::Device device) const {
     return out;
 }
 
-at::Tensor dequantize(const QuantizedTensor& tensor, at::ScalarType dtype) {
-    return dequantize_rows(tensor, 0, tensor.rows, dtype);
-}
-
 at::Tensor dequantize_rows(const QuantizedTensor& tensor, std::int64_t first, std::int64_t count,
                            at::ScalarType dtype) {
     at::Tensor out = at::empty({count, tensor.columns}, tensor.codes.options().dtype(dtype));

@@ -14,6 +14,7 @@
 #include "qlora/kernels/dynamic_code.h"
 #include "qlora/quant/bnb_matrix.h"
 #include "qlora/quant/tensor_bytes.h"
+#include "support/dequantized.h"
 
 namespace qlora::quant {
 namespace {
@@ -58,7 +59,7 @@ INSTANTIATE_TEST_SUITE_P(Settings, Quantized,
 TEST_P(Quantized, ValuesAreCodesTimesScales) {
     const QuantizedTensor packed = quantize(view_of(random_matrix()), GetParam());
     EXPECT_EQ(packed.codes.numel(), (kRows * kColumns + 1) / 2);
-    EXPECT_TRUE(at::equal(dequantize(packed, at::kFloat), obvious_values(packed)));
+    EXPECT_TRUE(at::equal(test::dequantized(packed, at::kFloat), obvious_values(packed)));
 }
 
 TEST_P(Quantized, EachValueIsTheNearestOfItsBlock) {
@@ -66,7 +67,7 @@ TEST_P(Quantized, EachValueIsTheNearestOfItsBlock) {
     QuantConfig config = GetParam();
     config.bnb_4bit_use_double_quant = false;  // whose scales are not the largest values
     const QuantizedTensor packed = quantize(view_of(original), config);
-    const at::Tensor values = dequantize(packed, at::kFloat);
+    const at::Tensor values = test::dequantized(packed, at::kFloat);
     const float* before = original.const_data_ptr<float>();
     const float* after = values.const_data_ptr<float>();
     for (std::int64_t i = 0; i < original.numel(); ++i) {
@@ -81,7 +82,7 @@ TEST_P(Quantized, EachValueIsTheNearestOfItsBlock) {
 
 TEST_P(Quantized, RowsAndOtherDtypesAreThoseOfTheWhole) {
     const QuantizedTensor packed = quantize(view_of(random_matrix()), GetParam());
-    const at::Tensor whole = dequantize(packed, at::kFloat);
+    const at::Tensor whole = test::dequantized(packed, at::kFloat);
     for (const std::int64_t first : {0, 1, 30}) {
         EXPECT_TRUE(at::equal(dequantize_rows(packed, first, 7, at::kFloat), whole.narrow(0, first, 7)));
         for (const at::ScalarType dtype : {at::kBFloat16, at::kHalf})
@@ -93,7 +94,7 @@ TEST_P(Quantized, RowsAndOtherDtypesAreThoseOfTheWhole) {
 TEST_P(Quantized, AProductOfFewRowsIsThatOfTheValues) {
     const QuantizedTensor packed = quantize(view_of(random_matrix()), GetParam());
     const at::Tensor x = random_matrix(2).narrow(0, 0, 3);
-    const at::Tensor expected = at::mm(x, dequantize(packed, at::kFloat).t());
+    const at::Tensor expected = at::mm(x, test::dequantized(packed, at::kFloat).t());
     // Sums of 209 products in another order.
     EXPECT_LE((multiply_few(packed, x, at::kFloat) - expected).abs().max().item<float>(), 1e-4F);
     const at::Tensor dense = random_matrix(3);
@@ -169,7 +170,8 @@ TEST_P(Quantized, WhatIsStoredIsLoadedToTheBit) {
     EXPECT_EQ(loaded.blocksize, GetParam().bnb_4bit_blocksize);
     EXPECT_EQ(loaded.double_quantized(), GetParam().bnb_4bit_use_double_quant);
     EXPECT_EQ(loaded.bytes(), stored.packed.bytes());
-    EXPECT_TRUE(at::equal(dequantize(loaded, at::kFloat), dequantize(stored.packed, at::kFloat)));
+    EXPECT_TRUE(
+        at::equal(test::dequantized(loaded, at::kFloat), test::dequantized(stored.packed, at::kFloat)));
 }
 
 TEST(Quantized, AMapOfNestedScalesThatDiffersIsTheOneThatCounts) {
@@ -182,8 +184,8 @@ TEST(Quantized, AMapOfNestedScalesThatDiffersIsTheOneThatCounts) {
     EXPECT_EQ(loaded.absmax[0].item<float>(),
               stored.map[used].item<float>() * nested + stored.packed.nested_offset);
     // One unit in the last place of some scales.
-    EXPECT_TRUE(
-        at::allclose(dequantize(loaded, at::kFloat), dequantize(stored.packed, at::kFloat), 1e-6, 1e-6));
+    EXPECT_TRUE(at::allclose(test::dequantized(loaded, at::kFloat),
+                             test::dequantized(stored.packed, at::kFloat), 1e-6, 1e-6));
 }
 
 TEST(Quantized, AScaleThatIsNotFiniteIsNamed) {

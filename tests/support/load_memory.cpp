@@ -14,6 +14,7 @@
 
 #include "qlora/core/json.h"
 #include "qlora/models/base_loader.h"
+#include "weight_bytes.h"
 
 namespace {
 
@@ -90,9 +91,9 @@ int main(int argc, char** argv) {
     std::cout << qlora::Json{{"baseline", baseline},
                              {"peak", peak},
                              {"after", after},
-                             {"model", model->weight_bytes()},
+                             {"model", qlora::test::weight_bytes(*model)},
                              {"largest_tensor_fp32", largest},
-                             {"promise", model->weight_bytes() + 2 * largest + baseline},
+                             {"promise", qlora::test::weight_bytes(*model) + 2 * largest + baseline},
                              {"seconds", seconds},
                              {"linear_seconds", linear_seconds}}
                      .dump()

@@ -91,8 +91,6 @@ class CausalLM {
     /// Whether a pass over more than ops::kFewRows tokens makes weights dense that a pass over fewer
     /// multiplies as they are stored: generation then takes no more sequences at once.
     bool few_rows_pay() const;
-    /// Bytes of all weights as held (adapters and kept fp32 forms not counted).
-    std::int64_t weight_bytes() const;
     /// Bytes that `keep_dense(true)` would take.
     std::int64_t dense_bytes() const;
     std::int64_t parameter_count() const;

@@ -41,9 +41,8 @@ QuantizedTensor quantize(const io::TensorView& tensor, const QuantConfig& config
 /// kept in fp32.
 QuantizedTensor load_quantized(const BnbMatrix& matrix);
 
-/// [rows, columns] in `dtype` (fp32, bf16, fp16): fp32 code * absmax rounded once.
-at::Tensor dequantize(const QuantizedTensor& tensor, at::ScalarType dtype);
-/// Rows [first, first + count) of it, the same bits.
+/// Rows [first, first + count) in `dtype` (fp32, bf16, fp16), [count, columns]: fp32 code * absmax rounded
+/// once.
 at::Tensor dequantize_rows(const QuantizedTensor& tensor, std::int64_t first, std::int64_t count,
                            at::ScalarType dtype);
 /// x [n, columns] times the transposed matrix, [n, rows], for a few rows x, fp32 on the CPU, of `dtype` on a
