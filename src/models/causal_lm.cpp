@@ -6,11 +6,11 @@
 #include <cmath>
 #include <numbers>
 
-#include "qlora/ops/checkpoint.h"
 #include "qlora/ops/decoder_nodes.h"
 #include "qlora/ops/device.h"
 #include "qlora/ops/embedding.h"
 #include "qlora/ops/mlp_node.h"
+#include "qlora/ops/recompute.h"
 
 namespace qlora::models {
 namespace {
@@ -82,10 +82,10 @@ at::Tensor CausalLM::forward(const TokenBatch& batch, const nn::ForwardContext& 
                              const at::Tensor& rows, std::span<KvCache* const> caches) const {
     const at::Tensor& table = trained_embedding_.defined() ? trained_embedding_ : embedding_table_;
     at::Tensor hidden = ops::embedding(table, batch.ids, compute_dtype_, config_.pad_token_id.value_or(-1));
-    const bool checkpointed =
-        context.recomputation == nn::Recomputation::kLayers && at::GradMode::is_enabled();
-    // A checkpointed layer has no parameters among its arguments: without this it would get no backward pass.
-    if (checkpointed && !hidden.requires_grad()) hidden.requires_grad_();
+    const bool recomputes = context.recomputation == nn::Recomputation::kLayers && at::GradMode::is_enabled();
+    // A layer that runs again has no parameters among its arguments: without this it would get no backward
+    // pass.
+    if (recomputes && !hidden.requires_grad()) hidden.requires_grad_();
     const auto [cos, sin] = ops::rope_table(batch.positions, inverse_frequency_, compute_dtype_);
     ops::SequenceOffsets offsets(batch.offsets);
     offsets.device = batch.device_offsets;
@@ -94,7 +94,7 @@ at::Tensor CausalLM::forward(const TokenBatch& batch, const nn::ForwardContext& 
         const auto segment = [=, this, cos = cos, sin = sin](const at::Tensor& x) {
             return layer_forward(i, x, cos, sin, offsets, context, kept_rows, caches);
         };
-        hidden = checkpointed ? ops::checkpoint(segment, hidden) : segment(hidden);
+        hidden = recomputes ? ops::recomputed(segment, hidden) : segment(hidden);
     }
     return norm_.forward(hidden);
 }

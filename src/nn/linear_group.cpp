@@ -80,7 +80,7 @@ ops::Projections LinearGroup::projections(const ForwardContext& context) const {
         out.parts.push_back(std::move(part));
     }
     // Recomputation repeats a pass under another grad mode, and must take the same way.
-    out.from_storage =
+    out.uses_stored_weights =
         !context.training && context.recomputation == Recomputation::kNone && !at::GradMode::is_enabled();
     if (runs_on_device()) {
         out.device_operands = [this] { return device_operands(); };

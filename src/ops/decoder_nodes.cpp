@@ -36,7 +36,7 @@ struct NormProject : Function<NormProject> {
         at::Tensor dx, low_rank;
         if (wants_hidden || wants_weight) dx = project_backward(projections, grads[0], &low_rank);
         variable_list parameters =
-            parameter_gradients(projections, rms_norm_again(hidden, weight, inverse), grads[0], low_rank);
+            parameter_gradients(projections, rms_norm_recompute(hidden, weight, inverse), grads[0], low_rank);
         at::Tensor d_hidden, d_weight;
         if (wants_hidden) d_hidden = rms_norm_backward(dx, hidden, weight, inverse, grads[1]);
         if (wants_weight) d_weight = rms_norm_weight_gradient(dx, hidden, weight, inverse);

@@ -1,6 +1,6 @@
 #include "device_projection.h"
 
-#include "parts.h"
+#include "projection_parts.h"
 #include "qlora/ops/device.h"
 #include "qlora/ops/gemm.h"
 

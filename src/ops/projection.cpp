@@ -3,7 +3,7 @@
 #include <numeric>
 
 #include "device_projection.h"
-#include "parts.h"
+#include "projection_parts.h"
 #include "qlora/ops/device.h"
 #include "qlora/ops/gemm.h"
 
@@ -106,7 +106,7 @@ at::Tensor sum_rows(const at::Tensor& gradient, const at::Tensor& bias) {
 }  // namespace
 
 at::Tensor stored_product(const Projections& projections, const at::Tensor& x) {
-    if (!projections.from_storage || x.size(0) > kFewRows) return {};
+    if (!projections.uses_stored_weights || x.size(0) > kFewRows) return {};
     std::vector<at::Tensor> products;
     for (const Projection& part : projections.parts) {
         if (part.trained_weight.defined()) return {};

@@ -37,7 +37,7 @@ NormResult rms_norm_forward(const at::Tensor& x, const at::Tensor& weight, doubl
     if (!is_fp32(x) && device_kernels(x) == nullptr) {
         const at::Tensor wide = x.to(at::kFloat);
         const at::Tensor inverse = at::rsqrt(wide.pow(2).mean(-1).add_(eps));
-        return {.y = rms_norm_again(x, weight, inverse), .inverse = inverse, .sum = {}};
+        return {.y = rms_norm_recompute(x, weight, inverse), .inverse = inverse, .sum = {}};
     }
     const std::int64_t rows = x.size(0), size = x.size(1);
     const at::Tensor source = x.contiguous(), scale = fp32(weight);
@@ -71,7 +71,7 @@ NormResult rms_norm_forward(const at::Tensor& x, const at::Tensor& weight, doubl
     return out;
 }
 
-at::Tensor rms_norm_again(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& inverse) {
+at::Tensor rms_norm_recompute(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& inverse) {
     if (!is_fp32(x) && device_kernels(x) == nullptr) {
         const at::Tensor normed = (x.to(at::kFloat) * inverse.unsqueeze(1)).to(x.scalar_type());
         return normed.mul(weight.to(x.scalar_type()));
@@ -80,15 +80,15 @@ at::Tensor rms_norm_again(const at::Tensor& x, const at::Tensor& weight, const a
     const at::Tensor source = x.contiguous(), scale = fp32(weight);
     at::Tensor y = at::empty_like(source);
     if (const kernels::KernelTable* device = device_kernels(x)) {
-        device->rms_norm_again({.x = source.const_data_ptr(),
-                                .weight = scale.const_data_ptr<float>(),
-                                .inverse = inverse.const_data_ptr<float>(),
-                                .rows = rows,
-                                .size = size,
-                                .y = y.mutable_data_ptr(),
-                                .y_stride = y.stride(0),
-                                .type = float_type(x.scalar_type())},
-                               current_stream(x));
+        device->rms_norm_recompute({.x = source.const_data_ptr(),
+                                    .weight = scale.const_data_ptr<float>(),
+                                    .inverse = inverse.const_data_ptr<float>(),
+                                    .rows = rows,
+                                    .size = size,
+                                    .y = y.mutable_data_ptr(),
+                                    .y_stride = y.stride(0),
+                                    .type = float_type(x.scalar_type())},
+                                   current_stream(x));
         return y;
     }
     const float* from = source.const_data_ptr<float>();
@@ -96,8 +96,8 @@ at::Tensor rms_norm_again(const at::Tensor& x, const at::Tensor& weight, const a
     const float* saved = inverse.const_data_ptr<float>();
     float* to = y.mutable_data_ptr<float>();
     at::parallel_for(0, rows, grain(size), [&](std::int64_t begin, std::int64_t end) {
-        cpu::rms_norm_again(from + begin * size, factors, saved + begin, end - begin, size,
-                            to + begin * size);
+        cpu::rms_norm_recompute(from + begin * size, factors, saved + begin, end - begin, size,
+                                to + begin * size);
     });
     return y;
 }

@@ -19,7 +19,7 @@ Normed norm(const std::vector<float>& x, const std::vector<float>& weight, doubl
     rms_norm(from.data(), scale.data(), eps, rows, size, y.data(), inverse.data());
     EXPECT_TRUE(y.intact() && inverse.intact());
     Guarded again(rows * size, shift);
-    rms_norm_again(from.data(), scale.data(), inverse.data(), rows, size, again.data());
+    rms_norm_recompute(from.data(), scale.data(), inverse.data(), rows, size, again.data());
     EXPECT_TRUE(again.intact());
     EXPECT_EQ(bits_of(again.values()), bits_of(y.values()));
     return {y.values(), inverse.values()};
@@ -172,7 +172,7 @@ TEST_P(RmsNorm, ImpossibleArgumentsThrow) {
     EXPECT_THROW(rms_norm(x, x, kEps, 1, 0, out, out), std::invalid_argument);
     EXPECT_THROW(rms_norm(x, x, -1.0, 1, 4, out, out), std::invalid_argument);
     EXPECT_THROW(rms_norm(x, x, std::nan(""), 1, 4, out, out), std::invalid_argument);
-    EXPECT_THROW(rms_norm_again(x, x, x, 1, 0, out), std::invalid_argument);
+    EXPECT_THROW(rms_norm_recompute(x, x, x, 1, 0, out), std::invalid_argument);
     EXPECT_THROW(rms_norm_backward(x, x, x, x, nullptr, -2, 4, out), std::invalid_argument);
     EXPECT_NO_THROW(rms_norm(nullptr, x, kEps, 0, 4, nullptr, nullptr));
 }

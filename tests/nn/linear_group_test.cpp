@@ -175,17 +175,17 @@ TEST(LinearGroup, a_few_rows_are_multiplied_from_the_packed_weights_when_nothing
             linear.set_weight(packed(linear.weight(), compute));
         }
         const LinearGroup group = layer.group();
-        EXPECT_FALSE(group.projections({}).from_storage) << "gradients are on";
+        EXPECT_FALSE(group.projections({}).uses_stored_weights) << "gradients are on";
         const at::AutoGradMode off(false);
-        EXPECT_FALSE(group.projections({.training = true}).from_storage);
-        EXPECT_FALSE(group.projections({.recomputation = Recomputation::kLayers}).from_storage);
+        EXPECT_FALSE(group.projections({.training = true}).uses_stored_weights);
+        EXPECT_FALSE(group.projections({.recomputation = Recomputation::kLayers}).uses_stored_weights);
         const ops::Projections projections = group.projections({});
-        ASSERT_TRUE(projections.from_storage);
+        ASSERT_TRUE(projections.uses_stored_weights);
         for (const std::int64_t rows : {1, 8, 9}) {
             const at::Tensor x = gaussian({rows, kIn}, 1).to(compute),
                              residual = gaussian({rows, 96}, 2).to(compute);
             ops::Projections whole = projections;
-            whole.from_storage = false;
+            whole.uses_stored_weights = false;
             const at::Tensor expected = ops::project(whole, x, residual),
                              y = ops::project(projections, x, residual);
             EXPECT_LE(difference(y, expected), compute == at::kFloat ? kBound : ops::test::kBf16Rounding);

@@ -25,7 +25,7 @@ struct RmsNormParams {
 };
 
 /// y again from the saved statistics, the same bits.
-struct RmsNormAgainParams {
+struct RmsNormRecomputeParams {
     const void* x;
     const float* weight;
     const float* inverse;
@@ -90,7 +90,7 @@ namespace qlora::kernels::QLORA_KERNEL_BACKEND {
 /// y = weight * round(x * inverse), as transformers' LlamaRMSNorm. The sum of squares has a fixed order that
 /// `size` alone decides; where it overflows fp32 inverse and the row are 0.
 void rms_norm(const RmsNormParams& params, Stream stream);
-void rms_norm_again(const RmsNormAgainParams& params, Stream stream);
+void rms_norm_recompute(const RmsNormRecomputeParams& params, Stream stream);
 /// With n = x * inverse and g = dy * weight in fp32: dx = round(inverse * (g - n * mean(g * n))), plus the
 /// residual, rounded once more where the type is not fp32.
 void rms_norm_backward(const RmsNormBackwardParams& params, Stream stream);

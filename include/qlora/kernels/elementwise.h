@@ -14,8 +14,8 @@ namespace qlora::kernels::cpu {
 void rms_norm(const float* x, const float* weight, double eps, int64_t rows, int64_t size, float* y,
               float* inverse);
 /// y of the same bits again, from the saved inverse.
-void rms_norm_again(const float* x, const float* weight, const float* inverse, int64_t rows, int64_t size,
-                    float* y);
+void rms_norm_recompute(const float* x, const float* weight, const float* inverse, int64_t rows, int64_t size,
+                        float* y);
 /// With n = x * inverse and g = dy * weight: dx = inverse * (g - n * mean(g * n)), plus `residual` [rows,
 /// size] (the gradient that reached x directly) unless null. dx may be `residual` itself.
 void rms_norm_backward(const float* dy, const float* x, const float* weight, const float* inverse,

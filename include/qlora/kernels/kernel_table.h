@@ -26,7 +26,7 @@ struct KernelTable {
     void (*matvec_nf4)(const MatvecNf4Params&, void* stream);
 
     void (*rms_norm)(const RmsNormParams&, void* stream);
-    void (*rms_norm_again)(const RmsNormAgainParams&, void* stream);
+    void (*rms_norm_recompute)(const RmsNormRecomputeParams&, void* stream);
     void (*rms_norm_backward)(const RmsNormBackwardParams&, void* stream);
     void (*rope)(const RopeParams&, void* stream);
     void (*swiglu)(const SwigluParams&, void* stream);

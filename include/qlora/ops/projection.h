@@ -63,7 +63,7 @@ struct Projections {
     bool folded = false;
     /// Without gradients and for at most kFewRows rows, weights are multiplied as they are stored and
     /// adapters apart: generation reads an eighth of the bytes. The same sums in another order.
-    bool from_storage = false;
+    bool uses_stored_weights = false;
     /// On a device, in the place of `stacked`. The weight may be a scratch that the next call of any group
     /// writes over; `device_a` is the operands' `a` alone.
     std::function<DeviceOperands()> device_operands;

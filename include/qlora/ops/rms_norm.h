@@ -17,7 +17,7 @@ struct NormResult {
 NormResult rms_norm_forward(const at::Tensor& x, const at::Tensor& weight, double eps,
                             const at::Tensor& into = {}, const at::Tensor& residual = {});
 /// y of the same bits again, from the saved statistics.
-at::Tensor rms_norm_again(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& inverse);
+at::Tensor rms_norm_recompute(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& inverse);
 /// Gradient of x for dy, plus `residual` (the gradient that reached x directly) if defined.
 at::Tensor rms_norm_backward(const at::Tensor& dy, const at::Tensor& x, const at::Tensor& weight,
                              const at::Tensor& inverse, const at::Tensor& residual = {});

@@ -60,10 +60,10 @@ void dot_rows(const float* x, const float* w, int64_t rows, int64_t size, float*
     path().dot_rows(x, w, rows, size, y, y_stride);
 }
 
-void rms_norm_again(const float* x, const float* weight, const float* inverse, int64_t rows, int64_t size,
-                    float* y) {
-    require(rows >= 0 && size >= 1, "rms_norm_again: rows count from 0, sizes from 1");
-    path().rms_norm_again(x, weight, inverse, rows, size, y);
+void rms_norm_recompute(const float* x, const float* weight, const float* inverse, int64_t rows, int64_t size,
+                        float* y) {
+    require(rows >= 0 && size >= 1, "rms_norm_recompute: rows count from 0, sizes from 1");
+    path().rms_norm_recompute(x, weight, inverse, rows, size, y);
 }
 
 void rms_norm_backward(const float* dy, const float* x, const float* weight, const float* inverse,

@@ -9,7 +9,7 @@ namespace qlora::kernels::cpu::QLORA_PATH {
 
 const ElementwisePath kElementwise = {
     rms_norm,
-    rms_norm_again,
+    rms_norm_recompute,
     rms_norm_backward,
     rope,
     swiglu,

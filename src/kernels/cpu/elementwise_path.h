@@ -8,7 +8,7 @@ namespace qlora::kernels::cpu {
 /// arguments already checked.
 struct ElementwisePath {
     decltype(&cpu::rms_norm) rms_norm;
-    decltype(&cpu::rms_norm_again) rms_norm_again;
+    decltype(&cpu::rms_norm_recompute) rms_norm_recompute;
     decltype(&cpu::rms_norm_backward) rms_norm_backward;
     decltype(&cpu::rope) rope;
     decltype(&cpu::swiglu) swiglu;

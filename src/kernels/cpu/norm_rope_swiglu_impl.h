@@ -5,8 +5,8 @@
 
 namespace qlora::kernels::cpu::QLORA_PATH {
 
-static void rms_norm_again(const float* x, const float* weight, const float* inverse, int64_t rows,
-                           int64_t size, float* y) {
+static void rms_norm_recompute(const float* x, const float* weight, const float* inverse, int64_t rows,
+                               int64_t size, float* y) {
     for (int64_t row = 0; row < rows; ++row, x += size, y += size) {
         const Floats scale = all<Floats>(inverse[row]);
         walk(
@@ -26,7 +26,7 @@ static void rms_norm(const float* x, const float* weight, double eps, int64_t ro
                 return value * value;
             });
         inverse[row] = static_cast<float>(1.0 / __builtin_sqrt(squares / static_cast<double>(size) + eps));
-        rms_norm_again(x, weight, inverse + row, 1, size, y);
+        rms_norm_recompute(x, weight, inverse + row, 1, size, y);
     }
 }
 

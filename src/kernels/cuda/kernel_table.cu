@@ -31,7 +31,7 @@ const KernelTable& kernel_table() {
                                    .dequantize_rows_nf4 = dequantize_rows_nf4,
                                    .matvec_nf4 = matvec_nf4,
                                    .rms_norm = rms_norm,
-                                   .rms_norm_again = rms_norm_again,
+                                   .rms_norm_recompute = rms_norm_recompute,
                                    .rms_norm_backward = rms_norm_backward,
                                    .rope = rope,
                                    .swiglu = swiglu,

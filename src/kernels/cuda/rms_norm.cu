@@ -158,7 +158,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) norm_rows(RmsNormParams pa
 
 template <class Elements, bool kVectors>
 __global__ void __launch_bounds__(kPieceThreads)
-    norm_pieces(RmsNormAgainParams params, unsigned pieces, unsigned per_row) {
+    norm_pieces(RmsNormRecomputeParams params, unsigned pieces, unsigned per_row) {
     const unsigned index = blockIdx.x * kPieceThreads + threadIdx.x;
     if (index >= pieces) return;
     const int64_t row = index / per_row, at = index % per_row * static_cast<int64_t>(kPiece);
@@ -277,9 +277,9 @@ void rms_norm(const RmsNormParams& params, Stream stream) {
     });
 }
 
-void rms_norm_again(const RmsNormAgainParams& params, Stream stream) {
+void rms_norm_recompute(const RmsNormRecomputeParams& params, Stream stream) {
     check_sizes(params.rows, params.size);
-    require(params.y_stride >= params.size, "rms_norm_again: rows of y that overlap");
+    require(params.y_stride >= params.size, "rms_norm_recompute: rows of y that overlap");
     check_alignment({params.x, params.y}, {params.weight, params.inverse}, params.type);
     const int64_t per_row = pieces_of(params.size);
     const unsigned pieces = piece_count(params.rows, per_row);

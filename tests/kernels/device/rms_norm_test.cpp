@@ -32,7 +32,7 @@ std::vector<float> again_on_device(const NormCase& test, const std::vector<float
     const DeviceRows from({test.rows, test.size, test.type, test.x_shift}, x), y(y_layout);
     const DeviceRows scale({1, test.size, FloatType::kF32, test.weight_shift}, weight);
     const DeviceRows saved({1, test.rows, FloatType::kF32, test.y_shift}, inverse);
-    device::rms_norm_again(
+    device::rms_norm_recompute(
         {from.data(), static_cast<const float*>(scale.data()), static_cast<const float*>(saved.data()),
          test.rows, test.size, y.data(), y_layout.stride(), test.type},
         nullptr);
@@ -100,7 +100,7 @@ TEST_F(DeviceRmsNorm, TheFp32BitsAreThoseOfTheCpuForTheSameInverse) {
         const NormTensors host(test);
         const Normed found = on_device(test, host);
         std::vector<float> y(host.x.size()), inverse(3);
-        cpu::rms_norm_again(host.x.data(), host.weight.data(), found.inverse.data(), 3, size, y.data());
+        cpu::rms_norm_recompute(host.x.data(), host.weight.data(), found.inverse.data(), 3, size, y.data());
         EXPECT_EQ(bits_of(found.y), bits_of(y)) << size;
         cpu::rms_norm(host.x.data(), host.weight.data(), kNormEps, 3, size, y.data(), inverse.data());
         for (std::size_t row = 0; row < 3; ++row) {
@@ -301,21 +301,21 @@ TEST(DeviceRmsNormArguments, ImpossibleOnesOfTheSecondTimeThrow) {
     alignas(16) uint8_t bytes[64] = {};
     float* const floats = reinterpret_cast<float*>(bytes);
     float* const misaligned = reinterpret_cast<float*>(bytes + 2);
-    const RmsNormAgainParams good{bytes, floats, floats, 0, 4, bytes, 4, FloatType::kF32};
-    EXPECT_NO_THROW(device::rms_norm_again(good, nullptr));
+    const RmsNormRecomputeParams good{bytes, floats, floats, 0, 4, bytes, 4, FloatType::kF32};
+    EXPECT_NO_THROW(device::rms_norm_recompute(good, nullptr));
     const auto refused = [&](auto change) {
-        RmsNormAgainParams params = good;
+        RmsNormRecomputeParams params = good;
         change(params);
-        EXPECT_THROW(device::rms_norm_again(params, nullptr), std::invalid_argument);
+        EXPECT_THROW(device::rms_norm_recompute(params, nullptr), std::invalid_argument);
     };
-    refused([](RmsNormAgainParams& params) { params.rows = -1; });
-    refused([](RmsNormAgainParams& params) { params.size = 0; });
-    refused([](RmsNormAgainParams& params) { params.y_stride = 3; });
-    refused([&](RmsNormAgainParams& params) { params.x = bytes + 2; });
-    refused([&](RmsNormAgainParams& params) { params.y = bytes + 2; });
-    refused([&](RmsNormAgainParams& params) { params.weight = misaligned; });
-    refused([&](RmsNormAgainParams& params) { params.inverse = misaligned; });
-    refused([](RmsNormAgainParams& params) { params.rows = int64_t{1} << 31; });
+    refused([](RmsNormRecomputeParams& params) { params.rows = -1; });
+    refused([](RmsNormRecomputeParams& params) { params.size = 0; });
+    refused([](RmsNormRecomputeParams& params) { params.y_stride = 3; });
+    refused([&](RmsNormRecomputeParams& params) { params.x = bytes + 2; });
+    refused([&](RmsNormRecomputeParams& params) { params.y = bytes + 2; });
+    refused([&](RmsNormRecomputeParams& params) { params.weight = misaligned; });
+    refused([&](RmsNormRecomputeParams& params) { params.inverse = misaligned; });
+    refused([](RmsNormRecomputeParams& params) { params.rows = int64_t{1} << 31; });
 }
 
 }  // namespace

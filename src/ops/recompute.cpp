@@ -1,4 +1,4 @@
-#include "qlora/ops/checkpoint.h"
+#include "qlora/ops/recompute.h"
 
 #include <torch/csrc/autograd/autograd.h>
 #include <torch/csrc/autograd/custom_function.h>
@@ -18,7 +18,7 @@ struct SegmentHolder : torch::CustomClassHolder {
     Segment segment;
 };
 
-struct Checkpointed : Function<Checkpointed> {
+struct Recomputed : Function<Recomputed> {
     static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, Segment segment) {
         at::Tensor y = segment(x);
         ctx->save_for_backward({x});
@@ -42,10 +42,10 @@ struct Checkpointed : Function<Checkpointed> {
 
 }  // namespace
 
-at::Tensor checkpoint(Segment segment, const at::Tensor& x) {
+at::Tensor recomputed(Segment segment, const at::Tensor& x) {
     if (!at::GradMode::is_enabled()) return segment(x);
-    TORCH_CHECK(x.requires_grad(), "checkpoint: the input must require a gradient");
-    return Checkpointed::apply(x, std::move(segment));
+    TORCH_CHECK(x.requires_grad(), "recomputed: the input must require a gradient");
+    return Recomputed::apply(x, std::move(segment));
 }
 
 }  // namespace qlora::ops

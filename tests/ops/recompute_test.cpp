@@ -1,4 +1,4 @@
-#include "qlora/ops/checkpoint.h"
+#include "qlora/ops/recompute.h"
 
 #include "ops/linears.h"
 #include "ops/reference.h"
@@ -11,7 +11,7 @@ using namespace test;
 
 constexpr std::int64_t kSize = 33, kRank = 4;
 
-/// Two layers of norm, adapter with dropout, activation and residual; run plainly or checkpointed.
+/// Two layers of norm, adapter with dropout, activation and residual; run plainly or recomputed in backward.
 struct Stack {
     std::vector<DenseWeight> weights;
     std::vector<at::Tensor> a, b, norms;
@@ -32,26 +32,26 @@ struct Stack {
             lora_linear(rms_norm(x, norms[i], 1e-5), weights[i], at::Tensor(), a[i], b[i], 2.0, site);
         return x + at::silu(y) * x;
     }
-    at::Tensor forward(at::Tensor x, bool checkpointed) {
+    at::Tensor forward(at::Tensor x, bool recomputes) {
         for (std::size_t i = 0; i < 2; ++i) {
             const auto segment = [this, i](const at::Tensor& in) { return layer(i, in); };
-            x = checkpointed ? checkpoint(segment, x) : segment(x);
+            x = recomputes ? recomputed(segment, x) : segment(x);
         }
         return x;
     }
-    std::vector<at::Tensor> gradients(const at::Tensor& input, bool checkpointed, at::Tensor* output) {
+    std::vector<at::Tensor> gradients(const at::Tensor& input, bool recomputes, at::Tensor* output) {
         for (auto* list : {&a, &b, &norms}) {
             for (at::Tensor& tensor : *list) tensor.mutable_grad() = at::Tensor();
         }
         const at::Tensor x = input.clone().requires_grad_();
-        *output = forward(x, checkpointed);
+        *output = forward(x, recomputes);
         torch::autograd::backward({*output}, {gaussian(input.sizes(), 77).to(input.scalar_type())});
         return {x.grad(),    a[0].grad(),     a[1].grad(),    b[0].grad(),
                 b[1].grad(), norms[0].grad(), norms[1].grad()};
     }
 };
 
-TEST(Checkpoint, output_and_every_gradient_are_bit_equal_with_dropout) {
+TEST(Recomputed, output_and_every_gradient_are_bit_equal_with_dropout) {
     for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
         const at::Tensor x = gaussian({21, kSize}, 1).to(dtype);
         Stack stack;
@@ -68,13 +68,13 @@ TEST(Checkpoint, output_and_every_gradient_are_bit_equal_with_dropout) {
     }
 }
 
-TEST(Checkpoint, refuses_an_input_whose_segment_would_get_no_gradient) {
+TEST(Recomputed, refuses_an_input_whose_segment_would_get_no_gradient) {
     Stack stack;
     const at::Tensor x = gaussian({3, kSize}, 1);
     EXPECT_THROW(stack.forward(x, true), c10::Error);
 }
 
-TEST(Checkpoint, runs_the_segment_once_without_gradients) {
+TEST(Recomputed, runs_the_segment_once_without_gradients) {
     Stack stack;
     const at::AutoGradMode off(false);
     const at::Tensor x = gaussian({3, kSize}, 1);
@@ -82,7 +82,7 @@ TEST(Checkpoint, runs_the_segment_once_without_gradients) {
     EXPECT_EQ(stack.runs, 4);
 }
 
-TEST(Checkpoint, keeps_nothing_but_its_input) {
+TEST(Recomputed, keeps_nothing_but_its_input) {
     Stack stack;
     const at::Tensor x = gaussian({3, kSize}, 1).requires_grad_();
     at::Tensor inner;
@@ -91,7 +91,7 @@ TEST(Checkpoint, keeps_nothing_but_its_input) {
         if (!inner.defined()) inner = y;  // of the first pass
         return y * 2;
     };
-    const at::Tensor y = checkpoint(segment, x);
+    const at::Tensor y = recomputed(segment, x);
     EXPECT_FALSE(inner.requires_grad()) << "the first pass must record no graph";
     EXPECT_EQ(inner.use_count(), 1U);
 }

@@ -10,6 +10,6 @@ namespace qlora::ops {
 /// backward. Exact to the bit, because the same operations run on the same values (dropout is counter-based).
 /// The second result is only where backward starts: its values are never read.
 /// x must require a gradient, or the segment's adapters would silently get none: that is checked.
-at::Tensor checkpoint(std::function<at::Tensor(const at::Tensor&)> segment, const at::Tensor& x);
+at::Tensor recomputed(std::function<at::Tensor(const at::Tensor&)> segment, const at::Tensor& x);
 
 }  // namespace qlora::ops
