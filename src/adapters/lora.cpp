@@ -62,11 +62,6 @@ void LoraLayer::add_delta(at::Tensor& rows, std::int64_t first) const {
                  {.b = a_.detach(), .out = rows, .start = rows, .alpha = scaling_});
 }
 
-at::Tensor LoraLayer::delta_weight() const {
-    const at::AutoGradMode no_gradients(false);
-    return delta(b_, a_, scaling_);
-}
-
 at::Tensor LoraLayer::delta(const at::Tensor& b, const at::Tensor& a, double scaling) {
     return at::mm(b, a).mul_(scaling);
 }

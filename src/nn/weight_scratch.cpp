@@ -61,14 +61,11 @@ void WeightScratch::write_ahead(Buffer& buffer, const ScratchSource& source) {
 }
 
 at::Tensor WeightScratch::acquire(const ScratchSource& source) {
-    ++requests_;
     source.prepare_scratch();
     if (!holds(buffers_[current_], source)) current_ = 1 - current_;
     Buffer& buffer = buffers_[current_];
     wait_for(buffer);
-    if (holds(buffer, source)) {
-        ++hits_;
-    } else {
+    if (!holds(buffer, source)) {
         at::Tensor out = view_for(buffer, source);
         source.write_scratch(out);
         buffer.holds = &source;

@@ -75,7 +75,9 @@ class Merge : public testing::Test {
             adapter_, adaptation, "base",
             {{kBaseKey, checkpoint.fingerprint()}, {kQuantizationKey, write_fields(quantization_).dump()}});
         for (const nn::Linear* linear : model->linears()) {
-            if (linear->adapter()) deltas_[linear->path()] = linear->adapter()->delta_weight();
+            if (linear->adapter() == nullptr) continue;
+            const ops::LowRank adapter = linear->adapter()->low_rank({});
+            deltas_[linear->path()] = at::mm(adapter.b, adapter.a).detach() * adapter.scaling;
         }
     }
 

@@ -11,7 +11,6 @@ namespace qlora::emulation {
 
 namespace {
 
-using kernels::QLORA_KERNEL_BACKEND::dynamic_shared;
 using kernels::QLORA_KERNEL_BACKEND::launch;
 using kernels::QLORA_KERNEL_BACKEND::LaunchConfig;
 using kernels::QLORA_KERNEL_BACKEND::load_vector;
@@ -202,14 +201,6 @@ __global__ void uninitialized_shared(const float* in, float* out, int) {
     out[i] = tile[i];  // fault: uninitialized_shared
 }
 
-__global__ void uninitialized_dynamic_shared(const float* in, float* out, int) {
-    float* tile = dynamic_shared<float>();
-    const int i = static_cast<int>(threadIdx.x);
-    if (i != 17) tile[i] = in[i];
-    __syncthreads();
-    out[i] = tile[i];  // fault: uninitialized_dynamic_shared
-}
-
 // What an earlier block left behind is not this block's.
 __global__ void shared_of_an_earlier_block(const float* in, float* out, int) {
     __shared__ float tile[kThreads];
@@ -228,14 +219,6 @@ __global__ void static_shared_overrun(const float* in, float* out, int) {
     __syncthreads();
     float* const next = tile + 1;
     out[i] = next[i];  // fault: static_shared_overrun
-}
-
-__global__ void dynamic_shared_overrun(const float* in, float* out, int) {
-    float* tile = dynamic_shared<float>();
-    const int i = static_cast<int>(threadIdx.x);
-    tile[i + 1] = in[i];  // fault: dynamic_shared_overrun
-    __syncthreads();
-    out[i] = tile[i + 1];
 }
 
 __global__ void read_behind_the_input(const float* in, float* out, int count) {
@@ -268,7 +251,7 @@ __global__ void nothing(const float*, float*, int) {}
 
 template <auto kKernel>
 void start(const float* in, float* out, int count) {
-    launch<kKernel>(LaunchConfig{dim3(1), dim3(kThreads), kThreads * sizeof(float)}, nullptr, in, out, count);
+    launch<kKernel>(LaunchConfig{dim3(1), dim3(kThreads)}, nullptr, in, out, count);
 }
 
 template <auto kKernel>
@@ -283,10 +266,6 @@ void start_half_a_warp(const float* in, float* out, int count) {
 
 void too_many_threads(const float* in, float* out, int count) {
     launch<nothing>(LaunchConfig{dim3(1), dim3(1025)}, nullptr, in, out, count);
-}
-
-void too_much_shared_memory(const float* in, float* out, int count) {
-    launch<nothing>(LaunchConfig{dim3(1), dim3(1), 49153}, nullptr, in, out, count);
 }
 
 void too_many_rows_of_blocks(const float* in, float* out, int count) {
@@ -320,17 +299,14 @@ Sample broken_kernel(const char* name) {
         QLORA_SAMPLE(start_two_blocks, block_reads_what_another_wrote),
         QLORA_SAMPLE(start_two_blocks, block_overwrites_what_another_read),
         QLORA_SAMPLE(start, uninitialized_shared),
-        QLORA_SAMPLE(start, uninitialized_dynamic_shared),
         QLORA_SAMPLE(start_two_blocks, shared_of_an_earlier_block),
         QLORA_SAMPLE(start, static_shared_overrun),
-        QLORA_SAMPLE(start, dynamic_shared_overrun),
         QLORA_SAMPLE(start, read_behind_the_input),
         QLORA_SAMPLE(start, read_before_the_input),
         QLORA_SAMPLE(start, write_behind_the_output),
         QLORA_SAMPLE(start, write_to_the_input),
         QLORA_SAMPLE(start, misaligned_vector),
         {"too_many_threads", too_many_threads},
-        {"too_much_shared_memory", too_much_shared_memory},
         {"too_many_rows_of_blocks", too_many_rows_of_blocks},
     };
 #undef QLORA_SAMPLE

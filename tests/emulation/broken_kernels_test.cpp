@@ -58,17 +58,14 @@ const Case kCases[] = {
     {"block_reads_what_another_wrote", By::kSchedules, FaultKind::kBlockRace},
     {"block_overwrites_what_another_read", By::kSchedules, FaultKind::kBlockRace},
     {"uninitialized_shared", By::kRaceChecker, FaultKind::kUninitializedShared},
-    {"uninitialized_dynamic_shared", By::kRaceChecker, FaultKind::kUninitializedShared},
     {"shared_of_an_earlier_block", By::kRaceChecker, FaultKind::kUninitializedShared},
     {"static_shared_overrun", By::kAddressSanitizer, FaultKind::kOutOfBounds},
-    {"dynamic_shared_overrun", By::kMemoryCheckers, FaultKind::kOutOfBounds},
     {"read_behind_the_input", By::kMemoryCheckers, FaultKind::kOutOfBounds},
     {"read_before_the_input", By::kMemoryCheckers, FaultKind::kOutOfBounds},
     {"write_behind_the_output", By::kMemoryCheckers, FaultKind::kOutOfBounds},
     {"write_to_the_input", By::kRaceChecker, FaultKind::kReadOnly},
     {"misaligned_vector", By::kGrid, FaultKind::kMisaligned},
     {"too_many_threads", By::kGrid, FaultKind::kLaunchLimits},
-    {"too_much_shared_memory", By::kGrid, FaultKind::kLaunchLimits},
     {"too_many_rows_of_blocks", By::kGrid, FaultKind::kLaunchLimits},
 };
 

@@ -10,7 +10,6 @@ namespace qlora::emulation {
 
 namespace {
 
-using kernels::QLORA_KERNEL_BACKEND::dynamic_shared;
 using kernels::QLORA_KERNEL_BACKEND::launch;
 using kernels::QLORA_KERNEL_BACKEND::LaunchConfig;
 using kernels::QLORA_KERNEL_BACKEND::load_vector;
@@ -53,7 +52,7 @@ __global__ void warp_sums_in_turns(const float* in, float* out, int) {
 
 /// Each warp in a slice of its own: only __syncwarp orders it.
 __global__ void warp_slices(const float* in, float* out, int) {
-    float* slices = dynamic_shared<float>();
+    __shared__ float slices[kThreads];
     const int i = static_cast<int>(threadIdx.x);
     slices[i] = in[element()];
     __syncwarp();
@@ -154,9 +153,8 @@ __global__ void in_place(const float* in, float* out, int) {
 
 template <auto kKernel>
 void start(const float* in, float* out, int count) {
-    launch<kKernel>(
-        LaunchConfig{dim3(static_cast<unsigned>(count) / kThreads), dim3(kThreads), kThreads * sizeof(float)},
-        nullptr, in, out, count);
+    launch<kKernel>(LaunchConfig{dim3(static_cast<unsigned>(count) / kThreads), dim3(kThreads)}, nullptr, in,
+                    out, count);
 }
 
 template <auto kKernel>

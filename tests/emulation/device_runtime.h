@@ -18,7 +18,6 @@ struct Size3 {
 
 struct LaunchShape {
     Size3 grid, block;
-    std::size_t shared_bytes;
 };
 
 /// Runs body(arguments) in every thread of the grid. Called by launch() on the program's own stack;
@@ -51,9 +50,6 @@ enum class WarpOperation : uint8_t {
 /// lane. `operand` is a shuffle's lane, distance or lane mask, or 1 where a reduction's values are signed.
 uint64_t warp_operation(WarpOperation operation, unsigned mask, uint64_t value, int operand, int width,
                         Site site);
-
-/// The launch's dynamic shared memory, exactly as large as asked for.
-void* dynamic_shared_memory();
 
 /// Counts a vector access and checks its address.
 void vector_access(const void* address, std::size_t bytes, Site site);

@@ -183,13 +183,11 @@ void access(const void* begin, std::size_t bytes, Kind kind, const void* code, S
 
 }  // namespace
 
-void launch_started(const void* arguments, std::size_t argument_bytes, const void* shared,
-                    std::size_t shared_bytes) {
+void launch_started(const void* arguments, std::size_t argument_bytes) {
     Checker& self = checker();
     ++self.now.launch;
     self.arguments = static_cast<const char*>(arguments);
     self.argument_bytes = argument_bytes;
-    self.shadow.set_dynamic_shared(shared, shared_bytes);
 }
 
 void block_started(const Block& block) {

@@ -8,9 +8,8 @@
 /// a program is linked with one of them.
 namespace qlora::emulation::race_check {
 
-/// `arguments` is where the launch keeps the kernel's arguments, `shared` its dynamic shared memory.
-void launch_started(const void* arguments, std::size_t argument_bytes, const void* shared,
-                    std::size_t shared_bytes);
+/// `arguments` is where the launch keeps the kernel's arguments.
+void launch_started(const void* arguments, std::size_t argument_bytes);
 void block_started(const Block& block);
 
 /// __syncthreads orders all that the block did before it and after it.

@@ -4,7 +4,7 @@ namespace qlora::emulation {
 
 namespace race_check {
 
-void launch_started(const void*, std::size_t, const void*, std::size_t) {}
+void launch_started(const void*, std::size_t) {}
 void block_started(const Block&) {}
 void barrier_passed() {}
 void warp_synced(int, unsigned) {}

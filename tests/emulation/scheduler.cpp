@@ -16,7 +16,6 @@ namespace qlora::emulation {
 namespace {
 
 constexpr int kMaxThreads = 1024;
-constexpr std::size_t kMaxSharedBytes = 48 * 1024;  // what every card grants without asking
 
 struct Scheduler {
     Schedule schedule;
@@ -28,8 +27,6 @@ struct Scheduler {
     std::optional<Fault> fault;
     void (*body)(void*) = nullptr;  // of the launch
     void* arguments = nullptr;
-    std::unique_ptr<unsigned char[]> shared;
-    std::size_t shared_bytes = 0;
     int64_t finished_launches = 0;
     int64_t vector_accesses = 0;
 };
@@ -61,9 +58,6 @@ void check_limits(const std::string& kernel, const LaunchShape& shape) {
     if (count(grid) < 1 || grid.x > 0x7fffffffu || grid.y > 65535 || grid.z > 65535) {
         refuse("a grid of " + std::to_string(grid.x) + " x " + std::to_string(grid.y) + " x " +
                std::to_string(grid.z) + " blocks");
-    }
-    if (shape.shared_bytes > kMaxSharedBytes) {
-        refuse(std::to_string(shape.shared_bytes) + " bytes of shared memory; 48 KiB are possible");
     }
 }
 
@@ -98,8 +92,6 @@ void start_block(Block& block) {
         block.threads.push_back(&thread);
         block.warps[linear / kWarpSize].existing |= 1u << (linear % kWarpSize);
     }
-    std::fill_n(self.shared.get(), self.shared_bytes,
-                static_cast<unsigned char>(0xff));  // NaN, if read as floats
     blockIdx = {block.index.x, block.index.y, block.index.z};
     race_check::block_started(block);
 }
@@ -232,9 +224,7 @@ void run_grid(const char* signature, const LaunchShape& shape, void (*body)(void
     self.body = body;
     self.arguments = arguments;
     self.random.seed(self.schedule.seed + 1);
-    self.shared_bytes = shape.shared_bytes;
-    self.shared = std::make_unique<unsigned char[]>(shape.shared_bytes);
-    race_check::launch_started(arguments, argument_bytes, self.shared.get(), self.shared_bytes);
+    race_check::launch_started(arguments, argument_bytes);
     std::vector<unsigned long long> order(count(shape.grid));
     std::iota(order.begin(), order.end(), 0ULL);
     put_in_order(order, self.schedule, self.random);
@@ -266,10 +256,6 @@ void block_barrier(Site site) {
         return;
     }
     wait(thread, ThreadState::kAtBarrier, site);
-}
-
-void* dynamic_shared_memory() {
-    return scheduler().shared.get();
 }
 
 void vector_access(const void* address, std::size_t bytes, Site site) {

@@ -12,15 +12,14 @@ namespace {
 constexpr uintptr_t kPageBytes = 256;
 }
 
-Shadow::Region::Region(const void* from, std::size_t bytes, Space kind, bool may_write)
+Shadow::Region::Region(const void* from, std::size_t bytes, bool may_write)
     : begin(static_cast<const char*>(from)),
       end(begin + bytes),
-      space(kind),
       writable(may_write),
       cells(std::make_unique<Cell[]>(bytes)) {}
 
 void Shadow::add_buffer(const void* begin, std::size_t bytes, bool writable) {
-    Region region(begin, bytes, Space::kGlobal, writable);
+    Region region(begin, bytes, writable);
     buffers_[region.begin] = std::move(region);
     recent_ = nullptr;
 }
@@ -28,10 +27,6 @@ void Shadow::add_buffer(const void* begin, std::size_t bytes, bool writable) {
 void Shadow::remove_buffer(const void* begin) {
     buffers_.erase(static_cast<const char*>(begin));
     recent_ = nullptr;
-}
-
-void Shadow::set_dynamic_shared(const void* begin, std::size_t bytes) {
-    dynamic_shared_ = Region(begin, bytes, Space::kShared, true);
 }
 
 Place Shadow::find(const void* pointer) {
@@ -42,10 +37,7 @@ Place Shadow::find(const void* pointer) {
         recent_ = region != nullptr && region->has(address) ? region : nullptr;
     }
     if (recent_ != nullptr)
-        return {recent_->space, recent_->writable, &recent_->cells[address - recent_->begin]};
-    if (dynamic_shared_.has(address)) {
-        return {Space::kShared, true, &dynamic_shared_.cells[address - dynamic_shared_.begin]};
-    }
+        return {Space::kGlobal, recent_->writable, &recent_->cells[address - recent_->begin]};
     if (address >= &__data_start && address < &_end) {
         const uintptr_t place = reinterpret_cast<uintptr_t>(address);
         if (recent_page_cells_ == nullptr || recent_page_ != place / kPageBytes) {

@@ -52,7 +52,6 @@ class Shadow {
   public:
     void add_buffer(const void* begin, std::size_t bytes, bool writable);
     void remove_buffer(const void* begin);
-    void set_dynamic_shared(const void* begin, std::size_t bytes);
 
     Place find(const void* address);
 
@@ -60,18 +59,16 @@ class Shadow {
     struct Region {
         const char* begin = nullptr;
         const char* end = nullptr;
-        Space space = Space::kGlobal;
         bool writable = true;
         std::unique_ptr<Cell[]> cells;
 
         Region() = default;
-        Region(const void* from, std::size_t bytes, Space kind, bool may_write);
+        Region(const void* from, std::size_t bytes, bool may_write);
         bool has(const char* address) const { return address >= begin && address < end; }
     };
 
     std::map<const char*, Region> buffers_;
     Region* recent_ = nullptr;
-    Region dynamic_shared_;
     std::map<uintptr_t, std::unique_ptr<Cell[]>> static_pages_;
     uintptr_t recent_page_ = 0;
     Cell* recent_page_cells_ = nullptr;

@@ -28,7 +28,6 @@ class LoraLayer final : public nn::LinearAdapter {
 
     ops::LowRank low_rank(const nn::ForwardContext& context) const override;
     bool folds() const override { return dropout_ == 0.0; }
-    at::Tensor delta_weight() const override;
     void add_delta(at::Tensor& rows, std::int64_t first) const override;
     /// scaling * B A, or the rows of it that belong to the rows `b`.
     static at::Tensor delta(const at::Tensor& b, const at::Tensor& a, double scaling);

@@ -19,11 +19,10 @@ class LinearAdapter {
 
     /// What it adds to the layer's output in this pass.
     virtual ops::LowRank low_rank(const ForwardContext& context) const = 0;
-    /// Whether the adapter can be added to the weight (W + delta_weight()) with the same result: no dropout.
+    /// Whether what it adds to the output can be added to the weight instead: no dropout.
     virtual bool folds() const = 0;
-    /// fp32 [out, in] to add to the base weight when merging.
-    virtual at::Tensor delta_weight() const = 0;
-    /// rows [n, in] += rows [first, first + n) of delta_weight(), in place and without making it.
+    /// Adds to `rows` [n, in] fp32, which are rows first .. first + n - 1 of the weight, what the adapter
+    /// adds to the weight there; in place.
     virtual void add_delta(at::Tensor& rows, std::int64_t first) const = 0;
     /// Trainable tensors with the suffix of their checkpoint key, "lora_A.weight" say.
     virtual std::vector<std::pair<std::string, at::Tensor>> parameters() const = 0;

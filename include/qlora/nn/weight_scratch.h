@@ -36,10 +36,6 @@ class WeightScratch {
 
     at::Tensor acquire(const ScratchSource& source);
 
-    /// How many matrices had been written ahead when they were asked for, and how many were asked for.
-    std::int64_t hits() const { return hits_; }
-    std::int64_t requests() const { return requests_; }
-
   private:
     struct Buffer {
         at::Tensor memory;
@@ -59,7 +55,6 @@ class WeightScratch {
     std::size_t current_ = 0;
     Turn last_{nullptr, nullptr};                   ///< the two latest
     std::map<Turn, const ScratchSource*> follows_;  ///< which source was asked for after these two
-    std::int64_t hits_ = 0, requests_ = 0;
 };
 
 }  // namespace qlora::nn

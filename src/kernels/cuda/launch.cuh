@@ -13,17 +13,15 @@
 #include "qlora/kernels/cuda_kernels.h"
 
 /// How kernels start and reach vectors of memory, for nvcc and for the tests' CPU compiler. The dialect of
-/// this folder, so that every kernel can be proven without a GPU: plain __shared__ arrays, or
-/// dynamic_shared() for sizes known at launch; __syncthreads, __syncwarp, shuffles, votes, __reduce_*_sync,
-/// atomics, __ldg. No thread returns before a barrier that others reach. No cooperative groups, __activemask,
-/// textures, inline PTX, approximate math
-/// (__expf and its like), nor waiting for another block. A sum has a fixed order; fmaf where fusion is
-/// wanted.
+/// this folder, so that every kernel can be proven without a GPU: plain __shared__ arrays; __syncthreads,
+/// __syncwarp, shuffles, votes, __reduce_*_sync, atomics, __ldg. No thread returns before a barrier that
+/// others reach. No shared memory of a size known only at launch, no cooperative groups, __activemask,
+/// textures, inline PTX, approximate math (__expf and its like), nor waiting for another block. A sum has a
+/// fixed order; fmaf where fusion is wanted.
 namespace qlora::kernels::QLORA_KERNEL_BACKEND {
 
 struct LaunchConfig {
     dim3 grid, block;
-    std::size_t shared_bytes = 0;
 };
 
 /// Blocks of `per_block` items that `items` need; throws std::invalid_argument where a grid cannot have as
@@ -44,15 +42,8 @@ inline bool is_aligned(const void* address, std::size_t alignment) {
 template <auto kKernel, class... Arguments>
 void launch(const LaunchConfig& config, Stream stream, Arguments... arguments) {
     require_no_earlier_fault(__PRETTY_FUNCTION__);
-    kKernel<<<config.grid, config.block, config.shared_bytes, static_cast<cudaStream_t>(stream)>>>(
-        arguments...);
+    kKernel<<<config.grid, config.block, 0, static_cast<cudaStream_t>(stream)>>>(arguments...);
     require_launched(__PRETTY_FUNCTION__, stream);
-}
-
-template <class T>
-__device__ T* dynamic_shared() {
-    extern __shared__ __align__(16) unsigned char dynamic_shared_bytes[];
-    return reinterpret_cast<T*>(dynamic_shared_bytes);
 }
 
 /// The address is a multiple of the vector's size.
@@ -73,15 +64,9 @@ void launch(const LaunchConfig& config, Stream stream, Arguments... arguments) {
     std::tuple<Arguments...> packed(arguments...);
     const auto run = [](void* place) { std::apply(kKernel, *static_cast<std::tuple<Arguments...>*>(place)); };
     const emulation::LaunchShape shape{{config.grid.x, config.grid.y, config.grid.z},
-                                       {config.block.x, config.block.y, config.block.z},
-                                       config.shared_bytes};
+                                       {config.block.x, config.block.y, config.block.z}};
     emulation::run_grid(__PRETTY_FUNCTION__, shape, run, &packed, sizeof packed);
     require_launched(__PRETTY_FUNCTION__, stream);
-}
-
-template <class T>
-T* dynamic_shared() {
-    return static_cast<T*>(emulation::dynamic_shared_memory());
 }
 
 template <class Vector>
