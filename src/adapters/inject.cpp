@@ -77,7 +77,7 @@ at::Tensor make_trainable(models::CausalLM& model, const TrainedTensor& tensor, 
 
 std::int64_t Adaptation::trainable_elements() const {
     std::int64_t total = 0;
-    for (const TrainableParameter& parameter : parameters) total += parameter.tensor.numel();
+    for (const nn::TrainableParameter& parameter : parameters) total += parameter.tensor.numel();
     return total;
 }
 

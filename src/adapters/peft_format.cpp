@@ -22,11 +22,11 @@ std::string peft_key(const std::string& module_path, const std::string& suffix) 
     return "base_model.model." + module_path + "." + suffix;
 }
 
-void save_tensors(const std::filesystem::path& file, const std::vector<TrainableParameter>& tensors,
+void save_tensors(const std::filesystem::path& file, const std::vector<nn::TrainableParameter>& tensors,
                   const std::map<std::string, std::string>& metadata) {
     std::vector<io::TensorSpec> specs;
     std::map<std::string, at::Tensor> by_key;
-    for (const TrainableParameter& parameter : tensors) {
+    for (const nn::TrainableParameter& parameter : tensors) {
         const at::Tensor value = parameter.tensor.detach().cpu().contiguous();
         by_key[parameter.key] = value;
         specs.push_back({parameter.key, quant::dtype_of(value.scalar_type()), value.sizes().vec()});
@@ -98,13 +98,13 @@ void check_adapter_tensors(const AdapterFile& file, const std::vector<io::Tensor
 void load_adapter_weights(const std::filesystem::path& folder, Adaptation& adaptation) {
     const AdapterFile file(folder);
     std::vector<io::TensorSpec> expected;
-    for (const TrainableParameter& parameter : adaptation.parameters) {
+    for (const nn::TrainableParameter& parameter : adaptation.parameters) {
         expected.push_back({parameter.key, io::DType::kF32, parameter.tensor.sizes().vec()});
     }
     check_adapter_tensors(file, expected);
     FaultList faults;
     const at::AutoGradMode no_gradients(false);
-    for (TrainableParameter& parameter : adaptation.parameters) {
+    for (nn::TrainableParameter& parameter : adaptation.parameters) {
         const at::Tensor value = quant::tensor_from_view(file.at(parameter.key));
         if (!value.isfinite().all().item<bool>()) {
             faults.add(parameter.key, "holds a value that is not a finite number");

@@ -233,7 +233,7 @@ void Trainer::prove_adapters(double learning_rate) {
     FaultList faults;
     std::vector<std::string> still_zero;
     std::size_t adapters = 0;
-    for (const adapters::TrainableParameter& parameter : input_.adaptation->parameters) {
+    for (const nn::TrainableParameter& parameter : input_.adaptation->parameters) {
         if (!parameter.key.ends_with("lora_B.weight")) continue;
         ++adapters;
         const at::Tensor value = parameter.tensor.detach();

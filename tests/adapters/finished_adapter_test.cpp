@@ -36,8 +36,8 @@ class FinishedAdapter : public testing::Test {
     }
     /// Writes the tensors under other keys.
     void rename_keys(const std::function<std::string(std::string)>& rename) {
-        std::vector<TrainableParameter> tensors = adaptation_.parameters;
-        for (TrainableParameter& tensor : tensors) tensor.key = rename(tensor.key);
+        std::vector<nn::TrainableParameter> tensors = adaptation_.parameters;
+        for (nn::TrainableParameter& tensor : tensors) tensor.key = rename(tensor.key);
         tensors.insert(tensors.end(), extra_.begin(), extra_.end());
         save_tensors(folder_ / kAdapterWeightsFile, tensors, {});
     }
@@ -82,7 +82,7 @@ class FinishedAdapter : public testing::Test {
     test::TempDir folder_;
     models::ModelConfig config_;
     Adaptation adaptation_;
-    std::vector<TrainableParameter> extra_;
+    std::vector<nn::TrainableParameter> extra_;
 };
 
 std::string replaced(std::string text, const std::string& from, const std::string& to) {
@@ -97,7 +97,7 @@ TEST_F(FinishedAdapter, KeysWithTheAdaptersNameInThemAreTheSame) {
     });
     EXPECT_EQ(adapted(), all());
     const AdapterFile file(folder_.path());
-    for (const TrainableParameter& parameter : adaptation_.parameters)
+    for (const nn::TrainableParameter& parameter : adaptation_.parameters)
         EXPECT_TRUE(file.find(parameter.key)->name.find(".default.") != std::string::npos);
     // Both spellings of one tensor contradict each other.
     extra_.push_back(adaptation_.parameters.front());

@@ -79,7 +79,7 @@ int run(const std::string& request_file, const std::string& output_file) {
         .recomputation = recomputation_of(request.value("recomputation", "none")),
         .seed = request.value("seed", std::uint64_t{1}),
         .micro_step = request.value("dropout_step", std::uint32_t{0})};
-    std::vector<qlora::adapters::TrainableParameter> out;
+    std::vector<qlora::nn::TrainableParameter> out;
     const bool gradients = request.value("gradients", false);
     const at::AutoGradMode mode(gradients);
     const qlora::models::TokenBatch there = qlora::eval::token_batch(batch, model->device());

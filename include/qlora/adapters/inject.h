@@ -9,22 +9,16 @@
 #include "qlora/adapters/lora_config.h"
 #include "qlora/adapters/target_matching.h"
 #include "qlora/models/causal_lm.h"
+#include "qlora/nn/trainable_parameter.h"
 
 namespace qlora::adapters {
-
-/// A tensor that is trained, under its key in PEFT's adapter file.
-struct TrainableParameter {
-    std::string key;  ///< "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
-    at::Tensor tensor;
-    bool decays = true;  ///< weight decay applies (not to biases and norms, as in the HF trainer)
-};
 
 /// What `inject` made of a model.
 struct Adaptation {
     LoraConfig config;  ///< with `target_modules` expanded, as it is saved
     std::vector<Target> targets;
     std::vector<std::string> modules_to_save;  ///< module paths
-    std::vector<TrainableParameter> parameters;
+    std::vector<nn::TrainableParameter> parameters;
     std::vector<std::string> warnings;
 
     std::int64_t trainable_elements() const;

@@ -25,7 +25,7 @@ inline constexpr const char* kTokenizerKey = "qlora.tokenizer";        ///< fing
 std::string peft_key(const std::string& module_path, const std::string& suffix);
 
 /// Writes tensors as a safetensors file, atomically: fp32, sorted as the safetensors package sorts.
-void save_tensors(const std::filesystem::path& file, const std::vector<TrainableParameter>& tensors,
+void save_tensors(const std::filesystem::path& file, const std::vector<nn::TrainableParameter>& tensors,
                   const std::map<std::string, std::string>& metadata);
 
 /// Writes adapter_config.json and adapter_model.safetensors as PEFT's save_pretrained does (metadata format

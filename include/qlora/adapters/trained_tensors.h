@@ -11,7 +11,8 @@ namespace qlora::adapters {
 
 enum class TrainedPart { kLoraA, kLoraB, kWeight, kBias };
 
-/// A tensor that an adapter trains: its key in PEFT's file, and the part of the model it belongs to.
+/// A tensor that an adapter trains, known before there are weights: its key in PEFT's file, and the part of
+/// the model it belongs to. nn::TrainableParameter is what `inject` makes of it.
 struct TrainedTensor {
     std::string key;     ///< "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
     std::string module;  ///< "model.layers.0.self_attn.q_proj"
