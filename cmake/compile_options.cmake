@@ -29,3 +29,10 @@ find_program(QLORA_MOLD mold)
 if(QLORA_MOLD)
   add_link_options(-fuse-ld=mold)
 endif()
+
+# qlora_unity(target): headers, and templates that several files use, are compiled once for each eight files. Names in
+# the unnamed namespaces of one folder must therefore differ; the dev preset compiles file by file, so that each file
+# includes what it uses.
+function(qlora_unity target)
+  set_target_properties(${target} PROPERTIES UNITY_BUILD ${QLORA_UNITY} UNITY_BUILD_BATCH_SIZE 8)
+endfunction()

@@ -1,5 +1,8 @@
 #include "qlora/adapters/lora.h"
 
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/zeros.h>
 #include <cmath>
 
 #include "qlora/kernels/philox.h"

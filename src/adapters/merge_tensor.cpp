@@ -1,7 +1,7 @@
 #include "merge_tensor.h"
 
-#include <ATen/ATen.h>
-
+#include <ATen/TensorOperators.h>
+#include <ATen/core/Tensor.h>
 #include <algorithm>
 #include <cmath>
 

@@ -1,5 +1,6 @@
 #include "qlora/adapters/peft_format.h"
 
+#include <ATen/core/grad_mode.h>
 #include <algorithm>
 #include <set>
 

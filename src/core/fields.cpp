@@ -107,11 +107,6 @@ std::string one_of(const std::vector<std::string>& names) {
     return "one of " + choices;
 }
 
-std::string lower_case(std::string text) {
-    for (char& c : text) c = (c >= 'A' && c <= 'Z') ? static_cast<char>(c - 'A' + 'a') : c;
-    return text;
-}
-
 }  // namespace
 
 std::string wrong_choice(const std::vector<std::string>& names, const Json& value,

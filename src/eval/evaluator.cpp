@@ -1,5 +1,6 @@
 #include "qlora/eval/evaluator.h"
 
+#include <ATen/core/grad_mode.h>
 #include <numeric>
 
 #include "qlora/eval/token_batch.h"

@@ -1,5 +1,6 @@
 #include "qlora/eval/generate.h"
 
+#include <ATen/core/grad_mode.h>
 #include <algorithm>
 
 #include "qlora/models/token_batch.h"

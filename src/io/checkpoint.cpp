@@ -24,11 +24,6 @@ constexpr const char* kSingleFile = kModelFile;
 constexpr const char* kIndexFile = kModelIndexFile;
 constexpr std::size_t kReadAhead = std::size_t{64} << 20;
 
-bool is_there(const fs::path& file) {
-    std::error_code ignored;
-    return fs::symlink_status(file, ignored).type() != fs::file_type::not_found;
-}
-
 /// Why a shard cannot have this name in the index; empty when it can.
 std::string fault_of_shard_name(const std::string& name) {
     if (name.empty()) return "the shard has no name";

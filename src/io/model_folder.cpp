@@ -22,11 +22,6 @@ constexpr const char* kConfigFile = "config.json";
 constexpr const char* kAdapterConfigFile = "adapter_config.json";
 constexpr const char* kWanted = "a folder in Hugging Face's form is needed (config.json, *.safetensors)";
 
-bool is_there(const fs::path& file) {
-    std::error_code ignored;
-    return fs::symlink_status(file, ignored).type() != fs::file_type::not_found;
-}
-
 bool is_folder(const fs::path& path) {
     std::error_code ignored;
     return fs::is_directory(path, ignored);
@@ -209,6 +204,11 @@ std::string fault_of_folder(const fs::path& folder) {
 }
 
 }  // namespace
+
+bool is_there(const fs::path& path) {
+    std::error_code ignored;
+    return fs::symlink_status(path, ignored).type() != fs::file_type::not_found;
+}
 
 bool is_pickle(const fs::path& file) {
     const std::string extension = file.extension().string();

@@ -1,6 +1,12 @@
 #include "qlora/models/causal_lm.h"
 
 #include <ATen/DeviceAccelerator.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/pow.h>
+#include <ATen/ops/where.h>
 
 #include <algorithm>
 #include <cmath>

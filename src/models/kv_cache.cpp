@@ -1,5 +1,6 @@
 #include "qlora/models/kv_cache.h"
 
+#include <ATen/ops/empty.h>
 #include <algorithm>
 
 namespace qlora::models {

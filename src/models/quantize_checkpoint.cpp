@@ -1,7 +1,6 @@
 #include "qlora/models/quantize_checkpoint.h"
 
-#include <ATen/ATen.h>
-
+#include <ATen/core/Tensor.h>
 #include <algorithm>
 #include <map>
 #include <set>

@@ -1,7 +1,7 @@
 #include "qlora/models/token_batch.h"
 
-#include <ATen/ATen.h>
-
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
 #include <algorithm>
 
 namespace qlora::models {

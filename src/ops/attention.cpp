@@ -1,11 +1,21 @@
 #include "qlora/ops/attention.h"
 
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu.h>
+#include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_backward.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/scaled_dot_product_attention.h>
+#include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include <algorithm>
 
 #include "blocked_attention.h"
 #include "cuda_attention.h"
+#include "qlora/ops/gemm.h"
 #include "qlora/ops/rms_norm.h"
 
 namespace qlora::ops {
@@ -14,10 +24,6 @@ namespace {
 using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
-
-bool is_fp32(const at::Tensor& x) {
-    return x.scalar_type() == at::kFloat;
-}
 
 Rows rows_of(const at::Tensor& x, std::int64_t first_row, std::int64_t column) {
     return {.data = const_cast<float*>(x.const_data_ptr<float>()) + first_row * x.stride(0) + column,

@@ -1,5 +1,11 @@
 #include "cuda_attention.h"
 
+#include <ATen/ops/_efficient_attention_backward.h>
+#include <ATen/ops/_efficient_attention_forward.h>
+#include <ATen/ops/_flash_attention_backward.h>
+#include <ATen/ops/_flash_attention_forward.h>
+#include <ATen/ops/empty_like.h>
+
 #include "qlora/ops/device.h"
 
 namespace qlora::ops {

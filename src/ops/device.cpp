@@ -1,5 +1,6 @@
 #include "qlora/ops/device.h"
 
+#include <ATen/Context.h>
 #include <ATen/DeviceAccelerator.h>
 #include <dlfcn.h>
 

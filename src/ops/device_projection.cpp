@@ -1,5 +1,9 @@
 #include "device_projection.h"
 
+#include <ATen/ops/addmm.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/mm.h>
+
 #include "projection_parts.h"
 #include "qlora/ops/device.h"
 #include "qlora/ops/gemm.h"

@@ -1,5 +1,6 @@
 #include "qlora/ops/embedding.h"
 
+#include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 namespace qlora::ops {

@@ -1,5 +1,7 @@
 #include "qlora/ops/mlp_node.h"
 
+#include <ATen/ops/empty_strided.h>
+
 #include "projections_holder.h"
 #include "qlora/ops/rms_norm.h"
 #include "qlora/ops/swiglu.h"

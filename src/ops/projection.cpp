@@ -1,5 +1,8 @@
 #include "qlora/ops/projection.h"
 
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
 #include <numeric>
 
 #include "device_projection.h"

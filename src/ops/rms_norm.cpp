@@ -1,6 +1,10 @@
 #include "qlora/ops/rms_norm.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/rsqrt.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "qlora/kernels/elementwise.h"
@@ -14,10 +18,6 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
 namespace cpu = kernels::cpu;
-
-bool is_fp32(const at::Tensor& x) {
-    return x.scalar_type() == at::kFloat;
-}
 
 /// Rows that a thread takes at least.
 std::int64_t grain(std::int64_t size) {

@@ -1,6 +1,7 @@
 #include "qlora/ops/rope.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/TensorOperators.h>
 
 #include "qlora/kernels/elementwise.h"
 #include "qlora/ops/device.h"

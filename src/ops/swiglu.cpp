@@ -1,6 +1,12 @@
 #include "qlora/ops/swiglu.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/silu.h>
+#include <ATen/ops/silu_backward.h>
 
 #include "qlora/kernels/elementwise.h"
 #include "qlora/ops/device.h"

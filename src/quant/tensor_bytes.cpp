@@ -1,6 +1,7 @@
 #include "qlora/quant/tensor_bytes.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/ops/empty.h>
 
 #include <atomic>
 #include <cstring>

@@ -149,7 +149,7 @@ class DecoderSequence final : public Decoder {
     std::vector<std::unique_ptr<Decoder>> steps_;
 };
 
-std::unique_ptr<Decoder> read_metaspace(ComponentReader& reader) {
+std::unique_ptr<Decoder> read_metaspace_decoder(ComponentReader& reader) {
     std::string replacement = reader.character("replacement");
     const std::string scheme = reader.string("prepend_scheme", "always");
     if (scheme != "always" && scheme != "first" && scheme != "never") {
@@ -164,7 +164,7 @@ std::unique_ptr<Decoder> read_metaspace(ComponentReader& reader) {
     return std::make_unique<MetaspaceDecoder>(std::move(replacement), scheme != "never");
 }
 
-std::unique_ptr<Decoder> read_sequence(ComponentReader& reader) {
+std::unique_ptr<Decoder> read_decoder_sequence(ComponentReader& reader) {
     std::vector<std::unique_ptr<Decoder>> steps;
     std::size_t index = 0;
     for (const Json& step : reader.list("decoders")) {
@@ -189,7 +189,7 @@ std::unique_ptr<Decoder> read_decoder(const Json& json, const std::string& path,
     }
     if (type == "ByteFallback") return std::make_unique<ByteFallbackDecoder>();
     if (type == "Fuse") return std::make_unique<FuseDecoder>();
-    if (type == "Metaspace") return read_metaspace(reader);
+    if (type == "Metaspace") return read_metaspace_decoder(reader);
     if (type == "Strip") {
         std::string content = reader.character("content");
         const std::size_t start = reader.count("start");
@@ -201,7 +201,7 @@ std::unique_ptr<Decoder> read_decoder(const Json& json, const std::string& path,
         if (!pattern) return nullptr;
         return std::make_unique<ReplaceDecoder>(std::move(*pattern), std::move(content));
     }
-    if (type == "Sequence") return read_sequence(reader);
+    if (type == "Sequence") return read_decoder_sequence(reader);
     reader.refuse_type(type, "ByteLevel, ByteFallback, Fuse, Metaspace, Replace, Strip and Sequence");
     return nullptr;
 }

@@ -85,7 +85,7 @@ class NormalizerSequence final : public Normalizer {
     std::vector<std::unique_ptr<Normalizer>> steps_;
 };
 
-std::unique_ptr<Normalizer> read_sequence(ComponentReader& reader) {
+std::unique_ptr<Normalizer> read_normalizer_sequence(ComponentReader& reader) {
     std::vector<std::unique_ptr<Normalizer>> steps;
     std::size_t index = 0;
     for (const Json& step : reader.list("normalizers")) {
@@ -119,7 +119,7 @@ std::unique_ptr<Normalizer> read_normalizer(const Json& json, const std::string&
         if (!pattern) return nullptr;
         return std::make_unique<ReplaceNormalizer>(std::move(*pattern), std::move(content));
     }
-    if (type == "Sequence") return read_sequence(reader);
+    if (type == "Sequence") return read_normalizer_sequence(reader);
     reader.refuse_type(type, "NFC, NFD, NFKC, NFKD, Lowercase, Prepend, Replace, Strip and Sequence");
     return nullptr;
 }

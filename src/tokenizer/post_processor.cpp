@@ -8,7 +8,7 @@
 namespace qlora::tokenizer {
 namespace {
 
-constexpr auto kIdLimit = static_cast<std::uint64_t>(std::numeric_limits<TokenId>::max());
+constexpr auto kTokenIdLimit = static_cast<std::uint64_t>(std::numeric_limits<TokenId>::max());
 
 // The ids that `special_tokens` gives the template's token `name`.
 std::vector<TokenId> ids_of(const Json& special_tokens, const std::string& name, const std::string& path,
@@ -25,7 +25,7 @@ std::vector<TokenId> ids_of(const Json& special_tokens, const std::string& name,
         return ids;
     }
     for (const Json& id : *list) {
-        if (whole_number(id).value_or(kIdLimit) >= kIdLimit) {
+        if (whole_number(id).value_or(kTokenIdLimit) >= kTokenIdLimit) {
             faults.add(path + ".special_tokens", "the ids of '" + name + "' must be whole numbers from 0");
             break;
         }

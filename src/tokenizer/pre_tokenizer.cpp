@@ -234,7 +234,7 @@ std::unique_ptr<PreTokenizer> read_split(ComponentReader& reader) {
     return std::make_unique<PatternSplit>(std::move(*pattern), behavior, invert);
 }
 
-std::unique_ptr<PreTokenizer> read_metaspace(ComponentReader& reader) {
+std::unique_ptr<PreTokenizer> read_metaspace_split(ComponentReader& reader) {
     const std::string replacement = reader.character("replacement");
     const std::string name = reader.string("prepend_scheme", "always");
     PrependScheme scheme = PrependScheme::kAlways;
@@ -256,7 +256,7 @@ std::unique_ptr<PreTokenizer> read_metaspace(ComponentReader& reader) {
     return std::make_unique<MetaspacePreTokenizer>(replacement, scheme, splits);
 }
 
-std::unique_ptr<PreTokenizer> read_sequence(ComponentReader& reader) {
+std::unique_ptr<PreTokenizer> read_pre_tokenizer_sequence(ComponentReader& reader) {
     std::vector<std::unique_ptr<PreTokenizer>> steps;
     std::size_t index = 0;
     for (const Json& step : reader.list("pretokenizers")) {
@@ -277,7 +277,7 @@ std::unique_ptr<PreTokenizer> read_pre_tokenizer(const Json& json, const std::st
     if (type.empty()) return nullptr;
     if (type == "ByteLevel") return read_byte_level(reader);
     if (type == "Split") return read_split(reader);
-    if (type == "Metaspace") return read_metaspace(reader);
+    if (type == "Metaspace") return read_metaspace_split(reader);
     if (type == "Digits") {
         const bool individual = reader.boolean("individual_digits");
         return std::make_unique<CharacterSplit>(
@@ -287,7 +287,7 @@ std::unique_ptr<PreTokenizer> read_pre_tokenizer(const Json& json, const std::st
     if (type == "WhitespaceSplit") {
         return std::make_unique<CharacterSplit>(is_white_space, SplitBehavior::kRemoved);
     }
-    if (type == "Sequence") return read_sequence(reader);
+    if (type == "Sequence") return read_pre_tokenizer_sequence(reader);
     reader.refuse_type(type, "ByteLevel, Split, Metaspace, Digits, Whitespace, WhitespaceSplit and Sequence");
     return nullptr;
 }

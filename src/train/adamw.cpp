@@ -1,6 +1,7 @@
 #include "qlora/train/adamw.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/ops/zeros.h>
 
 #include <cmath>
 

@@ -1,5 +1,6 @@
 #include "device_adamw.h"
 
+#include <ATen/ops/empty.h>
 #include <cmath>
 #include <cstring>
 

@@ -1,5 +1,7 @@
 #include "qlora/train/train_step.h"
 
+#include <ATen/ops/full_like.h>
+
 #include "qlora/eval/token_batch.h"
 
 namespace qlora::train {

@@ -31,10 +31,6 @@ std::int64_t peak_memory_bytes(at::Device device) {
     return 0;
 }
 
-bool stop_received() {
-    return StopSignal::received() != 0;
-}
-
 Json number_or_null(double value) {
     return std::isfinite(value) ? Json(value) : Json(nullptr);
 }
@@ -95,7 +91,7 @@ RunSummary Trainer::run() {
     callback_.on_begin(total_steps_, state_.step);
     if (config_.eval_on_start && state_.step == 0 && !state_.first_eval_loss) evaluate();
     if (state_.boundary_pending) finish_step();
-    while (state_.step < total_steps_ && !stop_requested_ && !stop_received()) {
+    while (state_.step < total_steps_ && !stop_requested_ && !StopSignal::is_received()) {
         train_one_step();
         if (!stop_requested_) finish_step();
     }
@@ -183,8 +179,8 @@ StepGradients Trainer::finite_gradients(const data::StepPlan& plan, double& norm
     // A second try tells a fault of the machine from one of the data.
     for (int attempt = 0; attempt < 2; ++attempt) {
         optimizer_.zero_grad();
-        gradients =
-            accumulate_gradients(*input_.model, input_.train, plan, context, scaler_.scale(), stop_received);
+        gradients = accumulate_gradients(*input_.model, input_.train, plan, context, scaler_.scale(),
+                                         StopSignal::is_received);
         if (gradients.stopped) return gradients;
         norm = optimizer_.grad_norm() / scaler_.scale();
         if (gradient_fault(gradients, norm).empty()) {

@@ -10,19 +10,15 @@ namespace {
 
 constexpr std::int64_t kSampleTokens = 64;
 
-bool stop_received() {
-    return StopSignal::received() != 0;
-}
-
 }  // namespace
 
 bool Trainer::evaluate() {
     if (input_.eval.empty()) return true;
     const auto total = static_cast<std::int64_t>(input_.eval.size());
     const eval::EvalSums sums = eval::evaluate(
-        *input_.model, input_.eval, {.should_stop = stop_received, .progress = [&](std::int64_t rows) {
-                                         callback_.on_evaluation_progress(rows, total);
-                                     }});
+        *input_.model, input_.eval,
+        {.should_stop = StopSignal::is_received,
+         .progress = [&](std::int64_t rows) { callback_.on_evaluation_progress(rows, total); }});
     if (sums.rows < total) return false;
     const double loss = sums.mean_loss();
     if (!std::isfinite(loss))
@@ -53,9 +49,10 @@ void Trainer::show_samples() {
         rows.push_back(&example);
         prompts.emplace_back(example.ids.begin(), example.ids.begin() + example.answer_begin);
     }
-    const auto answers = eval::generate(
-        *input_.model, prompts,
-        {.max_new_tokens = kSampleTokens, .stop_ids = input_.stop_ids, .should_stop = stop_received});
+    const auto answers = eval::generate(*input_.model, prompts,
+                                        {.max_new_tokens = kSampleTokens,
+                                         .stop_ids = input_.stop_ids,
+                                         .should_stop = StopSignal::is_received});
     for (std::size_t i = 0; i < rows.size(); ++i) {
         callback_.on_sample({rows[i]->prompt, input_.tokenizer->decode(answers[i], true), rows[i]->expected});
     }

@@ -1,6 +1,7 @@
 #include "qlora/adapters/finished_adapter.h"
 
-#include <ATen/ATen.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/ones.h>
 #include <gtest/gtest.h>
 
 #include "qlora/adapters/inject.h"

@@ -1,7 +1,10 @@
 #include "qlora/adapters/merge.h"
 
-#include <ATen/ATen.h>
 #include <ATen/CPUGeneratorImpl.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/equal.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/randn.h>
 #include <dlfcn.h>
 #include <gtest/gtest.h>
 

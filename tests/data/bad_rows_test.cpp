@@ -30,7 +30,7 @@ struct BadRow {
     std::string reason;  // part of the message
 };
 
-std::string row(const std::string& answer) {
+std::string row_with(const std::string& answer) {
     return R"({"instruction": "Say it.", "output": ")" + answer + "\"}";
 }
 
@@ -44,11 +44,11 @@ std::vector<BadRow> bad_rows() {
         {"cut_line", R"({"instruction": "Say it.", "output": "he)", Verdict::kRejected, "not valid JSON"},
         {"nul_bytes", R"({"text": "a)" + std::string(3, '\0') + "\"}", Verdict::kRejected,
          "a NUL byte at byte 12"},
-        {"invalid_utf8", row("\xff\xfe"), Verdict::kRejected, "not valid JSON"},
-        {"lone_surrogate", row("\\ud800"), Verdict::kRejected, "not valid JSON"},
-        {"byte_order_mark", "\xEF\xBB\xBF" + row("hello"), Verdict::kRejected,
+        {"invalid_utf8", row_with("\xff\xfe"), Verdict::kRejected, "not valid JSON"},
+        {"lone_surrogate", row_with("\\ud800"), Verdict::kRejected, "not valid JSON"},
+        {"byte_order_mark", "\xEF\xBB\xBF" + row_with("hello"), Verdict::kRejected,
          "a byte order mark inside the file"},
-        {"crlf", row("hello") + "\r", Verdict::kKept, ""},
+        {"crlf", row_with("hello") + "\r", Verdict::kKept, ""},
         {"empty_line", "", Verdict::kPassedOver, ""},
         {"empty_list", "[]", Verdict::kRejected, "must be a JSON object, found a list"},
         {"wrong_type", R"({"instruction": "Say it.", "output": 3})", Verdict::kRejected,
@@ -57,17 +57,17 @@ std::vector<BadRow> bad_rows() {
          "(\"instruction\") fit no format"},
         {"duplicate_key", R"({"instruction": "Say it.", "output": "a", "output": "b"})", Verdict::kRejected,
          "\"output\" is given twice"},
-        {"ten_megabytes", row(std::string(10 << 20, 'x')), Verdict::kTooLong, ""},
+        {"ten_megabytes", row_with(std::string(10 << 20, 'x')), Verdict::kTooLong, ""},
         {"deep_nesting", nested(1000), Verdict::kRejected, "nested deeper than"},
         {"number_overflow", R"({"text": "a", "x": 1e999})", Verdict::kRejected, "not valid JSON"},
         {"nan_literal", R"({"text": "a", "x": NaN})", Verdict::kRejected, "not valid JSON"},
         {"unknown_role", R"({"messages": [{"role": "wizard", "content": "a"}]})", Verdict::kRejected,
          "unknown role \"wizard\""},
-        {"empty_answer", row(""), Verdict::kRejected, "is empty"},
+        {"empty_answer", row_with(""), Verdict::kRejected, "is empty"},
         {"only_system", R"({"messages": [{"role": "system", "content": "a"}]})", Verdict::kRejected,
          "only a system message"},
-        {"no_line_end", row("hello"), Verdict::kKept, ""},
-        {"two_objects", row("a") + " " + row("b"), Verdict::kRejected, "not valid JSON"},
+        {"no_line_end", row_with("hello"), Verdict::kKept, ""},
+        {"two_objects", row_with("a") + " " + row_with("b"), Verdict::kRejected, "not valid JSON"},
     };
 }
 
@@ -88,7 +88,7 @@ TEST_P(BadRows, GetTheirVerdictAtTheirLine) {
     const TempDir folder;
     std::string bytes;
     for (int i = 0; i < 3; ++i) {
-        bytes += i == position ? bad.bytes : row("good");
+        bytes += i == position ? bad.bytes : row_with("good");
         if (bad.name == "no_line_end" && i == position) break;  // the file ends here
         bytes += "\n";
     }
@@ -141,10 +141,10 @@ TEST(BadRowsOfAFile, AHugeLineOfNulsIsRefusedFastAndInBoundedMemory) {
     constexpr std::int64_t kNuls = 239'075'328;
     const TempDir folder;
     const std::filesystem::path file = folder / "rows.jsonl";
-    write_file(file, row("good") + "\n");
+    write_file(file, row_with("good") + "\n");
     const std::uintmax_t begin = std::filesystem::file_size(file);
     std::filesystem::resize_file(file, begin + kNuls);  // sparse: reads as NUL bytes
-    std::ofstream(file, std::ios::binary | std::ios::app) << "\n" << row("good") << "\n";
+    std::ofstream(file, std::ios::binary | std::ios::app) << "\n" << row_with("good") << "\n";
 
     const auto peak_kib = [] {
         rusage usage{};
@@ -170,7 +170,7 @@ TEST(BadRowsOfAFile, AHugeLineOfTextIsRefusedInBoundedMemory) {
         const std::string mebibyte(std::size_t{1} << 20, 'x');
         out << R"({"text": ")";
         for (int i = 0; i < 65; ++i) out << mebibyte;
-        out << "\"}\n" << row("good") << "\n";
+        out << "\"}\n" << row_with("good") << "\n";
     }
     const Dataset dataset = load(file, OnBadRow::kSkip);
     EXPECT_EQ(dataset.statistics.kept, 1);
@@ -183,7 +183,7 @@ TEST(BadRowsOfAFile, TheFirstTwentyAreListedAndAllCounted) {
     const TempDir folder;
     std::string bytes;
     for (int i = 0; i < 25; ++i) bytes += "[]\n";
-    write_file(folder / "rows.jsonl", bytes + row("good"));
+    write_file(folder / "rows.jsonl", bytes + row_with("good"));
     try {
         load(folder / "rows.jsonl", OnBadRow::kStop);
         FAIL() << "must stop";

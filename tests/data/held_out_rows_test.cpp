@@ -21,7 +21,7 @@ using data::test::FakeTokenizer;
 using qlora::test::TempDir;
 using qlora::test::write_file;
 
-std::string row(int number) {
+std::string numbered_row(int number) {
     return Json({{"prompt", "row " + std::to_string(number)}, {"completion", std::to_string(number)}})
                .dump() +
            "\n";
@@ -127,8 +127,8 @@ TEST(HoldOut, RowsToTrainOnMustBeLeft) {
 class RowsOfFiles : public testing::Test {
   protected:
     RowsOfFiles() {
-        write_file(first_, row(0) + row(1) + "no row\n" + row(3));
-        write_file(second_, row(4) + row(5));
+        write_file(first_, numbered_row(0) + numbered_row(1) + "no row\n" + numbered_row(3));
+        write_file(second_, numbered_row(4) + numbered_row(5));
         config_.on_bad_row = OnBadRow::kSkip;
     }
     Dataset load(const RowReading& reading = {}) const {
@@ -144,7 +144,7 @@ class RowsOfFiles : public testing::Test {
 
 TEST_F(RowsOfFiles, OnlyRowsThatCanBeUsedAreHeldOut) {
     config_.max_length = 8;
-    write_file(second_, row(4) + row(500));  // "row 500500" and its end are 11 tokens
+    write_file(second_, numbered_row(4) + numbered_row(500));  // "row 500500" and its end are 11 tokens
     for (int seed = 0; seed < 20; ++seed) {
         Dataset train = load();
         ASSERT_EQ(numbers(train), (std::vector<std::int64_t>{0, 1, 3, 4}));

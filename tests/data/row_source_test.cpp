@@ -19,31 +19,31 @@ using namespace qlora::data;
 using qlora::test::TempDir;
 using qlora::test::write_file;
 
-struct Row {
+struct SourceRow {
     std::string text;
     std::int64_t line;
     std::int64_t element;  // -1: the row is a line
     std::string fault;
-    bool operator==(const Row&) const = default;
+    bool operator==(const SourceRow&) const = default;
 };
 
-std::ostream& operator<<(std::ostream& out, const Row& row) {
+std::ostream& operator<<(std::ostream& out, const SourceRow& row) {
     return out << row.line << " (" << row.element << "): " << row.text.substr(0, 100) << " [" << row.fault
                << "]";
 }
 
-using Rows = std::vector<Row>;
+using SourceRows = std::vector<SourceRow>;
 
-Rows rows_of_file(const std::filesystem::path& file) {
+SourceRows rows_of_file(const std::filesystem::path& file) {
     Xxh3 hash;
     const auto source = open_rows(file, hash);
-    Rows rows;
+    SourceRows rows;
     for (RawRow raw; source->next(raw);)
         rows.push_back({std::string(raw.text), raw.line, raw.element, raw.fault});
     return rows;
 }
 
-Rows rows_of(const std::string& name, const std::string& bytes) {
+SourceRows rows_of_file(const std::string& name, const std::string& bytes) {
     const TempDir folder;
     write_file(folder / name, bytes);
     return rows_of_file(folder / name);
@@ -51,7 +51,7 @@ Rows rows_of(const std::string& name, const std::string& bytes) {
 
 std::string refusal(const std::string& name, const std::string& bytes) {
     try {
-        rows_of(name, bytes);
+        rows_of_file(name, bytes);
     } catch (const DataError& error) {
         return error.what();
     }
@@ -60,38 +60,39 @@ std::string refusal(const std::string& name, const std::string& bytes) {
 
 TEST(RowSource, AnArrayIsReadWhateverTheName) {
     for (const char* name : {"rows.jsonl", "rows.json"}) {
-        EXPECT_EQ(rows_of(name, "[\n{\"a\": 1},\n{\"b\": 2}\n]\n"),
-                  (Rows{{"{\"a\": 1}", 2, 0, ""}, {"{\"b\": 2}", 3, 1, ""}}));
-        EXPECT_EQ(rows_of(name, "[{\"a\": 1}, {\"b\": 2}]"),
-                  (Rows{{"{\"a\": 1}", 1, 0, ""}, {"{\"b\": 2}", 1, 1, ""}}));
-        EXPECT_EQ(rows_of(name, "\xEF\xBB\xBF \n[{}]"), (Rows{{"{}", 2, 0, ""}}));
+        EXPECT_EQ(rows_of_file(name, "[\n{\"a\": 1},\n{\"b\": 2}\n]\n"),
+                  (SourceRows{{"{\"a\": 1}", 2, 0, ""}, {"{\"b\": 2}", 3, 1, ""}}));
+        EXPECT_EQ(rows_of_file(name, "[{\"a\": 1}, {\"b\": 2}]"),
+                  (SourceRows{{"{\"a\": 1}", 1, 0, ""}, {"{\"b\": 2}", 1, 1, ""}}));
+        EXPECT_EQ(rows_of_file(name, "\xEF\xBB\xBF \n[{}]"), (SourceRows{{"{}", 2, 0, ""}}));
     }
 }
 
 TEST(RowSource, LinesAreReadWhateverTheName) {
     for (const char* name : {"rows.jsonl", "rows.json"}) {
-        EXPECT_EQ(rows_of(name, "{\"a\": \"}\\\"\"}\n\n{\"b\": [\n"),
-                  (Rows{{"{\"a\": \"}\\\"\"}", 1, -1, ""}, {"{\"b\": [", 3, -1, ""}}));
-        EXPECT_EQ(rows_of(name, "{}"), (Rows{{"{}", 1, -1, ""}}));
-        EXPECT_EQ(rows_of(name, "\xEF\xBB\xBF{}\n\xEF\xBB\xBF{}").at(1).fault,
+        EXPECT_EQ(rows_of_file(name, "{\"a\": \"}\\\"\"}\n\n{\"b\": [\n"),
+                  (SourceRows{{"{\"a\": \"}\\\"\"}", 1, -1, ""}, {"{\"b\": [", 3, -1, ""}}));
+        EXPECT_EQ(rows_of_file(name, "{}"), (SourceRows{{"{}", 1, -1, ""}}));
+        EXPECT_EQ(rows_of_file(name, "\xEF\xBB\xBF{}\n\xEF\xBB\xBF{}").at(1).fault,
                   "a byte order mark inside the file; it may only begin it");
     }
 }
 
 TEST(RowSource, AFirstRowLongerThanAReadTellsToo) {
     const std::string big = "{\"a\": \"" + std::string(std::size_t{200} << 10, 'x') + "\"}";
-    EXPECT_EQ(rows_of("rows.json", big + "\n{}\n"), (Rows{{big, 1, -1, ""}, {"{}", 2, -1, ""}}));
-    EXPECT_EQ(rows_of("rows.jsonl", "[" + big + ",\n{}]"), (Rows{{big, 1, 0, ""}, {"{}", 2, 1, ""}}));
+    EXPECT_EQ(rows_of_file("rows.json", big + "\n{}\n"), (SourceRows{{big, 1, -1, ""}, {"{}", 2, -1, ""}}));
+    EXPECT_EQ(rows_of_file("rows.jsonl", "[" + big + ",\n{}]"),
+              (SourceRows{{big, 1, 0, ""}, {"{}", 2, 1, ""}}));
 }
 
 TEST(RowSource, TheNameTellsWhereTheBeginningDoesNot) {
     const std::string blanks(std::size_t{70} << 10, '\n');
-    EXPECT_EQ(rows_of("rows.json", blanks + "[{}]").at(0).element, 0);
-    EXPECT_EQ(rows_of("rows.jsonl", blanks + "{}").at(0).element, -1);
+    EXPECT_EQ(rows_of_file("rows.json", blanks + "[{}]").at(0).element, 0);
+    EXPECT_EQ(rows_of_file("rows.jsonl", blanks + "{}").at(0).element, -1);
     // Lists are bad rows, each of them; a damaged array is one.
-    EXPECT_EQ(rows_of("rows.jsonl", "[]\n{}\n").size(), 2U);
-    EXPECT_EQ(rows_of("rows.json", "[]\n{}\n").at(0).fault, "text follows the end of the list");
-    EXPECT_EQ(rows_of("rows.jsonl", "x\n").at(0).text, "x");
+    EXPECT_EQ(rows_of_file("rows.jsonl", "[]\n{}\n").size(), 2U);
+    EXPECT_EQ(rows_of_file("rows.json", "[]\n{}\n").at(0).fault, "text follows the end of the list");
+    EXPECT_EQ(rows_of_file("rows.jsonl", "x\n").at(0).text, "x");
     EXPECT_NE(refusal("rows.json", "x\n").find("rows.json:1: a data file must hold a list of rows"),
               std::string::npos);
 }
@@ -120,9 +121,9 @@ TEST(RowSource, APipeIsReadInWholePieces) {
         std::ofstream out(file, std::ios::binary);
         for (const char* part : {"\xEF", "\xBB\xBF", "[{\"a\": 1}", ", {}]"}) out << part << std::flush;
     });
-    const Rows rows = rows_of_file(file);
+    const SourceRows rows = rows_of_file(file);
     writer.join();
-    EXPECT_EQ(rows, (Rows{{"{\"a\": 1}", 1, 0, ""}, {"{}", 1, 1, ""}}));
+    EXPECT_EQ(rows, (SourceRows{{"{\"a\": 1}", 1, 0, ""}, {"{}", 1, 1, ""}}));
 }
 
 }  // namespace

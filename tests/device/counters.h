@@ -2,7 +2,7 @@
 
 #include "device/emulated.h"
 
-#include <ATen/ATen.h>
+#include <ATen/core/Tensor.h>
 #include <ATen/record_function.h>
 
 #include <algorithm>

@@ -1,6 +1,7 @@
 // What a device is not asked to do again and again: launches and copies of the emulated model, counted.
 #include "device/counters.h"
 
+#include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 
 #include <numeric>

@@ -2,6 +2,8 @@
 // source.
 #include "device/emulated.h"
 
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/full_like.h>
 #include <gtest/gtest.h>
 
 #include <map>

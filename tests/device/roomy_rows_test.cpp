@@ -1,6 +1,12 @@
 // Which memory a product on a device may write behind its input.
 #include "device/emulated.h"
 
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/allclose.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/randn.h>
+#include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
 #include "qlora/ops/device.h"

@@ -1,5 +1,6 @@
 #include "qlora/models/base_loader.h"
 
+#include <ATen/ops/tensor.h>
 #include <gtest/gtest.h>
 
 #include <functional>

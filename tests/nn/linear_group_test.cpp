@@ -1,5 +1,8 @@
 #include "qlora/nn/linear_group.h"
 
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
 #include "ops/reference.h"

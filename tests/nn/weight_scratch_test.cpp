@@ -1,6 +1,6 @@
 #include "qlora/nn/weight_scratch.h"
 
-#include <ATen/ATen.h>
+#include <ATen/core/Tensor.h>
 #include <gtest/gtest.h>
 
 namespace qlora::nn {

@@ -1,6 +1,15 @@
 #include "qlora/ops/attention.h"
 
 #include <ATen/Parallel.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/pow.h>
+#include <ATen/ops/scaled_dot_product_attention.h>
+#include <ATen/ops/softmax.h>
+#include <ATen/ops/sqrt.h>
+#include <ATen/ops/zeros.h>
 
 #include <cmath>
 
@@ -12,7 +21,7 @@ namespace {
 using namespace test;
 
 // Two chained products, of head_dim and of sequence-length terms, around a softmax in fp32.
-constexpr double kBound = 5e-6;
+constexpr double kAttentionBound = 5e-6;
 
 struct Case {
     std::string name;
@@ -84,7 +93,7 @@ TEST_P(Attention, equals_the_definition_in_fp64) {
         {gaussian({tokens, c.heads, c.head_dim}, 1), gaussian({tokens, c.kv_heads, c.head_dim}, 2),
          gaussian({tokens, c.kv_heads, c.head_dim}, 3)},
         [&](const auto& in) { return causal_attention(in[0], in[1], in[2], c.offsets, c.window); },
-        [&](const auto& in) { return exact_attention(in[0], in[1], in[2], c); }, kBound);
+        [&](const auto& in) { return exact_attention(in[0], in[1], in[2], c); }, kAttentionBound);
 }
 
 /// As transformers' sdpa attention calls it: one sequence, keys and values repeated for every query head.
@@ -144,7 +153,7 @@ TEST_P(Attention, the_cached_form_gives_the_last_rows) {
             q.narrow(0, m - n, n).reshape({n, -1}), k, v,
             {.heads = c.heads, .kv_heads = c.kv_heads, .head_dim = c.head_dim, .window = c.window});
         // Blocks of keys are summed in another order, and masked instead of skipped: a few fp32 ulps.
-        EXPECT_LE(difference(last, whole.narrow(0, m - n, n)), kBound) << n << " of " << m;
+        EXPECT_LE(difference(last, whole.narrow(0, m - n, n)), kAttentionBound) << n << " of " << m;
     }
 }
 
@@ -200,14 +209,14 @@ TEST(RotaryAttention, head_norms_and_rotation_equal_autograd_in_fp64) {
     expect_equal_with_gradients(
         {qkv},
         [&](const auto& in) { return rotary_attention(in[0].clone(), table, c.offsets, shape, nullptr); },
-        [&](const auto& in) { return reference(in, false); }, kBound);
+        [&](const auto& in) { return reference(in, false); }, kAttentionBound);
     expect_equal_with_gradients(
         {qkv, gaussian({kDim}, 2), gaussian({kDim}, 3)},
         [&](const auto& in) {
             const HeadNorms norms{.q_weight = in[1], .k_weight = in[2], .eps = 1e-6};
             return rotary_attention(in[0].clone(), table, c.offsets, shape, &norms);
         },
-        [&](const auto& in) { return reference(in, true); }, kBound);
+        [&](const auto& in) { return reference(in, true); }, kAttentionBound);
 }
 
 }  // namespace

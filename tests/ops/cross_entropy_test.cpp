@@ -1,5 +1,9 @@
 #include "qlora/ops/cross_entropy.h"
 
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/log_softmax.h>
+#include <ATen/ops/mm.h>
 #include <cmath>
 
 #include "ops/reference.h"
@@ -11,7 +15,7 @@ using namespace test;
 
 constexpr std::int64_t kHidden = 24, kVocabulary = 131;
 // Products of 24 terms, a softmax over 131, and sums over up to 1,100 rows in fp32 (losses in fp64).
-constexpr double kBound = 3e-6;
+constexpr double kLossBound = 3e-6;
 
 at::Tensor exact_loss(const at::Tensor& hidden, const at::Tensor& head, const at::Tensor& targets) {
     const at::Tensor logits = at::mm(hidden, head.t());
@@ -35,7 +39,7 @@ TEST_P(AroundTheChunk, loss_and_gradient_of_a_frozen_head_equal_autograd_in_fp64
     expect_equal_with_gradients(
         {gaussian({GetParam(), kHidden}, 1)},
         [&](const auto& in) { return linear_cross_entropy(in[0], head, targets); },
-        [&](const auto& in) { return exact_loss(in[0], head.dense().to(at::kDouble), targets); }, kBound);
+        [&](const auto& in) { return exact_loss(in[0], head.dense().to(at::kDouble), targets); }, kLossBound);
 }
 
 TEST_P(AroundTheChunk, loss_and_gradients_of_a_trained_head_equal_autograd_in_fp64) {
@@ -43,7 +47,7 @@ TEST_P(AroundTheChunk, loss_and_gradients_of_a_trained_head_equal_autograd_in_fp
     expect_equal_with_gradients(
         {gaussian({GetParam(), kHidden}, 1), gaussian({kVocabulary, kHidden}, 2)},
         [&](const auto& in) { return trainable_linear_cross_entropy(in[0], in[1], targets); },
-        [&](const auto& in) { return exact_loss(in[0], in[1], targets); }, kBound);
+        [&](const auto& in) { return exact_loss(in[0], in[1], targets); }, kLossBound);
 }
 
 TEST_P(AroundTheChunk, scores_are_log_probabilities_and_the_most_likely_token) {
@@ -54,11 +58,11 @@ TEST_P(AroundTheChunk, scores_are_log_probabilities_and_the_most_likely_token) {
         .copy_(logits.argmax(1).slice(0, 0, GetParam(), 2));  // half of them right
     const TokenScores scores = score_tokens(hidden, DenseWeight(head), targets);
     const at::Tensor exact = at::log_softmax(logits, 1).gather(1, targets.unsqueeze(1)).squeeze(1);
-    EXPECT_LE(difference(scores.logprobs, exact), kBound);
+    EXPECT_LE(difference(scores.logprobs, exact), kLossBound);
     EXPECT_TRUE(scores.correct.equal(logits.argmax(1).eq(targets)));
     // The scores are of the very logits that the loss is of.
     const double loss = linear_cross_entropy(hidden, DenseWeight(head), targets).item<double>();
-    EXPECT_NEAR(-scores.logprobs.to(at::kDouble).sum().item<double>(), loss, kBound * std::abs(loss));
+    EXPECT_NEAR(-scores.logprobs.to(at::kDouble).sum().item<double>(), loss, kLossBound * std::abs(loss));
 }
 
 TEST(CrossEntropy, a_head_of_several_panels_gives_the_same) {

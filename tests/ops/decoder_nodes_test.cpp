@@ -1,5 +1,9 @@
 #include "qlora/ops/decoder_nodes.h"
 
+#include <ATen/ops/mm.h>
+#include <ATen/ops/sigmoid.h>
+#include <ATen/ops/sqrt.h>
+
 #include "ops/reference.h"
 
 namespace qlora::ops {
@@ -8,10 +12,10 @@ namespace {
 using namespace test;
 
 // A norm or an activation between two products of at most 90 terms.
-constexpr double kBound = 5e-6;
-constexpr std::int64_t kTokens = 11, kSize = 45, kRank = 3;
+constexpr double kNodeBound = 5e-6;
+constexpr std::int64_t kNodeTokens = 11, kNodeSize = 45, kNodeRank = 3;
 
-at::Tensor exact_norm(const at::Tensor& x, const at::Tensor& weight) {
+at::Tensor exact_node_norm(const at::Tensor& x, const at::Tensor& weight) {
     return weight * x / at::sqrt(x.pow(2).mean(-1, true) + 1e-5);
 }
 
@@ -31,42 +35,43 @@ at::Tensor exact_linear(const at::Tensor& x, const DenseWeight& weight, const at
 }
 
 TEST(NormProject, sums_both_gradients_of_the_residual_stream) {
-    const DenseWeight weight(gaussian({kSize, kSize}, 5) * 0.2);
+    const DenseWeight weight(gaussian({kNodeSize, kNodeSize}, 5) * 0.2);
     expect_equal_with_gradients(
-        {gaussian({kTokens, kSize}, 1), gaussian({kSize}, 2), gaussian({kRank, kSize}, 3) * 0.2,
-         gaussian({kSize, kRank}, 4) * 0.2},
+        {gaussian({kNodeTokens, kNodeSize}, 1), gaussian({kNodeSize}, 2),
+         gaussian({kNodeRank, kNodeSize}, 3) * 0.2, gaussian({kNodeSize, kNodeRank}, 4) * 0.2},
         [&](const auto& in) {
             const auto [y, residual] = norm_project(in[0], in[1], 1e-5, adapted(weight, in[2], in[3]));
             return y + residual * 3;
         },
         [&](const auto& in) {
-            return exact_linear(exact_norm(in[0], in[1]), weight, in[2], in[3]) + in[0] * 3;
+            return exact_linear(exact_node_norm(in[0], in[1]), weight, in[2], in[3]) + in[0] * 3;
         },
-        kBound);
+        kNodeBound);
 }
 
 TEST(NormProject, what_is_pending_is_added_before_the_norm) {
-    const DenseWeight weight(gaussian({kSize, kSize}, 5) * 0.2);
+    const DenseWeight weight(gaussian({kNodeSize, kNodeSize}, 5) * 0.2);
     expect_equal_with_gradients(
-        {gaussian({kTokens, kSize}, 1), gaussian({kSize}, 2), gaussian({kRank, kSize}, 3) * 0.2,
-         gaussian({kSize, kRank}, 4) * 0.2, gaussian({kTokens, kSize}, 6)},
+        {gaussian({kNodeTokens, kNodeSize}, 1), gaussian({kNodeSize}, 2),
+         gaussian({kNodeRank, kNodeSize}, 3) * 0.2, gaussian({kNodeSize, kNodeRank}, 4) * 0.2,
+         gaussian({kNodeTokens, kNodeSize}, 6)},
         [&](const auto& in) {
             const auto [y, residual] = norm_project(in[0], in[1], 1e-5, adapted(weight, in[2], in[3]), in[4]);
             return y + residual * 3;
         },
         [&](const auto& in) {
             const at::Tensor sum = in[0] + in[4];
-            return exact_linear(exact_norm(sum, in[1]), weight, in[2], in[3]) + sum * 3;
+            return exact_linear(exact_node_norm(sum, in[1]), weight, in[2], in[3]) + sum * 3;
         },
-        kBound);
+        kNodeBound);
 }
 
 TEST(NormProject, adapters_train_above_a_frozen_input) {
-    const DenseWeight weight(gaussian({kSize, kSize}, 5));
-    const at::Tensor a = gaussian({kRank, kSize}, 3).requires_grad_(),
-                     b = gaussian({kSize, kRank}, 4).requires_grad_();
-    const at::Tensor hidden = gaussian({kTokens, kSize}, 1);
-    const auto [y, residual] = norm_project(hidden, gaussian({kSize}, 2), 1e-5, adapted(weight, a, b));
+    const DenseWeight weight(gaussian({kNodeSize, kNodeSize}, 5));
+    const at::Tensor a = gaussian({kNodeRank, kNodeSize}, 3).requires_grad_(),
+                     b = gaussian({kNodeSize, kNodeRank}, 4).requires_grad_();
+    const at::Tensor hidden = gaussian({kNodeTokens, kNodeSize}, 1);
+    const auto [y, residual] = norm_project(hidden, gaussian({kNodeSize}, 2), 1e-5, adapted(weight, a, b));
     (y + residual).sum().backward();
     EXPECT_TRUE(a.grad().any().item<bool>());
     EXPECT_TRUE(b.grad().any().item<bool>());
@@ -74,18 +79,18 @@ TEST(NormProject, adapters_train_above_a_frozen_input) {
 }
 
 TEST(ProjectResidual, adds_to_the_residual_and_passes_its_gradient_on) {
-    const DenseWeight weight(gaussian({kSize, kSize}, 5) * 0.2);
+    const DenseWeight weight(gaussian({kNodeSize, kNodeSize}, 5) * 0.2);
     expect_equal_with_gradients(
-        {gaussian({kTokens, kSize}, 1), gaussian({kTokens, kSize}, 2), gaussian({kRank, kSize}, 3) * 0.2,
-         gaussian({kSize, kRank}, 4) * 0.2},
+        {gaussian({kNodeTokens, kNodeSize}, 1), gaussian({kNodeTokens, kNodeSize}, 2),
+         gaussian({kNodeRank, kNodeSize}, 3) * 0.2, gaussian({kNodeSize, kNodeRank}, 4) * 0.2},
         [&](const auto& in) { return project_residual(in[0], in[1], adapted(weight, in[2], in[3])); },
-        [&](const auto& in) { return in[1] + exact_linear(in[0], weight, in[2], in[3]); }, kBound);
+        [&](const auto& in) { return in[1] + exact_linear(in[0], weight, in[2], in[3]); }, kNodeBound);
 }
 
 TEST(ProjectResidual, bf16_rounds_the_projection_before_the_sum) {
-    const DenseWeight weight((gaussian({kSize, kSize}, 5) * 0.2).to(at::kBFloat16).to(at::kFloat));
-    const at::Tensor x = gaussian({kTokens, kSize}, 1).to(at::kBFloat16),
-                     residual = gaussian({kTokens, kSize}, 2).to(at::kBFloat16);
+    const DenseWeight weight((gaussian({kNodeSize, kNodeSize}, 5) * 0.2).to(at::kBFloat16).to(at::kFloat));
+    const at::Tensor x = gaussian({kNodeTokens, kNodeSize}, 1).to(at::kBFloat16),
+                     residual = gaussian({kNodeTokens, kNodeSize}, 2).to(at::kBFloat16);
     Projections plain;
     plain.parts.push_back({.weight = &weight, .trained_weight = {}, .bias = {}, .adapter = {}});
     const at::Tensor expected = residual + project(plain, x);
@@ -93,23 +98,24 @@ TEST(ProjectResidual, bf16_rounds_the_projection_before_the_sum) {
 }
 
 TEST(SwigluProjectResidual, equals_autograd_in_fp64) {
-    const DenseWeight weight(gaussian({kSize, 2 * kSize}, 5) * 0.2);
+    const DenseWeight weight(gaussian({kNodeSize, 2 * kNodeSize}, 5) * 0.2);
     expect_equal_with_gradients(
-        {gaussian({kTokens, 4 * kSize}, 1), gaussian({kTokens, kSize}, 2),
-         gaussian({kRank, 2 * kSize}, 3) * 0.2, gaussian({kSize, kRank}, 4) * 0.2},
+        {gaussian({kNodeTokens, 4 * kNodeSize}, 1), gaussian({kNodeTokens, kNodeSize}, 2),
+         gaussian({kNodeRank, 2 * kNodeSize}, 3) * 0.2, gaussian({kNodeSize, kNodeRank}, 4) * 0.2},
         [&](const auto& in) { return swiglu_project_residual(in[0], in[1], adapted(weight, in[2], in[3])); },
         [&](const auto& in) {
-            const at::Tensor gate = in[0].narrow(1, 0, 2 * kSize), up = in[0].narrow(1, 2 * kSize, 2 * kSize);
+            const at::Tensor gate = in[0].narrow(1, 0, 2 * kNodeSize),
+                             up = in[0].narrow(1, 2 * kNodeSize, 2 * kNodeSize);
             return in[1] + exact_linear(gate * at::sigmoid(gate) * up, weight, in[2], in[3]);
         },
-        kBound);
+        kNodeBound);
 }
 
 TEST(SwigluProjectResidual, adapters_train_above_frozen_gates) {
-    const DenseWeight weight(gaussian({kSize, 2 * kSize}, 5));
-    const at::Tensor a = gaussian({kRank, 2 * kSize}, 3).requires_grad_(),
-                     b = gaussian({kSize, kRank}, 4).requires_grad_();
-    swiglu_project_residual(gaussian({kTokens, 4 * kSize}, 1), gaussian({kTokens, kSize}, 2),
+    const DenseWeight weight(gaussian({kNodeSize, 2 * kNodeSize}, 5));
+    const at::Tensor a = gaussian({kNodeRank, 2 * kNodeSize}, 3).requires_grad_(),
+                     b = gaussian({kNodeSize, kNodeRank}, 4).requires_grad_();
+    swiglu_project_residual(gaussian({kNodeTokens, 4 * kNodeSize}, 1), gaussian({kNodeTokens, kNodeSize}, 2),
                             adapted(weight, a, b))
         .sum()
         .backward();

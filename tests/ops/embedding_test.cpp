@@ -1,5 +1,9 @@
 #include "qlora/ops/embedding.h"
 
+#include <ATen/ops/embedding.h>
+#include <ATen/ops/tensor.h>
+#include <ATen/ops/zeros.h>
+
 #include "ops/reference.h"
 
 namespace qlora::ops {

@@ -2,6 +2,8 @@
 
 #include "qlora/ops/decoder_nodes.h"
 
+#include <ATen/ops/zeros.h>
+
 /// Single linear layers, through the node that every projection goes through.
 namespace qlora::ops::test {
 

@@ -1,5 +1,9 @@
 #include "qlora/ops/mlp_node.h"
 
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/ones_like.h>
+
 #include "ops/reference.h"
 #include "qlora/ops/cpu_arena.h"
 #include "qlora/ops/decoder_nodes.h"
@@ -9,7 +13,7 @@ namespace {
 
 using namespace test;
 
-constexpr std::int64_t kTokens = 13, kHidden = 24, kInner = 40, kRank = 3;
+constexpr std::int64_t kMlpTokens = 13, kHidden = 24, kInner = 40, kMlpRank = 3;
 constexpr double kEps = 1e-5;
 
 struct Variant {
@@ -36,8 +40,8 @@ struct Mlp {
           norm(gaussian({hidden_size}, 4).set_requires_grad(v.trains_norm)) {
         for (std::uint64_t i = 0; i < 3; ++i) {
             const std::int64_t in = i < 2 ? hidden_size : inner_size, out = i < 2 ? inner_size : hidden_size;
-            a.push_back((gaussian({kRank, in}, 10 + i) * 0.2).requires_grad_());
-            b.push_back((gaussian({out, kRank}, 20 + i) * 0.2).requires_grad_());
+            a.push_back((gaussian({kMlpRank, in}, 10 + i) * 0.2).requires_grad_());
+            b.push_back((gaussian({out, kMlpRank}, 20 + i) * 0.2).requires_grad_());
             biases.push_back(gaussian({out}, 30 + i).to(v.dtype).requires_grad_());
         }
         trained_up = up.dense().clone().requires_grad_();
@@ -86,7 +90,7 @@ enum class Way { kTwoNodes, kOneNode, kGraphOnly };
 std::vector<at::Tensor> run(const Variant& variant, Way way) {
     const Mlp mlp(variant);
     const at::Tensor hidden =
-        gaussian({kTokens, kHidden}, 5).to(variant.dtype).set_requires_grad(variant.trains_hidden);
+        gaussian({kMlpTokens, kHidden}, 5).to(variant.dtype).set_requires_grad(variant.trains_hidden);
     at::Tensor y;
     if (way == Way::kTwoNodes) {
         const auto [inner, residual] = norm_project(hidden, mlp.norm, kEps, mlp.gate_up());
@@ -147,7 +151,7 @@ TEST_P(MlpNode, gives_the_bits_of_two_nodes) {
 
 TEST(MlpResidual, weights_are_made_once_in_each_pass) {
     const Mlp mlp({"adapters"});
-    const at::Tensor hidden = gaussian({kTokens, kHidden}, 5).requires_grad_();
+    const at::Tensor hidden = gaussian({kMlpTokens, kHidden}, 5).requires_grad_();
     const at::Tensor y = mlp_residual(hidden, mlp.norm, kEps, mlp.gate_up(), mlp.down_projection());
     EXPECT_EQ(mlp.times_made, 1);
     y.sum().backward();
@@ -172,7 +176,7 @@ TEST(MlpResidual, keeps_nothing_but_its_input) {
 
 TEST(MlpResidual, without_gradients_it_is_the_same_result) {
     const Mlp mlp({"adapters"});
-    const at::Tensor hidden = gaussian({kTokens, kHidden}, 5);
+    const at::Tensor hidden = gaussian({kMlpTokens, kHidden}, 5);
     const at::Tensor with = mlp_residual(hidden, mlp.norm, kEps, mlp.gate_up(), mlp.down_projection());
     const at::AutoGradMode off(false);
     EXPECT_TRUE(

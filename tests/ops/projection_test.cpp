@@ -1,4 +1,9 @@
 #include "qlora/ops/projection.h"
+
+#include <ATen/Parallel.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/zeros.h>
 #include "qlora/ops/gemm.h"
 
 #include "ops/linears.h"
@@ -12,7 +17,7 @@ using namespace test;
 
 // Sums of at most 300 fp32 products of order 1: rounding adds up to some 10 half-ulps (2^-24) of the largest
 // value.
-constexpr double kBound = 2e-6;
+constexpr double kProjectionBound = 2e-6;
 constexpr std::int64_t kIn = 301, kOut = 67, kRank = 5;
 
 class LinearOfTokens : public testing::TestWithParam<std::int64_t> {};
@@ -23,10 +28,11 @@ TEST_P(LinearOfTokens, frozen_linear_equals_autograd_in_fp64) {
     const DenseWeight weight(gaussian({kOut, kIn}, 2));
     expect_equal_with_gradients(
         {x, bias}, [&](const auto& in) { return frozen_linear(in[0], weight, in[1]); },
-        [&](const auto& in) { return at::mm(in[0], weight.dense().to(at::kDouble).t()) + in[1]; }, kBound);
+        [&](const auto& in) { return at::mm(in[0], weight.dense().to(at::kDouble).t()) + in[1]; },
+        kProjectionBound);
     expect_equal_with_gradients(
         {x}, [&](const auto& in) { return frozen_linear(in[0], weight, at::Tensor()); },
-        [&](const auto& in) { return at::mm(in[0], weight.dense().to(at::kDouble).t()); }, kBound);
+        [&](const auto& in) { return at::mm(in[0], weight.dense().to(at::kDouble).t()); }, kProjectionBound);
 }
 
 TEST_P(LinearOfTokens, trainable_linear_equals_autograd_in_fp64) {
@@ -34,10 +40,10 @@ TEST_P(LinearOfTokens, trainable_linear_equals_autograd_in_fp64) {
                      bias = gaussian({kOut}, 3);
     expect_equal_with_gradients(
         {x, w, bias}, [](const auto& in) { return trainable_linear(in[0], in[1], in[2]); },
-        [](const auto& in) { return at::mm(in[0], in[1].t()) + in[2]; }, kBound);
+        [](const auto& in) { return at::mm(in[0], in[1].t()) + in[2]; }, kProjectionBound);
     expect_equal_with_gradients(
         {x, w}, [](const auto& in) { return trainable_linear(in[0], in[1], at::Tensor()); },
-        [](const auto& in) { return at::mm(in[0], in[1].t()); }, kBound);
+        [](const auto& in) { return at::mm(in[0], in[1].t()); }, kProjectionBound);
 }
 
 /// 1 / (1 - p) where the counter keeps an element, else 0.
@@ -74,11 +80,11 @@ TEST_P(LoraDropout, lora_linear_equals_equation_3_of_the_paper_in_fp64) {
         [&](const auto& in) {
             return lora_linear(in[0], weight, at::Tensor(), in[1], in[2], kScaling, site);
         },
-        reference, 2 * kBound);
+        reference, 2 * kProjectionBound);
     expect_equal_with_gradients(
         {x, a, b, bias},
         [&](const auto& in) { return lora_linear(in[0], weight, in[3], in[1], in[2], kScaling, site); },
-        [&](const auto& in) { return reference(in) + in[3]; }, 2 * kBound);
+        [&](const auto& in) { return reference(in) + in[3]; }, 2 * kProjectionBound);
 }
 
 TEST(LoraLinear, adapters_train_below_an_input_without_gradient) {
@@ -109,7 +115,7 @@ TEST(Bf16Linear, one_rounding_separates_the_result_from_the_exact_one) {
     const at::Tensor y = frozen_linear(x, weight, bias);
     EXPECT_EQ(y.scalar_type(), at::kBFloat16);
     // Half a spacing of the element itself, and the fp32 noise of sums whose terms are larger than it.
-    const at::Tensor allowed = exact.abs() * kBf16Rounding * 1.0001 + exact.abs().max() * kBound;
+    const at::Tensor allowed = exact.abs() * kBf16Rounding * 1.0001 + exact.abs().max() * kProjectionBound;
     EXPECT_TRUE((y.to(at::kDouble) - exact).abs().le(allowed).all().item<bool>());
 }
 

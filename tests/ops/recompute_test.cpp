@@ -1,5 +1,8 @@
 #include "qlora/ops/recompute.h"
 
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/silu.h>
+
 #include "ops/linears.h"
 #include "ops/reference.h"
 #include "qlora/ops/rms_norm.h"

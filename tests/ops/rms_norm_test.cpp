@@ -1,5 +1,8 @@
 #include "qlora/ops/rms_norm.h"
 
+#include <ATen/ops/empty.h>
+#include <ATen/ops/sqrt.h>
+#include <ATen/ops/zeros.h>
 #include <cmath>
 
 #include "ops/reference.h"
@@ -10,7 +13,7 @@ namespace {
 using namespace test;
 
 // One mean of n squares and a few products in fp32: a handful of half-ulps (6e-8).
-constexpr double kBound = 2e-6;
+constexpr double kNormBound = 2e-6;
 
 at::Tensor exact_norm(const at::Tensor& x, const at::Tensor& weight, double eps) {
     return weight * x / at::sqrt(x.pow(2).mean(-1, true) + eps);
@@ -23,7 +26,7 @@ TEST(RmsNorm, equals_autograd_in_fp64) {
             {x, weight}, [](const auto& in) { return rms_norm(in[0], in[1], 1e-5); },
             [](const auto& in) { return exact_norm(in[0], in[1], 1e-5); },
             // With one element the norm is its sign, and terms of 1 / x cancel to nothing.
-            size == 1 ? 5 * kBound : kBound);
+            size == 1 ? 5 * kNormBound : kNormBound);
     }
 }
 
@@ -31,14 +34,14 @@ TEST(RmsNorm, norms_the_last_of_three_dimensions) {  // q_norm and k_norm: [T, h
     const at::Tensor x = gaussian({6, 3, 24}, 1), weight = gaussian({24}, 2);
     expect_equal_with_gradients(
         {x, weight}, [](const auto& in) { return rms_norm(in[0], in[1], 1e-6); },
-        [](const auto& in) { return exact_norm(in[0], in[1], 1e-6); }, kBound);
+        [](const auto& in) { return exact_norm(in[0], in[1], 1e-6); }, kNormBound);
 }
 
 TEST(RmsNorm, the_epsilon_rules_tiny_inputs) {
     const at::Tensor x = gaussian({4, 32}, 1) * 1e-4, weight = gaussian({32}, 2);
     expect_equal_with_gradients(
         {x, weight}, [](const auto& in) { return rms_norm(in[0], in[1], 1e-5); },
-        [](const auto& in) { return exact_norm(in[0], in[1], 1e-5); }, kBound);
+        [](const auto& in) { return exact_norm(in[0], in[1], 1e-5); }, kNormBound);
     EXPECT_TRUE(rms_norm(at::zeros({2, 32}), weight, 1e-5).equal(at::zeros({2, 32})));
 }
 

@@ -1,5 +1,10 @@
 #include "qlora/ops/rope.h"
 
+#include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/pow.h>
+#include <ATen/ops/tensor.h>
 #include <cmath>
 #include <deque>
 

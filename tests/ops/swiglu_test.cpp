@@ -1,5 +1,10 @@
 #include "qlora/ops/swiglu.h"
 
+#include <ATen/ops/cat.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/ones.h>
+#include <ATen/ops/sigmoid.h>
+#include <ATen/ops/tensor.h>
 #include <cmath>
 
 #include "ops/reference.h"

@@ -7,13 +7,13 @@
 namespace qlora::adapters {
 namespace {
 
-LoraConfig parse(const std::string& fields) {
+LoraConfig lora_of(const std::string& fields) {
     const std::string more = fields.empty() ? "" : ", " + fields;
     return parse_adapter_config(parse_json(R"({"peft_type": "LORA")" + more + "}", "t"),
                                 "adapter_config.json");
 }
 
-std::string fault_of(const std::string& json) {
+std::string lora_fault(const std::string& json) {
     try {
         parse_adapter_config(parse_json(json, "t"), "adapter_config.json");
     } catch (const CheckpointError& error) {
@@ -23,7 +23,7 @@ std::string fault_of(const std::string& json) {
 }
 
 TEST(AdapterConfig, missing_fields_have_the_defaults_of_peft) {
-    const LoraConfig config = parse("");
+    const LoraConfig config = lora_of("");
     EXPECT_EQ(config.r, 8);
     EXPECT_EQ(config.lora_alpha, 8);
     EXPECT_EQ(config.lora_dropout, 0);
@@ -34,23 +34,23 @@ TEST(AdapterConfig, missing_fields_have_the_defaults_of_peft) {
 
 TEST(AdapterConfig, an_unknown_field_that_switches_nothing_on_is_passed_over) {
     for (const char* value : {"null", "false", "0", "0.0", "\"\"", "[]", "{}"}) {
-        EXPECT_NO_THROW(parse(R"("a_later_feature": )" + std::string(value))) << value;
+        EXPECT_NO_THROW(lora_of(R"("a_later_feature": )" + std::string(value))) << value;
     }
 }
 
 TEST(AdapterConfig, an_unknown_field_that_switches_something_on_is_refused_by_name) {
     for (const char* value : {"true", "1", "\"x\"", "[0]", "{\"a\": null}"}) {
         const std::string fault =
-            fault_of(R"({"peft_type": "LORA", "a_later_feature": )" + std::string(value) + "}");
+            lora_fault(R"({"peft_type": "LORA", "a_later_feature": )" + std::string(value) + "}");
         EXPECT_NE(fault.find("a_later_feature: is not known to this version"), std::string::npos) << fault;
     }
 }
 
 TEST(AdapterConfig, what_only_describes_the_writer_is_ignored) {
-    EXPECT_EQ(parse(R"("inference_mode": true, "peft_version": "0.99.0", "revision": "main",
+    EXPECT_EQ(lora_of(R"("inference_mode": true, "peft_version": "0.99.0", "revision": "main",
                       "auto_mapping": {"base_model_class": "X"},
                       "runtime_config": {"ephemeral_gpu_offload": true})"),
-              parse(""));
+              lora_of(""));
 }
 
 TEST(AdapterConfig, every_unbuilt_field_is_accepted_at_its_default_and_refused_otherwise) {
@@ -58,8 +58,8 @@ TEST(AdapterConfig, every_unbuilt_field_is_accepted_at_its_default_and_refused_o
     for (const FieldInfo& info : list_fields<LoraConfig>()) {
         if (!info.fixed) continue;
         ++count;
-        EXPECT_NO_THROW(parse("\"" + info.name + "\": " + info.default_text)) << info.name;
-        const std::string fault = fault_of("{\"peft_type\": \"LORA\", \"" + info.name + "\": {\"x\": 1}}");
+        EXPECT_NO_THROW(lora_of("\"" + info.name + "\": " + info.default_text)) << info.name;
+        const std::string fault = lora_fault("{\"peft_type\": \"LORA\", \"" + info.name + "\": {\"x\": 1}}");
         EXPECT_NE(fault.find(info.name + ": must be"), std::string::npos) << fault;
         EXPECT_NE(fault.find(info.help), std::string::npos) << fault;
     }
@@ -67,14 +67,14 @@ TEST(AdapterConfig, every_unbuilt_field_is_accepted_at_its_default_and_refused_o
 }
 
 TEST(AdapterConfig, another_method_or_none_is_refused) {
-    EXPECT_NE(fault_of(R"({"peft_type": "IA3"})").find("peft_type"), std::string::npos);
-    EXPECT_NE(fault_of("{}").find("peft_type: is required"), std::string::npos);
-    EXPECT_NE(fault_of("[]").find("must be an object"), std::string::npos);
+    EXPECT_NE(lora_fault(R"({"peft_type": "IA3"})").find("peft_type"), std::string::npos);
+    EXPECT_NE(lora_fault("{}").find("peft_type: is required"), std::string::npos);
+    EXPECT_NE(lora_fault("[]").find("must be an object"), std::string::npos);
 }
 
 TEST(AdapterConfig, all_faults_come_together) {
     const std::string fault =
-        fault_of(R"({"peft_type": "LORA", "r": -1, "use_dora": true, "novel": 1, "layers_pattern": "h"})");
+        lora_fault(R"({"peft_type": "LORA", "r": -1, "use_dora": true, "novel": 1, "layers_pattern": "h"})");
     EXPECT_NE(fault.find("4 faults"), std::string::npos) << fault;
 }
 

@@ -33,7 +33,7 @@ std::string with_quantization(const std::string& fields) {
     return with_section("\"quantization\": {" + fields + "}");
 }
 
-std::string fault_of(const std::string& text, const std::vector<std::string>& overrides = {}) {
+std::string run_fault(const std::string& text, const std::vector<std::string>& overrides = {}) {
     try {
         parse_run_config(parse_json(text, "run.json"), "/base", "run.json", overrides);
     } catch (const ConfigError& error) {
@@ -55,7 +55,7 @@ void PrintTo(const BadConfig& bad, std::ostream* out) {
 class RefusedConfig : public testing::TestWithParam<BadConfig> {};
 
 TEST_P(RefusedConfig, names_path_and_fix) {
-    const std::string fault = fault_of(GetParam().text);
+    const std::string fault = run_fault(GetParam().text);
     EXPECT_EQ(fault.rfind("run.json: ", 0), 0U) << fault;
     for (const std::string& fragment : GetParam().fragments) {
         EXPECT_NE(fault.find(fragment), std::string::npos) << fragment << "\n" << fault;
@@ -349,7 +349,7 @@ constexpr const char* kForeignKeys[] = {"bf16",
                                         "overwrite_output_dir"};
 
 TEST(RunConfigFaults, of_val_set_size_name_the_share_that_is_meant) {
-    EXPECT_NE(fault_of(with_data("\"val_set_size\": 0.05"))
+    EXPECT_NE(run_fault(with_data("\"val_set_size\": 0.05"))
                   .find("data.eval here: a share of the training rows (0.05)"),
               std::string::npos);
 }
@@ -359,15 +359,16 @@ TEST(RunConfigFaults, of_other_programs_words_say_which_setting_it_is) {
         for (const std::string& text :
              {with_section("\"" + key + "\": 1"), with_training("\"" + key + "\": 1"),
               with_peft("\"" + key + "\": 1")}) {
-            const std::string fault = fault_of(text);
+            const std::string fault = run_fault(text);
             EXPECT_NE(fault.find(key + ": unknown "), std::string::npos) << fault;
             EXPECT_EQ(fault.find("did you mean"), std::string::npos) << fault;
             EXPECT_GT(fault.size(), std::string("run.json: : unknown section: ").size() + key.size() + 20)
                 << fault;
         }
     }
-    EXPECT_NE(fault_of(with_section(R"("adapter": "qlora")")).find("quantization.load_in_4bit true is QLoRA"),
-              std::string::npos);
+    EXPECT_NE(
+        run_fault(with_section(R"("adapter": "qlora")")).find("quantization.load_in_4bit true is QLoRA"),
+        std::string::npos);
 }
 
 TEST(RunConfigFaults, of_a_setting_in_another_section_name_its_own) {
@@ -375,25 +376,25 @@ TEST(RunConfigFaults, of_a_setting_in_another_section_name_its_own) {
         for (const FieldInfo& info : list_fields<Section>()) {
             const std::string path = std::string(name) + "." + info.name;
             EXPECT_NE(
-                fault_of(with_section("\"" + info.name + "\": 1")).find("did you mean \"" + path + "\"?"),
+                run_fault(with_section("\"" + info.name + "\": 1")).find("did you mean \"" + path + "\"?"),
                 std::string::npos)
                 << path;
         }
     });
     EXPECT_NE(
-        fault_of(with_training("\"group_by_length\": true")).find("did you mean \"data.group_by_length\"?"),
+        run_fault(with_training("\"group_by_length\": true")).find("did you mean \"data.group_by_length\"?"),
         std::string::npos);
 }
 
 TEST(RunConfigFaults, are_all_reported_together) {
-    const std::string fault = fault_of(R"({
+    const std::string fault = run_fault(R"({
         "model": {"device": "gpu"},
         "quantization": {"bnb_4bit_blocksize": 48},
         "peft": {"r": 0, "use_dora": true},
         "data": {"train": "t", "formt": "alpaca"},
         "training": {"output_dir": "o", "seed": 1.5, "load_best_model_at_end": true},
         "extra": 1})",
-                                       {"nowhere.x=1", "training.warmup_steps=-1"});
+                                        {"nowhere.x=1", "training.warmup_steps=-1"});
     EXPECT_NE(fault.find("run.json: 11 faults:"), std::string::npos) << fault;
     for (const char* fragment :
          {"nowhere", "extra", "model.path", "model.device", "bnb_4bit_blocksize", "peft.r", "peft.use_dora",
@@ -404,12 +405,12 @@ TEST(RunConfigFaults, are_all_reported_together) {
 
 TEST(RunConfigFaults, of_an_override_name_the_setting) {
     const std::string good = std::string("{") + kModel + ", " + kData + ", " + kTraining + "}";
-    EXPECT_EQ(fault_of(good), "no fault");
-    EXPECT_NE(fault_of(good, {"training.learning_rat=1"}).find("did you mean \"learning_rate\""),
+    EXPECT_EQ(run_fault(good), "no fault");
+    EXPECT_NE(run_fault(good, {"training.learning_rat=1"}).find("did you mean \"learning_rate\""),
               std::string::npos);
-    EXPECT_NE(fault_of(good, {"training.learning_rate=fast"}).find("must be a number, not \"fast\""),
+    EXPECT_NE(run_fault(good, {"training.learning_rate=fast"}).find("must be a number, not \"fast\""),
               std::string::npos);
-    EXPECT_NE(fault_of(good, {"training.warmup_ratio=0.1", "training.warmup_steps=4"}).find("leave one out"),
+    EXPECT_NE(run_fault(good, {"training.warmup_ratio=0.1", "training.warmup_steps=4"}).find("leave one out"),
               std::string::npos);
 }
 

@@ -45,7 +45,7 @@ LoraConfig with_targets(ModuleNames names) {
     return config;
 }
 
-std::string fault_of(const LoraConfig& config, const std::string& model_type = "llama") {
+std::string target_fault(const LoraConfig& config, const std::string& model_type = "llama") {
     try {
         match_targets(config, llama(), model_type);
     } catch (const ConfigError& error) {
@@ -64,7 +64,7 @@ TEST(MatchTargets, default_is_query_and_value_and_saved_as_names) {
 }
 
 TEST(MatchTargets, an_architecture_without_default_needs_names) {
-    EXPECT_NE(fault_of(LoraConfig{}, "unheard_of").find("no default for the architecture \"unheard_of\""),
+    EXPECT_NE(target_fault(LoraConfig{}, "unheard_of").find("no default for the architecture \"unheard_of\""),
               std::string::npos);
 }
 
@@ -88,7 +88,7 @@ TEST(MatchTargets, rslora_divides_by_the_root_of_the_rank) {
 }
 
 TEST(MatchTargets, each_name_of_a_list_must_fit_and_the_near_ones_are_listed) {
-    const std::string fault = fault_of(with_targets(NameList{"q_proj", "vproj", "query"}));
+    const std::string fault = target_fault(with_targets(NameList{"q_proj", "vproj", "query"}));
     EXPECT_NE(fault.find("2 faults"), std::string::npos) << fault;
     EXPECT_NE(fault.find("\"vproj\" matches no module of the model; did you mean \"v_proj\""),
               std::string::npos)
@@ -100,26 +100,28 @@ TEST(MatchTargets, each_name_of_a_list_must_fit_and_the_near_ones_are_listed) {
 }
 
 TEST(MatchTargets, a_string_that_is_only_an_ending_is_explained) {
-    const std::string fault = fault_of(with_targets("q_proj"));
+    const std::string fault = target_fault(with_targets("q_proj"));
     EXPECT_NE(fault.find("must match a whole path such as model.layers.0.self_attn.q_proj"),
               std::string::npos)
         << fault;
     EXPECT_NE(fault.find("[\"q_proj\"]"), std::string::npos) << fault;
-    const std::string joined = fault_of(with_targets("q_proj,v_proj"));
+    const std::string joined = target_fault(with_targets("q_proj,v_proj"));
     EXPECT_NE(joined.find("use a list, [\"q_proj\", \"v_proj\"]"), std::string::npos) << joined;
-    const std::string all = fault_of(with_targets("all"));
+    const std::string all = target_fault(with_targets("all"));
     EXPECT_NE(all.find("did you mean \"all-linear\"?"), std::string::npos) << all;
 }
 
 TEST(MatchTargets, head_and_embedding_are_refused_by_name) {
-    EXPECT_NE(fault_of(with_targets(NameList{"q_proj", "lm_head"})).find("LoRA on lm_head is not built yet"),
-              std::string::npos);
-    EXPECT_NE(fault_of(with_targets(".*embed_tokens")).find("LoRA on model.embed_tokens is not built yet"),
-              std::string::npos);
+    EXPECT_NE(
+        target_fault(with_targets(NameList{"q_proj", "lm_head"})).find("LoRA on lm_head is not built yet"),
+        std::string::npos);
+    EXPECT_NE(
+        target_fault(with_targets(".*embed_tokens")).find("LoRA on model.embed_tokens is not built yet"),
+        std::string::npos);
 }
 
 TEST(MatchTargets, what_is_no_linear_layer_is_refused_by_name) {
-    EXPECT_NE(fault_of(with_targets(NameList{"mlp"}))
+    EXPECT_NE(target_fault(with_targets(NameList{"mlp"}))
                   .find("model.layers.0.mlp is matched but is not a linear layer"),
               std::string::npos);
 }
@@ -127,26 +129,27 @@ TEST(MatchTargets, what_is_no_linear_layer_is_refused_by_name) {
 TEST(MatchTargets, everything_excluded_is_a_fault) {
     LoraConfig config = with_targets(NameList{"q_proj"});
     config.exclude_modules = std::string(".*");
-    EXPECT_NE(fault_of(config).find("no module is left to adapt; check exclude_modules"), std::string::npos);
+    EXPECT_NE(target_fault(config).find("no module is left to adapt; check exclude_modules"),
+              std::string::npos);
 }
 
 TEST(MatchTargets, a_layer_that_does_not_exist_is_a_fault) {
     LoraConfig config = with_targets(NameList{"q_proj"});
     config.layers_to_transform = std::vector<std::int64_t>{1, 2};
-    EXPECT_NE(fault_of(config).find("there is no layer 2; the targets' layers are numbered 0 to 1"),
+    EXPECT_NE(target_fault(config).find("there is no layer 2; the targets' layers are numbered 0 to 1"),
               std::string::npos)
-        << fault_of(config);
+        << target_fault(config);
 }
 
 TEST(MatchTargets, an_expression_that_takes_exponential_time_is_refused) {
-    const std::string fault = fault_of(with_targets("(([a-z0-9_.])+)+[#$]"));
+    const std::string fault = target_fault(with_targets("(([a-z0-9_.])+)+[#$]"));
     EXPECT_NE(fault.find("takes too long"), std::string::npos) << fault;
 }
 
 TEST(MatchTargets, modules_to_save_must_exist_and_have_a_weight) {
     LoraConfig config;
     config.modules_to_save = NameList{"lm_haed", "self_attn"};
-    const std::string fault = fault_of(config);
+    const std::string fault = target_fault(config);
     EXPECT_NE(fault.find("\"lm_haed\" matches no module of the model; did you mean \"lm_head\"?"),
               std::string::npos)
         << fault;
@@ -156,8 +159,8 @@ TEST(MatchTargets, modules_to_save_must_exist_and_have_a_weight) {
 TEST(MatchTargets, a_module_cannot_be_adapted_and_trained_whole) {
     LoraConfig config = with_targets(NameList{"q_proj", "v_proj"});
     config.modules_to_save = NameList{"_proj"};
-    EXPECT_NE(fault_of(config).find("q_proj is adapted by target_modules too"), std::string::npos)
-        << fault_of(config);
+    EXPECT_NE(target_fault(config).find("q_proj is adapted by target_modules too"), std::string::npos)
+        << target_fault(config);
 }
 
 TEST(MatchTargets, an_ending_inside_a_name_is_warned_of) {

@@ -2,8 +2,10 @@
 // worst moment beside the promise: quantized model + twice the largest tensor in fp32 + what LibTorch takes
 // by itself. Then the seconds of a second load, and those of its matrices alone. A model stored in 4 bits is
 // loaded as it is.
-#include <ATen/ATen.h>
 
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/mm.h>
+#include <ATen/ops/ones.h>
 #include <algorithm>
 #include <atomic>
 #include <chrono>

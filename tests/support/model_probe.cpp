@@ -4,8 +4,10 @@
 //   dropout_step: int; states: bool
 // and the output: logits [T, V], loss (sum), "grad.KEY", "param.KEY", with states "dequantized.NAME" and the
 // codes.
-#include <ATen/ATen.h>
 
+#include <ATen/core/Tensor.h>
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/scalar_tensor.h>
 #include <iostream>
 
 #include "qlora/adapters/inject.h"

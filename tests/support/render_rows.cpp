@@ -1,8 +1,8 @@
 // Renders a data file for a model folder: one JSON line a kept row, then one with the statistics. For the
 // peer tests.
-#include <CLI/CLI.hpp>
 #include <exception>
 #include <iostream>
+#include <map>
 #include <string>
 
 #include "qlora/core/atomic_file.h"
@@ -26,9 +26,34 @@ struct Arguments {
     Json settings = Json::object();  // of the `data` section
 };
 
-template <class T>
-void add_setting(CLI::App& app, Json& settings, const std::string& flag, const std::string& key) {
-    app.add_option_function<T>(flag, [&settings, key](const T& value) { settings[key] = value; });
+/// `--flag value` pairs. Numbers and words of settings go through the reader of the `data` section.
+Arguments read_arguments(int argc, char** argv) {
+    const std::map<std::string, std::string> settings = {
+        {"--data", "train"},        {"--format", "format"},     {"--template", "template"},
+        {"--overlong", "overlong"}, {"--train-on", "train_on"}, {"--on-bad-row", "on_bad_row"}};
+    Arguments out;
+    for (int i = 1; i + 1 < argc; i += 2) {
+        const std::string flag = argv[i], value = argv[i + 1];
+        if (settings.contains(flag)) {
+            out.settings[settings.at(flag)] = value;
+        } else if (flag == "--max-length") {
+            out.settings["max_length"] = std::stoll(value);
+        } else if (flag == "--model") {
+            out.model = value;
+        } else if (flag == "--rejected") {
+            out.rejected = value;
+        } else if (flag == "--chat-template") {
+            out.chat_template = value;
+        } else if (flag == "--preview") {
+            out.preview = std::stoll(value);
+        } else if (flag == "--embedding-rows") {
+            out.embedding_rows = std::stoll(value);
+        } else {
+            throw ConfigError("render_rows: unknown flag " + flag);
+        }
+    }
+    if (argc % 2 == 0) throw ConfigError("render_rows: each flag has a value");
+    return out;
 }
 
 Json line_of(const Example& example) {
@@ -82,23 +107,8 @@ void render(const Arguments& arguments) {
 }  // namespace
 
 int main(int argc, char** argv) {
-    Arguments arguments;
-    CLI::App app{"Renders a data file to token ids."};
-    app.add_option("--model", arguments.model, "model folder")->required();
-    add_setting<std::string>(app, arguments.settings, "--data", "train");
-    add_setting<std::string>(app, arguments.settings, "--format", "format");
-    add_setting<std::string>(app, arguments.settings, "--template", "template");
-    add_setting<std::int64_t>(app, arguments.settings, "--max-length", "max_length");
-    add_setting<std::string>(app, arguments.settings, "--overlong", "overlong");
-    add_setting<std::string>(app, arguments.settings, "--train-on", "train_on");
-    add_setting<std::string>(app, arguments.settings, "--on-bad-row", "on_bad_row");
-    app.add_option("--rejected", arguments.rejected, "where bad rows are listed");
-    app.add_option("--chat-template", arguments.chat_template, "where the template is written as Jinja");
-    app.add_option("--preview", arguments.preview, "rows shown on stderr");
-    app.add_option("--embedding-rows", arguments.embedding_rows);
-    CLI11_PARSE(app, argc, argv);
     try {
-        render(arguments);
+        render(read_arguments(argc, argv));
         return 0;
     } catch (const Error& error) {
         std::cerr << error.what() << "\n";

@@ -23,19 +23,19 @@ Parts pieces_of(const std::string& component, const std::string& text, bool at_s
     return parts;
 }
 
-Parts split(const std::string& behavior, bool invert = false) {
+Parts split_at(const std::string& behavior, bool invert = false) {
     return pieces_of(R"({"type": "Split", "pattern": {"String": "-"}, "behavior": ")" + behavior +
                          R"(", "invert": )" + (invert ? "true}" : "false}"),
                      "-ab--c-");
 }
 
 TEST(PreTokenizer, EveryBehaviorOfSplit) {
-    EXPECT_EQ(split("Removed"), (Parts{"ab", "c"}));
-    EXPECT_EQ(split("Isolated"), (Parts{"-", "ab", "-", "-", "c", "-"}));
-    EXPECT_EQ(split("MergedWithPrevious"), (Parts{"-", "ab-", "-", "c-"}));
-    EXPECT_EQ(split("MergedWithNext"), (Parts{"-ab", "-", "-c", "-"}));
-    EXPECT_EQ(split("Contiguous"), (Parts{"-", "ab", "--", "c", "-"}));
-    EXPECT_EQ(split("Removed", true), (Parts{"-", "-", "-", "-"}));
+    EXPECT_EQ(split_at("Removed"), (Parts{"ab", "c"}));
+    EXPECT_EQ(split_at("Isolated"), (Parts{"-", "ab", "-", "-", "c", "-"}));
+    EXPECT_EQ(split_at("MergedWithPrevious"), (Parts{"-", "ab-", "-", "c-"}));
+    EXPECT_EQ(split_at("MergedWithNext"), (Parts{"-ab", "-", "-c", "-"}));
+    EXPECT_EQ(split_at("Contiguous"), (Parts{"-", "ab", "--", "c", "-"}));
+    EXPECT_EQ(split_at("Removed", true), (Parts{"-", "-", "-", "-"}));
 }
 
 TEST(PreTokenizer, ByteLevelSplitsAsGpt2) {

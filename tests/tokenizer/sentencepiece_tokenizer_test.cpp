@@ -11,7 +11,7 @@ namespace qlora::tokenizer {
 namespace {
 
 using Ids = std::vector<TokenId>;
-constexpr EncodeOptions kParse{true, false};
+constexpr EncodeOptions kParseSpecial{true, false};
 constexpr EncodeOptions kAdd{false, true};
 
 // The few parts of a sentencepiece model in protobuf's wire format.
@@ -79,8 +79,9 @@ TEST_F(SentencePieceTest, EncodesAndDecodes) {
 TEST_F(SentencePieceTest, ControlPiecesAreParsedOnlyOnRequest) {
     const auto tokenizer = load();
     for (const TokenId id : tokenizer->encode("<s>ab[INST]")) EXPECT_TRUE(id == 0 || id > 3) << id;
-    EXPECT_EQ(tokenizer->encode("<s>ab[INST]ab", kParse), (Ids{1, 7, 3, 7}));  // no space behind a token
-    EXPECT_EQ(tokenizer->encode("ab[INST] ab", kParse), (Ids{8, 3, 8}));
+    EXPECT_EQ(tokenizer->encode("<s>ab[INST]ab", kParseSpecial),
+              (Ids{1, 7, 3, 7}));  // no space behind a token
+    EXPECT_EQ(tokenizer->encode("ab[INST] ab", kParseSpecial), (Ids{8, 3, 8}));
     EXPECT_EQ(tokenizer->decode({8, 3, 8}), "ab[INST] ab");
     EXPECT_EQ(tokenizer->decode({8, 3, 8}, true), "ab ab");
 }
@@ -88,7 +89,7 @@ TEST_F(SentencePieceTest, ControlPiecesAreParsedOnlyOnRequest) {
 TEST_F(SentencePieceTest, LegacyPutsTheSpaceBeforeEveryStretch) {
     write("tokenizer_config.json", R"({"legacy": true, "add_bos_token": false, "add_eos_token": true})");
     const auto tokenizer = load();
-    EXPECT_EQ(tokenizer->encode("ab[INST]ab", kParse), (Ids{8, 3, 8}));
+    EXPECT_EQ(tokenizer->encode("ab[INST]ab", kParseSpecial), (Ids{8, 3, 8}));
     EXPECT_EQ(tokenizer->encode("ab", kAdd), (Ids{8, 2}));
 }
 
@@ -105,7 +106,7 @@ TEST_F(SentencePieceTest, TakesAddedTokensFromTheConfig) {
     const auto tokenizer = load();
     EXPECT_EQ(tokenizer->vocab_size(), 11);
     EXPECT_EQ(tokenizer->encode("ab<tool>ab"), (Ids{8, 9, 7}));
-    EXPECT_EQ(tokenizer->encode("ab  </s><|im_end|>", kParse), (Ids{8, 2, 10}));
+    EXPECT_EQ(tokenizer->encode("ab  </s><|im_end|>", kParseSpecial), (Ids{8, 2, 10}));
     EXPECT_EQ(tokenizer->decode({8, 9, 7, 10}), "ab<tool>ab<|im_end|>");
     EXPECT_TRUE(tokenizer->is_special(10));
 }

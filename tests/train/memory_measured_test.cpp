@@ -12,7 +12,7 @@ using nn::Recomputation;
 using test::TempDir;
 using test::TinyModel;
 
-struct Case {
+struct MeasuredCase {
     const char* name;
     TinyModel tiny = {.vocab = 500, .hidden = 128, .intermediate = 336, .layers = 6, .head_dim = 32};
     at::ScalarType compute = at::kFloat;
@@ -21,13 +21,13 @@ struct Case {
     double dropout = 0.0;
 };
 
-std::ostream& operator<<(std::ostream& out, const Case& value) {
+std::ostream& operator<<(std::ostream& out, const MeasuredCase& value) {
     return out << value.name;
 }
 
 constexpr std::int64_t kRows = 6, kRowTokens = 200;
 
-std::vector<data::Example> rows(const Case& value) {
+std::vector<data::Example> long_rows(const MeasuredCase& value) {
     std::vector<data::Example> out(kRows);
     for (data::Example& row : out) {
         for (std::int64_t i = 0; i < kRowTokens; ++i) {
@@ -38,7 +38,7 @@ std::vector<data::Example> rows(const Case& value) {
     return out;
 }
 
-class MeasuredMemory : public ::testing::TestWithParam<Case> {};
+class MeasuredMemory : public ::testing::TestWithParam<MeasuredCase> {};
 TinyModel wide(const char* model_type, std::int64_t hidden, std::int64_t intermediate, std::int64_t layers,
                std::int64_t kv_heads = 2) {
     return {.model_type = model_type,
@@ -51,23 +51,24 @@ TinyModel wide(const char* model_type, std::int64_t hidden, std::int64_t interme
 }
 INSTANTIATE_TEST_SUITE_P(
     Models, MeasuredMemory,
-    ::testing::Values(Case{"fp32"}, Case{.name = "fp32_kept", .keeps_dense = true},
-                      Case{.name = "bf16", .compute = at::kBFloat16},
-                      Case{.name = "bf16_kept", .compute = at::kBFloat16, .keeps_dense = true},
-                      Case{.name = "few_supervised", .first_supervised = 180},
-                      Case{.name = "two_layers", .tiny = wide("llama", 128, 336, 2), .first_supervised = 150},
-                      Case{.name = "dropout", .dropout = 0.1},
-                      Case{.name = "qwen3", .tiny = wide("qwen3", 128, 336, 5, 4)},
-                      Case{.name = "wide_mlp", .tiny = wide("llama", 96, 512, 4)},
-                      Case{.name = "narrow_mlp_bf16",
-                           .tiny = wide("qwen2", 192, 200, 4),
-                           .compute = at::kBFloat16,
-                           .first_supervised = 100}),
+    ::testing::Values(MeasuredCase{"fp32"}, MeasuredCase{.name = "fp32_kept", .keeps_dense = true},
+                      MeasuredCase{.name = "bf16", .compute = at::kBFloat16},
+                      MeasuredCase{.name = "bf16_kept", .compute = at::kBFloat16, .keeps_dense = true},
+                      MeasuredCase{.name = "few_supervised", .first_supervised = 180},
+                      MeasuredCase{
+                          .name = "two_layers", .tiny = wide("llama", 128, 336, 2), .first_supervised = 150},
+                      MeasuredCase{.name = "dropout", .dropout = 0.1},
+                      MeasuredCase{.name = "qwen3", .tiny = wide("qwen3", 128, 336, 5, 4)},
+                      MeasuredCase{.name = "wide_mlp", .tiny = wide("llama", 96, 512, 4)},
+                      MeasuredCase{.name = "narrow_mlp_bf16",
+                                   .tiny = wide("qwen2", 192, 200, 4),
+                                   .compute = at::kBFloat16,
+                                   .first_supervised = 100}),
     [](const auto& chosen) { return chosen.param.name; });
 
 TEST_P(MeasuredMemory, is_as_planned_on_every_level) {
     ASSERT_TRUE(ops::install_cpu_arena());
-    const Case& value = GetParam();
+    const MeasuredCase& value = GetParam();
     const TempDir dir;
     value.tiny.write(dir.path());
     train::MemoryRequest request{.config = models::load_model_config(dir.path())};
@@ -84,7 +85,7 @@ TEST_P(MeasuredMemory, is_as_planned_on_every_level) {
     lora.target_modules = "all-linear";
     const adapters::Adaptation adaptation = adapters::inject(*model, lora, 1);
     model->keep_dense(value.keeps_dense);
-    const std::vector<data::Example> examples = rows(value);
+    const std::vector<data::Example> examples = long_rows(value);
     const data::StepPlan plan{.micro_batches = {{0, 1, 2, 3, 4, 5}}};
     for (const Recomputation level : {Recomputation::kNone, Recomputation::kMlp, Recomputation::kLayers}) {
         const nn::ForwardContext context{.training = true, .recomputation = level};

@@ -1,5 +1,6 @@
 #include "qlora/train/memory_plan.h"
 
+#include <ATen/ops/zeros.h>
 #include <gtest/gtest.h>
 
 #include "qlora/core/error.h"

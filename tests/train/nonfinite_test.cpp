@@ -1,5 +1,8 @@
 // Faults that no file can carry: bad gradients, parameters and moments inside a run.
 
+#include <ATen/core/grad_mode.h>
+#include <ATen/ops/ones_like.h>
+#include <ATen/ops/zeros_like.h>
 #include <gtest/gtest.h>
 
 #include <limits>

@@ -13,7 +13,7 @@ using test::TempDir;
 using test::TinyModel;
 using test::TinyRun;
 
-struct Case {
+struct RecomputedCase {
     const char* name;
     TinyModel tiny;
     at::ScalarType compute = at::kFloat;
@@ -24,12 +24,12 @@ struct Case {
     double dropout = 0.2;
 };
 
-std::ostream& operator<<(std::ostream& out, const Case& value) {
+std::ostream& operator<<(std::ostream& out, const RecomputedCase& value) {
     return out << value.name;
 }
 
-Case trained_whole(const char* name, adapters::NameList modules) {
-    Case out{name, {}};
+RecomputedCase trained_whole(const char* name, adapters::NameList modules) {
+    RecomputedCase out{name, {}};
     out.modules_to_save = std::move(modules);
     return out;
 }
@@ -50,7 +50,7 @@ struct Gradients {
     std::vector<at::Tensor> of_parameters;
 };
 
-Gradients gradients_of(const Case& value, Recomputation level) {
+Gradients gradients_of(const RecomputedCase& value, Recomputation level) {
     const TempDir dir;
     value.tiny.write(dir.path());
     const auto model = models::load_base(io::Checkpoint(dir.path()), models::load_model_config(dir.path()),
@@ -74,23 +74,25 @@ Gradients gradients_of(const Case& value, Recomputation level) {
     return out;
 }
 
-class Levels : public ::testing::TestWithParam<Case> {};
+class Levels : public ::testing::TestWithParam<RecomputedCase> {};
 INSTANTIATE_TEST_SUITE_P(
     Models, Levels,
     ::testing::Values(
-        Case{"llama", {}}, Case{"llama_folded", {.tie = true}, at::kFloat, {}, {}, {}, false, 0.0},
-        Case{"llama_folded_kept", {.layers = 3}, at::kFloat, {}, {}, {}, true, 0.0},
-        Case{"llama_bf16", {}, at::kBFloat16},
-        Case{"llama_biases", {.bias = true}, at::kFloat, adapters::BiasTraining::kAll},
-        Case{"llama_biases_bf16", {.bias = true}, at::kBFloat16, adapters::BiasTraining::kAll},
+        RecomputedCase{"llama", {}},
+        RecomputedCase{"llama_folded", {.tie = true}, at::kFloat, {}, {}, {}, false, 0.0},
+        RecomputedCase{"llama_folded_kept", {.layers = 3}, at::kFloat, {}, {}, {}, true, 0.0},
+        RecomputedCase{"llama_bf16", {}, at::kBFloat16},
+        RecomputedCase{"llama_biases", {.bias = true}, at::kFloat, adapters::BiasTraining::kAll},
+        RecomputedCase{"llama_biases_bf16", {.bias = true}, at::kBFloat16, adapters::BiasTraining::kAll},
         trained_whole("llama_whole_modules", {"norm", "embed_tokens", "lm_head"}),
         trained_whole("llama_trained_up", {"up_proj"}),
-        Case{"llama_upper_layer", {.layers = 3}, at::kFloat, {}, {}, std::int64_t{2}},
-        Case{"llama_lower_layer", {.layers = 3}, at::kFloat, {}, {}, std::int64_t{0}},
-        Case{"mistral_window", {.model_type = "mistral", .sliding_window = 5}},
-        Case{"qwen2_window", {.model_type = "qwen2", .sliding_window = 4}, at::kBFloat16},
-        Case{"qwen3", {.model_type = "qwen3", .kv_heads = 1, .bias = true}},
-        Case{"qwen3_bf16_kept", {.model_type = "qwen3", .tie = true}, at::kBFloat16, {}, {}, {}, true}),
+        RecomputedCase{"llama_upper_layer", {.layers = 3}, at::kFloat, {}, {}, std::int64_t{2}},
+        RecomputedCase{"llama_lower_layer", {.layers = 3}, at::kFloat, {}, {}, std::int64_t{0}},
+        RecomputedCase{"mistral_window", {.model_type = "mistral", .sliding_window = 5}},
+        RecomputedCase{"qwen2_window", {.model_type = "qwen2", .sliding_window = 4}, at::kBFloat16},
+        RecomputedCase{"qwen3", {.model_type = "qwen3", .kv_heads = 1, .bias = true}},
+        RecomputedCase{
+            "qwen3_bf16_kept", {.model_type = "qwen3", .tie = true}, at::kBFloat16, {}, {}, {}, true}),
     [](const auto& chosen) { return chosen.param.name; });
 
 TEST_P(Levels, give_the_same_bits) {
@@ -109,7 +111,7 @@ TEST_P(Levels, give_the_same_bits) {
 }
 
 /// Stands for the death of the process.
-struct Killed {};
+struct KilledHere {};
 
 TEST(Recomputation, a_run_may_go_on_under_another_level) {
     const TempDir plain_folder, folder;
@@ -132,7 +134,7 @@ TEST(Recomputation, a_run_may_go_on_under_another_level) {
         run.training.save_steps = 1;
         run.recomputation = level;
         test::AfterStep callback([&](const train::StepReport& report) {
-            if (report.step == last_step) throw Killed{};
+            if (report.step == last_step) throw KilledHere{};
         });
         train::Trainer trainer = run.trainer(callback);
         if (const auto checkpoint = train::newest_whole_checkpoint(output / "checkpoints")) {
@@ -140,7 +142,7 @@ TEST(Recomputation, a_run_may_go_on_under_another_level) {
         }
         try {
             trainer.run();
-        } catch (const Killed&) {
+        } catch (const KilledHere&) {
         }
         last_step += 3;
         found = run.values();

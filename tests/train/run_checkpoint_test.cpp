@@ -105,7 +105,7 @@ TEST(ListCheckpoints, newest_first_and_nothing_else) {
 }
 
 /// The message of the error that the search ends in.
-std::string refusal(const fs::path& checkpoints) {
+std::string checkpoint_refusal(const fs::path& checkpoints) {
     try {
         train::newest_whole_checkpoint(checkpoints);
     } catch (const Error& error) {
@@ -146,7 +146,7 @@ TEST(NewestWholeCheckpoint, none_whole_is_refused_with_what_is_wrong_with_each) 
     fs::remove(folder / "step-2/a.bin");
     write_file(folder / "step-1/b.json", "[]");
     const auto before = names(folder.path());
-    const std::string message = refusal(folder.path());
+    const std::string message = checkpoint_refusal(folder.path());
     for (const char* words : {"step-2 (a.bin is missing)", "step-1 (b.json has changed content)",
                               "another training.output_dir", "move that folder away"}) {
         EXPECT_NE(message.find(words), std::string::npos) << message;
@@ -155,7 +155,8 @@ TEST(NewestWholeCheckpoint, none_whole_is_refused_with_what_is_wrong_with_each) 
     // Nor when the whole one that the run went on from is gone.
     fs::rename(folder / "step-2", folder / ".broken-step-2");
     fs::remove_all(folder / "step-1");
-    EXPECT_NE(refusal(folder.path()).find(".broken-step-2"), std::string::npos) << refusal(folder.path());
+    EXPECT_NE(checkpoint_refusal(folder.path()).find(".broken-step-2"), std::string::npos)
+        << checkpoint_refusal(folder.path());
 }
 
 TEST(NewestWholeCheckpoint, what_cannot_be_read_is_not_taken_for_broken) {
@@ -164,7 +165,8 @@ TEST(NewestWholeCheckpoint, what_cannot_be_read_is_not_taken_for_broken) {
         for (const std::int64_t step : {1, 2}) write_checkpoint(folder.path(), step);
         fs::rename(folder / "step-2" / name, folder / "kept");
         fs::create_symlink(name, folder / "step-2" / name);  // ELOOP, for the superuser too
-        EXPECT_NE(refusal(folder.path()).find("symbolic links"), std::string::npos) << refusal(folder.path());
+        EXPECT_NE(checkpoint_refusal(folder.path()).find("symbolic links"), std::string::npos)
+            << checkpoint_refusal(folder.path());
         fs::remove(folder / "step-2" / name);
         fs::rename(folder / "kept", folder / "step-2" / name);
         EXPECT_EQ(train::newest_whole_checkpoint(folder.path())->step, 2) << "untouched";

@@ -22,7 +22,7 @@ using train::RunLock;
 using train::RunPaths;
 using train::StopSignal;
 
-std::string refusal(const RunPaths& paths) {
+std::string folder_refusal(const RunPaths& paths) {
     try {
         const RunLock lock(paths);
     } catch (const ConfigError& error) {
@@ -35,8 +35,8 @@ TEST(RunLock, a_second_owner_is_told_the_first_ones_process) {
     const TempDir folder;
     const RunPaths paths{folder / "run"};
     const RunLock lock(paths);
-    EXPECT_NE(refusal(paths).find("(process " + std::to_string(::getpid()) + ")"), std::string::npos)
-        << refusal(paths);
+    EXPECT_NE(folder_refusal(paths).find("(process " + std::to_string(::getpid()) + ")"), std::string::npos)
+        << folder_refusal(paths);
 }
 
 TEST(RunLock, leaves_nothing_where_nothing_was_written) {
@@ -67,11 +67,11 @@ TEST(RunLock, of_a_killed_owner_is_free) {
     }
     char byte = 0;
     ASSERT_EQ(::read(ready[0], &byte, 1), 1);
-    EXPECT_NE(refusal(paths).find("(process " + std::to_string(child) + ")"), std::string::npos);
+    EXPECT_NE(folder_refusal(paths).find("(process " + std::to_string(child) + ")"), std::string::npos);
     ::kill(child, SIGKILL);
     ::waitpid(child, nullptr, 0);
     EXPECT_TRUE(std::filesystem::exists(paths.lock())) << "the file stays, the lock is gone";
-    EXPECT_EQ(refusal(paths), "");
+    EXPECT_EQ(folder_refusal(paths), "");
     ::close(ready[0]);
     ::close(ready[1]);
 }
@@ -95,7 +95,7 @@ TEST(RunLock, a_lock_file_that_its_owner_has_just_removed_is_not_one) {
     ::fcntl(older, F_SETLEASE, F_UNLCK);
     ::close(older);
     next.join();
-    EXPECT_NE(refusal(paths), "") << "a third run must be refused";
+    EXPECT_NE(folder_refusal(paths), "") << "a third run must be refused";
     ::signal(SIGIO, before);
 }
 
@@ -103,8 +103,8 @@ TEST(RunLock, a_place_that_is_no_folder_is_refused_by_name) {
     const TempDir folder;
     test::write_file(folder / "file", "precious");
     for (const auto& path : {folder / "file", folder / "file/run"}) {
-        EXPECT_NE(refusal({path}).find("training.output_dir: " + path.string()), std::string::npos)
-            << refusal({path});
+        EXPECT_NE(folder_refusal({path}).find("training.output_dir: " + path.string()), std::string::npos)
+            << folder_refusal({path});
     }
     EXPECT_EQ(test::read_file(folder / "file"), "precious");
 }

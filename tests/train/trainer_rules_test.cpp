@@ -1,5 +1,6 @@
 // Rules of the loop that no figure of a usual run shows.
 
+#include <ATen/core/grad_mode.h>
 #include <gtest/gtest.h>
 #include <signal.h>
 

@@ -7,6 +7,9 @@
 
 namespace qlora {
 
+/// ASCII letters in lower case, all else as it is.
+std::string lower_case(std::string_view text);
+
 /// Edits (insert, delete, replace, swap of neighbours) that turn `a` into `b`.
 std::size_t edit_distance(std::string_view a, std::string_view b);
 

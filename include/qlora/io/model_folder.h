@@ -14,6 +14,9 @@ std::string fault_of_model_folder(const std::filesystem::path& path);
 /// Throws CheckpointError with `fault_of_model_folder`, if there is one.
 void require_model_folder(const std::filesystem::path& path);
 
+/// Whether the folder has this name, a link that leads nowhere included.
+bool is_there(const std::filesystem::path& path);
+
 /// By the ending of its name: the formats of torch.save, which can run code when they are read.
 bool is_pickle(const std::filesystem::path& file);
 

@@ -13,6 +13,10 @@ namespace qlora::ops {
 /// `x` in fp32, itself when it is.
 at::Tensor fp32(const at::Tensor& x);
 
+inline bool is_fp32(const at::Tensor& x) {
+    return x.scalar_type() == at::kFloat;
+}
+
 /// Memory for an fp32 left factor [rows, columns] of large products. Where rows a power of two apart would
 /// take each other's places in a processor's cache, they lie a line further apart: then it is not contiguous.
 at::Tensor empty_left_factor(std::int64_t rows, std::int64_t columns);

@@ -19,6 +19,7 @@ class StopSignal {
 
     /// 0, or the signal that asks to stop.
     static int received();
+    static bool is_received() { return received() != 0; }
 
   private:
     static constexpr std::array kSignals = {SIGINT, SIGTERM, SIGHUP, SIGPIPE, SIGXFSZ};
