@@ -13,18 +13,18 @@ namespace {
 
 using qlora::test::TinyModel;
 
-struct BadConfig {
+struct BadModelJson {
     const char* name;
     const char* model_type;
     std::function<void(Json&)> spoil;
     std::vector<std::string> message;  // parts that the error must hold
 };
 
-std::ostream& operator<<(std::ostream& out, const BadConfig& value) {
+std::ostream& operator<<(std::ostream& out, const BadModelJson& value) {
     return out << value.name;
 }
 
-std::vector<BadConfig> bad_configs() {
+std::vector<BadModelJson> bad_configs() {
     const auto set = [](const char* key, Json value) {
         return [key, value](Json& config) { config[key] = value; };
     };
@@ -152,7 +152,7 @@ std::vector<BadConfig> bad_configs() {
     };
 }
 
-class BadModelConfig : public testing::TestWithParam<BadConfig> {};
+class BadModelConfig : public testing::TestWithParam<BadModelJson> {};
 INSTANTIATE_TEST_SUITE_P(Faults, BadModelConfig, testing::ValuesIn(bad_configs()),
                          [](const auto& chosen) { return chosen.param.name; });
 

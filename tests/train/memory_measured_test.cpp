@@ -27,7 +27,7 @@ std::ostream& operator<<(std::ostream& out, const MeasuredCase& value) {
 
 constexpr std::int64_t kRows = 6, kRowTokens = 200;
 
-std::vector<data::Example> long_rows(const MeasuredCase& value) {
+std::vector<data::Example> measured_rows(const MeasuredCase& value) {
     std::vector<data::Example> out(kRows);
     for (data::Example& row : out) {
         for (std::int64_t i = 0; i < kRowTokens; ++i) {
@@ -85,7 +85,7 @@ TEST_P(MeasuredMemory, is_as_planned_on_every_level) {
     lora.target_modules = "all-linear";
     const adapters::Adaptation adaptation = adapters::inject(*model, lora, 1);
     model->keep_dense(value.keeps_dense);
-    const std::vector<data::Example> examples = long_rows(value);
+    const std::vector<data::Example> examples = measured_rows(value);
     const data::StepPlan plan{.micro_batches = {{0, 1, 2, 3, 4, 5}}};
     for (const Recomputation level : {Recomputation::kNone, Recomputation::kMlp, Recomputation::kLayers}) {
         const nn::ForwardContext context{.training = true, .recomputation = level};
