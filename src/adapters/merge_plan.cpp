@@ -150,7 +150,7 @@ MergeInputs::MergeInputs(const MergeRequest& request)
 
 MergePlan plan_merge(const MergeInputs& inputs, const MergeRequest& request) {
     MergePlan plan;
-    // Training either of two tied tensors makes them two.
+    // Embedding and head share one tensor in the base; training one of them makes two tensors of it.
     plan.untied = inputs.config.tie_word_embeddings && (inputs.replacements.contains(kHeadWeight) ||
                                                         inputs.replacements.contains(kEmbeddingWeight));
     const bool head_is_new = plan.untied && !inputs.names.holds(kHeadWeight);
@@ -172,7 +172,7 @@ MergePlan plan_merge(const MergeInputs& inputs, const MergeRequest& request) {
             }
         }
         sort_for_file(shard);
-        // A shard may hold nothing but states.
+        // A shard of a 4-bit folder may hold quantization states only, and no tensor of the merged model.
         if (!shard.tensors.empty()) plan.shards.push_back(std::move(shard));
     }
     return plan;

@@ -24,7 +24,7 @@ namespace {
 
 namespace fs = std::filesystem;
 
-/// What a file system that cannot exchange two folders keeps the old one under, for a moment.
+/// Prefix of the old folder's name between the two renames on a file system that cannot exchange folders.
 constexpr const char* kAsidePrefix = ".old-";
 
 /// A folder that is not needed any more; what cannot be removed (tried twice) is left to the next run.

@@ -128,12 +128,12 @@ at::Tensor CausalLM::layer_forward(std::size_t index, const at::Tensor& hidden, 
         attended = attended.index_select(0, rows);
         residual = residual.index_select(0, rows);
     }
-    // A device's norm adds the residual on its way; on the CPU the product's sums start from it.
+    // On a device the next norm's kernel adds the residual; on the CPU the product's sums start from it.
     const bool adds_in_norm = ops::device_kernels(hidden) != nullptr;
     const at::Tensor output = ops::project_residual(attended, adds_in_norm ? at::Tensor() : residual,
                                                     layer.output.projections(context));
     if (context.recomputation != nn::Recomputation::kNone && at::GradMode::is_enabled()) {
-        // A whole layer runs with gradients only in backward, where nobody looks at its result again.
+        // With whole layers recomputed, gradients are on in backward alone, where no value is read.
         const ops::NodeOutput use = context.recomputation == nn::Recomputation::kLayers
                                         ? ops::NodeOutput::kGraphOnly
                                         : ops::NodeOutput::kUsed;

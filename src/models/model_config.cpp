@@ -39,7 +39,7 @@ const std::vector<Architecture>& architectures() {
 constexpr std::int64_t kMostHeads = 65536;  // and the largest head_dim
 constexpr std::int64_t kMostLayers = 10000;
 
-/// The window of each layer without a look at `layer_types`, and 0 where there is none.
+/// The sliding window of each layer as it is where `layer_types` is absent; 0: the layer has none.
 std::vector<std::int64_t> default_windows(ConfigReader& reader, const Architecture& architecture,
                                           std::int64_t layers, std::int64_t& window) {
     std::vector<std::int64_t> windows(static_cast<std::size_t>(layers), 0);

@@ -23,7 +23,7 @@ void for_each_block(const at::Tensor& matrix, F&& f) {
     constexpr std::int64_t kElements = 1 << 16, kLeastRows = 16;
     const std::int64_t total = matrix.size(0);
     const std::int64_t rows = std::max(kLeastRows, kElements / std::max<std::int64_t>(1, matrix.size(1)));
-    // About the same size each: a product of very few rows takes another way.
+    // Blocks of equal size, not a small last one: products of very few rows use another loop.
     const std::int64_t count = (total + rows - 1) / rows;
     at::parallel_for(0, count, 1, [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t block = begin; block < end; ++block) {
@@ -82,7 +82,7 @@ ops::Projections LinearGroup::projections(const ForwardContext& context) const {
         if (adapter_of(linear) != nullptr) part.adapter = adapter_of(linear)->low_rank(context);
         out.parts.push_back(std::move(part));
     }
-    // Recomputation repeats a pass under another grad mode, and must take the same way.
+    // Never with recomputation: its second pass has gradients on and must give the bits of the first.
     out.uses_stored_weights =
         !context.training && context.recomputation == Recomputation::kNone && !at::GradMode::is_enabled();
     if (runs_on_device()) {
@@ -206,7 +206,7 @@ void LinearGroup::write_scratch(at::Tensor& out) const {
 ops::DeviceOperands LinearGroup::device_operands() const {
     const at::AutoGradMode no_gradients(false);
     update_adapters();
-    // Trained weights change without being counted as adapters do: they are written anew each time.
+    // A weight that trains changes at every step, and no version counts that: it is written for each product.
     const bool keeps = (keeps_ || holds_weights_) && !trains_a_weight();
     if (!keeps && scratch_ != nullptr && !trains_a_weight()) {
         return {.weight = scratch_->acquire(*this), .a = a_};

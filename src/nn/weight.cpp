@@ -75,7 +75,7 @@ void Weight::to(at::Device device) {
 bool Weight::multiplies_few() const {
     if (is_quantized()) return true;
     const at::Tensor& stored = std::get<at::Tensor>(storage_);
-    // Values of two bytes, which a run in another narrow type would round.
+    // 16-bit weights can be read as they are, unless the products' own 16-bit type would round them.
     const bool halves = stored.element_size() == 2 && stored.is_contiguous();
     const bool as_stored = compute_dtype_ == at::kFloat || stored.scalar_type() == compute_dtype_;
     return halves && as_stored && ops::device_kernels(stored) == nullptr;

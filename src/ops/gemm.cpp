@@ -40,7 +40,7 @@ namespace {
 
 /// Fewer rows are not worth packing the right factor for.
 constexpr std::int64_t kLeastRows = 4;
-/// Operations of a product that is done before other threads have woken.
+/// A product of fewer operations runs on one thread: it is done before the others have woken.
 constexpr double kOneThread = 4e6;
 
 thread_local bool as_libtorch = false;
@@ -193,7 +193,7 @@ void BlockFactor::multiply(std::int64_t m, MatrixView a, const kernels::cpu::Sge
 }
 
 void reserve_product_buffers() {
-    // Larger than any block that is packed at once.
+    // A product larger than any block that MKL packs at once, so that its buffers get their full size.
     const at::Tensor a = at::zeros({512, 1024}, at::kFloat), b = at::zeros({1024, 4096}, at::kFloat);
     at::mm(a, b);
 }

@@ -63,7 +63,7 @@ struct MlpResidual : Function<MlpResidual> {
             const at::Tensor y = activated(saved_projections(ctx, kGateUp), hidden, weight, eps);
             return gradients({at::Tensor(), at::Tensor()}, parameter_gradients(down, y, g), kTrailing);
         }
-        // Before the weights of gate and up are made: those of down are gone then.
+        // The dense weights of `down` are released before those of gate and up are made: one set at a time.
         at::Tensor low_rank_down, low_rank_gate_up;
         at::Tensor d_inner = project_backward(down, g, &low_rank_down);
         const Projections gate_up = with_weights_made(saved_projections(ctx, kGateUp));

@@ -89,7 +89,7 @@ void Trainer::save(const fs::path& folder, bool is_last, const std::function<voi
 }
 
 void Trainer::save_checkpoint() {
-    // Nothing was learned since the last one, which must not be pushed out by copies of what may be broken.
+    // Steps without an update are not saved: they would push out the last checkpoint known to be good.
     if (state_.nonfinite_in_a_row > 0 && state_.step < total_steps_) return;
     require_finite();
     metrics_->sync();

@@ -59,7 +59,7 @@ struct Projections {
     /// fp32 [sum of out, in]: all weights one under the other, so that one product serves all; empty when a
     /// part trains its weight. Called once in each pass.
     std::function<at::Tensor()> stacked;
-    /// `stacked` holds W + scaling * B A: the adapters need no products of their own.
+    /// Whether `stacked` holds W + scaling * B A, so that adapters need no products of their own.
     bool folded = false;
     /// Without gradients and for at most kFewRows rows, weights are multiplied as they are stored and
     /// adapters apart: generation reads an eighth of the bytes. The same sums in another order.
