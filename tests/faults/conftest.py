@@ -52,6 +52,12 @@ def experiment(bin_dir, small_model):
 
 
 @pytest.fixture(scope="module")
+def every_step(experiment):
+    """A run that nothing disturbs, with a checkpoint of each step."""
+    return experiment.reference()
+
+
+@pytest.fixture(scope="module")
 def tally(request):
     """Counts of injected faults per class; shown for each file at the end."""
     return request.config.stash[TALLIES].setdefault(request.path.name, Tally())

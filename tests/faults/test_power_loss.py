@@ -1,12 +1,13 @@
 """Power is lost after any system call of a run: what was acknowledged is still there, and the run goes on."""
 
 import hashlib
+import os
 import re
 import shutil
 
 import pytest
 from power_loss import LOSSES, Disk, replay, strace_command
-from test_kill import FAST, saved_steps
+from saving_run import FAST, saved_steps
 from training_run import run_difference, sample, steps_of
 
 
@@ -85,3 +86,40 @@ def test_power_lost_after_every_call(experiment, reference, tally):
             tally.add(f"power lost: {loss}", "lost" if difference else "survived")
             assert not difference, (number, difference)
             assert max(steps_of(experiment.out)) == FAST["max_steps"]
+
+
+def test_everything_is_synced_in_the_right_order(experiment):
+    """A folder gets its name when its files and their names are on the disk; an old one goes after that."""
+    experiment.config(**FAST)
+    experiment.clear()
+    log = experiment.folder / "synced"
+    calls = "write,fsync,rename,renameat2,unlinkat,rmdir,unlink"
+    assert (
+        experiment.train(
+            wrap=["strace", "-f", "-y", "-qq", "-s", "0", "-o", log, "-e", f"trace={calls}"]
+        ).code
+        == 0
+    )
+    unsynced = set()  # files with unsynced bytes, folders with unsynced names
+    renamed = 0
+    for line in log.read_text(encoding="utf-8").splitlines():
+        call, rest = re.match(r"\d+ +(\w+)\((.*)", line).groups()
+        named = [path for path in re.findall(r'"([^"]*)"', rest) if path.startswith("/")]
+        opened = re.match(r"\d+<([^>]*)>", rest)
+        if call == "write" and opened and opened[1].startswith(str(experiment.out)):
+            unsynced.add(opened[1])
+        elif call == "fsync":
+            unsynced.discard(opened[1])
+        elif call in ("rename", "renameat2"):
+            old, new = named
+            inside = {path for path in unsynced if path == old or path.startswith(old + "/")}
+            assert not inside, f"{old} got the name {new} before {inside} was synced"
+            if "/.tmp-" in new:
+                # A checkpoint on its way out: what takes its place is there for good.
+                assert not unsynced & {os.path.dirname(new)}, (
+                    f"{old} was removed before its successor was safe"
+                )
+            unsynced.add(os.path.dirname(new))
+            renamed += re.search(r"/step-\d+$", new) is not None
+    assert renamed >= 4
+    assert not {path for path in unsynced if os.path.isfile(path)}, unsynced

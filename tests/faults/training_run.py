@@ -5,11 +5,14 @@ import dataclasses
 import filecmp
 import json
 import os
+import re
 import shutil
 import subprocess
+import time
 from pathlib import Path
 
 FULL = os.environ.get("QLORA_FULL") == "1"
+STEPS = 20  # of a run unless a test says otherwise
 TIMEOUT = 120  # seconds; a run takes about half of one
 TIMINGS = ("tokens_per_second", "step_time", "memory_bytes")
 
@@ -73,7 +76,7 @@ class Experiment:
         """Writes run.json; `training` over the defaults of these tests."""
         values = {
             "output_dir": "run",
-            "max_steps": 20,  # 9 steps an epoch: two epochs end inside
+            "max_steps": STEPS,  # 9 steps an epoch: two epochs end inside
             "per_device_train_batch_size": 2,
             "gradient_accumulation_steps": 2,
             "learning_rate": 1e-3,
@@ -207,3 +210,27 @@ def run_difference(run, reference):
         )
     faults += [f"left behind: {path}" for path in leftovers(run)]
     return "; ".join(faults)
+
+
+def resume_and_compare(experiment, reference, tally, name, **settings):
+    """Resumes the run to its end, which must be that of the undisturbed one, and counts it under `name`."""
+    ended = experiment.train("--resume", **settings)
+    assert ended.code == 0, ended.text
+    difference = run_difference(experiment.out, reference)
+    tally.add(name, "silent" if difference else "survived")
+    assert not difference, difference
+    return ended
+
+
+def stop_when(experiment, pattern, number, *flags):
+    """Sends the signal when stderr shows the pattern; exit code, stderr, seconds until the end."""
+    process = experiment.start(*flags)
+    text = ""
+    for line in process.stderr:
+        text += line
+        if re.search(pattern, line):
+            break
+    process.send_signal(number)
+    sent = time.monotonic()
+    text += process.communicate(timeout=60)[1]
+    return process.returncode, text, time.monotonic() - sent

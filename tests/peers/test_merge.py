@@ -1,116 +1,31 @@
-"""qlora-merge against PEFT: logits of base + adapter, every bit of the rounding, files, measures, refusals.
+"""qlora-merge against PEFT: logits of base + adapter, every bit of the rounding, files, measures.
 
 Logits of two fp32 models whose weights are W + sBA once and W, A, B the other time: 1e-5 of the largest (sums of a few
 hundred products in another order). The merged tensors themselves are compared bit for bit.
 """
 
 import json
-import re
 import shutil
-import subprocess
 import warnings
 
 import pytest
 import torch
+from merged_folders import (
+    CASES,
+    NESTED,
+    PLAIN,
+    load_strictly,
+    logits_of,
+    merge,
+    peft_adapter,
+    refused,
+    tensors_of,
+    trained_adapter,
+)
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, load_peft_weights, set_peft_model_state_dict
-from peft_loop import qlora_train
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from test_model_parity import close_to_largest, dequantized_peer, peer, probe, sequences
-from transformers import AutoModelForCausalLM
-
-PATTERNS = {"target_modules": ["q_proj", "down_proj"], "use_rslora": True, "rank_pattern": {"q_proj": 3},
-            "alpha_pattern": {"layers.1.mlp.down_proj": 5}}
-ALL = {"target_modules": "all-linear", "r": 4, "lora_alpha": 16}
-CASES = {
-    "llama": ({}, PATTERNS),
-    "llama-tied": ({"tie": True}, ALL),
-    "llama-tied-head": ({"tie": True}, {"target_modules": ["v_proj"], "modules_to_save": ["lm_head", "norm"]}),
-    "llama-tied-embedding": ({"tie": True}, {"target_modules": ["v_proj"], "modules_to_save": ["embed_tokens"]}),
-    "llama-tied-both": ({"tie": True, "max_shard_size": "100KB"},
-                        {"target_modules": ["v_proj"], "modules_to_save": ["lm_head", "embed_tokens"]}),
-    "llama-bias-lora-only": ({"bias": True}, {"target_modules": ["q_proj", "up_proj"], "bias": "lora_only"}),
-    "qwen2-bias-all": ({"model_type": "qwen2"}, {"target_modules": ["q_proj", "o_proj"], "bias": "all"}),
-    "qwen2-whole-linear": ({"model_type": "qwen2"}, {"target_modules": ["q_proj"], "modules_to_save": ["v_proj"]}),
-    "qwen3": ({"model_type": "qwen3", "head_dim": 24}, {**ALL, "modules_to_save": ["q_norm", "embed_tokens"]}),
-    "sharded-fp16": ({"dtype": "float16", "max_shard_size": "100KB"}, PATTERNS),
-    "sharded-bf16": ({"dtype": "bfloat16", "max_shard_size": "100KB", "model_type": "qwen2"}, ALL),
-    "sharded-tied-head": ({"tie": True, "max_shard_size": "100KB", "dtype": "bfloat16"},
-                          {"target_modules": ["v_proj"], "modules_to_save": ["lm_head"]}),
-}
-NESTED = {"bnb_4bit_use_double_quant": True}
-PLAIN = {"bnb_4bit_use_double_quant": False}
-
-
-def run_merge(bin_dir, *flags):
-    command = [bin_dir / "qlora-merge", *map(str, flags)]
-    return subprocess.run(command, capture_output=True, text=True, timeout=120)
-
-
-def merge(bin_dir, model, adapter, output, *flags):
-    done = run_merge(bin_dir, "--model", model, "--adapter", adapter, "--output", output, *flags)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("\n") == 1
-    return json.loads(done.stdout), done.stderr
-
-
-def tensors_of(folder):
-    return {name: tensor for file in sorted(folder.glob("*.safetensors")) for name, tensor in load_file(file).items()}
-
-
-def set_metadata(adapter, **metadata):
-    file = adapter / "adapter_model.safetensors"
-    with safe_open(file, "pt") as opened:
-        kept = opened.metadata()
-    save_file(load_file(file), file, metadata={**kept, **metadata})
-
-
-@pytest.fixture(scope="module")
-def peft_adapter(tiny_model, tmp_path_factory):
-    """peft_adapter(case) -> folder: saved by PEFT, everything it trains is moved away from the base."""
-    made = {}
-
-    def make(case):
-        if case in made:
-            return made[case]
-        options, config = CASES[case]
-        torch.manual_seed(len(made))
-        model = get_peft_model(peer(tiny_model(**options)),
-                               LoraConfig(task_type="CAUSAL_LM", init_lora_weights=False, **config))
-        for name, parameter in model.named_parameters():
-            if parameter.requires_grad and "lora_" not in name:
-                parameter.data += 0.05 * torch.randn_like(parameter)
-        folder = tmp_path_factory.mktemp(f"peft-{case}")
-        model.save_pretrained(folder)
-        set_metadata(folder, **{"qlora.quantization": json.dumps(PLAIN)})
-        made[case] = folder
-        return folder
-
-    return make
-
-
-@pytest.fixture(scope="module")
-def trained_adapter(bin_dir, tiny_model, tmp_path_factory):
-    """trained_adapter(case) -> folder: three steps of qlora-train on a base in NF4 with double quantization."""
-    made = {}
-
-    def make(case):
-        if case in made:
-            return made[case]
-        options, config = CASES[case]
-        folder = tmp_path_factory.mktemp(f"trained-{case}")
-        texts = ["a plant with small flowers", "the house at the river", "to walk slowly, without aim"]
-        (folder / "train.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts * 4))
-        output = qlora_train(bin_dir, folder, {
-            "model": {"path": str(tiny_model(**options))},
-            "peft": config,
-            "data": {"train": "train.jsonl", "template": "none"},
-            "training": {"max_steps": 3, "learning_rate": 0.01, "gradient_accumulation_steps": 2, "sample_rows": 0},
-        })
-        made[case] = output / "adapter"
-        return made[case]
-
-    return make
 
 
 @pytest.fixture(params=["peft", "ours"])
@@ -122,17 +37,6 @@ def adapter_of(request, peft_adapter, trained_adapter):
 
 def states_of(bin_dir, tmp_path, folder, quantization):
     return probe(bin_dir, tmp_path, "states", model=str(folder), sequences=[[1, 2]], states=True, quantization=quantization)
-
-
-def logits_of(model):
-    with torch.no_grad():
-        return torch.cat([model(torch.tensor([ids])).logits[0] for ids in sequences(model.config.vocab_size)])
-
-
-def load_strictly(folder):
-    model, info = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
-    assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
-    return model
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -304,103 +208,6 @@ def test_our_adapter_loads_in_peft_with_our_logits(trained_adapter, tiny_model, 
         close_to_largest(ours["logits"], logits_of(model))
 
 
-def rename_key(weights):
-    weights["base_model.model.model.layers.7.self_attn.q_proj.lora_A.weight"] = weights.pop(min(weights))
-
-
-def cut_column(weights):
-    weights[min(weights)] = weights[min(weights)][:, :-1].contiguous()
-
-
-def put_nan(weights):
-    weights[min(weights)][0, 0] = float("nan")
-
-
-def put_integers(weights):
-    weights[min(weights)] = weights[min(weights)].int()
-
-
-def put_huge(weights):
-    for key in weights:
-        weights[key] *= 1e3
-
-
-FAULTS = {
-    "missing-key": (lambda weights: weights.pop(min(weights)), [], r"lora_A\.weight: is missing \(expected shape \[8, "),
-    "unexpected-key": (rename_key, [], r"layers\.7.*is not a parameter that this adapter_config\.json trains"),
-    "wrong-shape": (cut_column, [], r"has shape \[8, \d+\], this base and configuration ask for \[8, \d+\]"),
-    "nan": (put_nan, [], r"lora_A\.weight holds a value that is not finite"),
-    "integers": (put_integers, [], r"has dtype I32; F32, F16 and BF16 are supported"),
-    "too-large-for-fp16": (put_huge, ["--dtype", "float16"], r"do not fit F16; use --dtype bfloat16 or float32"),
-    "unknown-dtype": (None, ["--dtype", "bf16"], r"--dtype: must be one of .*, not \"bf16\""),
-    "unknown-base": (None, ["--base", "nf4"], r"--base: must be one of "),
-}
-
-
-@pytest.mark.parametrize("name", FAULTS)
-def test_faults_are_refused_in_one_sentence(name, peft_adapter, tiny_model, bin_dir, tmp_path):
-    change, flags, message = FAULTS[name]
-    adapter = tmp_path / "adapter"
-    shutil.copytree(peft_adapter("llama"), adapter)
-    if change is not None:
-        weights = load_file(adapter / "adapter_model.safetensors")
-        change(weights)
-        save_file(weights, adapter / "adapter_model.safetensors", metadata={"format": "pt"})
-    refused(bin_dir, tiny_model(), adapter, tmp_path / "out", message, *flags)
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["adapter"]
-
-
-def refused(bin_dir, model, adapter, output, message, *flags):
-    done = run_merge(bin_dir, "--model", model, "--adapter", adapter, "--output", output, *flags)
-    assert done.returncode == 2, done.stderr
-    assert done.stdout == "" and re.search(message, done.stderr), done.stderr
-    assert "report it" not in done.stderr
-
-
-def test_another_base_is_refused_unless_allowed(trained_adapter, tiny_model, bin_dir, tmp_path):
-    adapter, other = trained_adapter("llama"), tiny_model(seed=5)
-    refused(bin_dir, other, adapter, tmp_path / "out", "trained on another base .*--allow-other-base")
-    assert not (tmp_path / "out").exists()
-    _, log = merge(bin_dir, other, adapter, tmp_path / "out", "--allow-other-base")
-    assert re.search("warning: --allow-other-base: .*another base", log)
-
-
-def test_a_base_that_differs_in_one_bit_is_another(trained_adapter, tiny_model, bin_dir, tmp_path):
-    folder = tmp_path / "base"
-    shutil.copytree(tiny_model(), folder)
-    content = bytearray((folder / "model.safetensors").read_bytes())
-    content[-3] ^= 1
-    (folder / "model.safetensors").write_bytes(content)
-    refused(bin_dir, folder, trained_adapter("llama"), tmp_path / "out", "trained on another base")
-
-
-def test_a_used_output_folder_is_refused_and_untouched(peft_adapter, tiny_model, bin_dir, tmp_path):
-    for name in ("full", "file"):
-        place = tmp_path / name
-        kept = place / "notes.txt" if name == "full" else place
-        kept.parent.mkdir(exist_ok=True)
-        kept.write_text("mine")
-        refused(bin_dir, tiny_model(), peft_adapter("llama"), place, "is not empty|is a file")
-        assert kept.read_text() == "mine"
-    (tmp_path / "empty").mkdir()
-    merge(bin_dir, tiny_model(), peft_adapter("llama"), f"{tmp_path}/empty/")
-    merge(bin_dir, tiny_model(), peft_adapter("llama"), tmp_path / "new" / "parent")
-    assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".")]
-
-
-def test_a_dequantized_base_needs_to_be_known(peft_adapter, tiny_model, bin_dir, tmp_path):
-    adapter = tmp_path / "adapter"
-    shutil.copytree(peft_adapter("llama"), adapter)
-    flags = ["--base", "dequantized"]
-    set_metadata(adapter, **{"qlora.quantization": json.dumps({"load_in_4bit": False})})
-    refused(bin_dir, tiny_model(), adapter, tmp_path / "out", "not quantized; use --base original", *flags)
-    set_metadata(adapter, **{"qlora.quantization": '{"bnb_4bit_blocksize": 48}'})
-    refused(bin_dir, tiny_model(), adapter, tmp_path / "out", "bnb_4bit_blocksize: must be .*power of two", *flags)
-    weights = load_file(adapter / "adapter_model.safetensors")
-    save_file(weights, adapter / "adapter_model.safetensors", metadata={"format": "pt"})
-    refused(bin_dir, tiny_model(), adapter, tmp_path / "out", "does not say how .*use --base original", *flags)
-
-
 def test_a_finished_adapter_goes_by_its_tensors(tiny_model, bin_dir, tmp_path):
     """PEFT's own files of a start that left the base alone, of another task, and of a raw state dict."""
     folder, adapter = tiny_model(), tmp_path / "adapter"
@@ -427,16 +234,3 @@ def test_a_finished_adapter_goes_by_its_tensors(tiny_model, bin_dir, tmp_path):
     check("task", "task_type SEQ_CLS is passed over")
     save_file({**raw, "base_model.model.score.weight": torch.ones(2, 3)}, weights, metadata={"format": "pt"})
     refused(bin_dir, folder, adapter, tmp_path / "out", 'task_type: "SEQ_CLS".*base_model.model.score.weight')
-
-
-def test_methods_that_cannot_be_merged_are_refused(peft_adapter, tiny_model, bin_dir, tmp_path):
-    adapter = tmp_path / "adapter"
-    shutil.copytree(peft_adapter("llama"), adapter)
-    config = json.loads((adapter / "adapter_config.json").read_text())
-    (adapter / "adapter_config.json").write_text(json.dumps({**config, "use_dora": True}))
-    refused(bin_dir, tiny_model(), adapter, tmp_path / "out", "use_dora.*DoRA")
-    (adapter / "adapter_config.json").write_text(json.dumps(config))
-    (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
-    refused(bin_dir, tiny_model(), adapter, tmp_path / "out", "adapter_model.bin: is a pickle file")
-    refused(bin_dir, tiny_model(), tmp_path, tmp_path / "out", "has no adapter_config.json")
-    refused(bin_dir, tmp_path, peft_adapter("llama"), tmp_path / "out", "has neither model.safetensors nor")
