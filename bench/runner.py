@@ -5,13 +5,13 @@ The rate of matrix products is probed before and after each block of steps.
 
 import dataclasses
 import json
-import statistics
 import sys
 from pathlib import Path
 
 import ours
-from cells import LEARNING_RATE, NEW_TOKENS, RANK
-from limits import ModelShape, evaluation_flops, read_shape, training_flops
+from cells import LEARNING_RATE, NEW_TOKENS
+from figures import Figures, outline, share, summary
+from limits import ModelShape, read_shape
 from process import ProcessError, environment, run
 
 HERE = Path(__file__).resolve().parent
@@ -19,7 +19,6 @@ sys.path.insert(0, str(HERE.parent / "scripts" / "gpu_check"))
 import random_model  # noqa: E402
 
 SPREAD = 0.10  # of the two rates around a block; above it the block is repeated
-BOUNDS = {"first": 1e-5, "all": 1e-3}  # relative difference of losses
 PEER_IMPORTS = {
     "plain_loop": "transformers, peft, bitsandbytes",
     "trl_sft": "transformers, peft, bitsandbytes, datasets, trl",
@@ -97,7 +96,6 @@ class CellRun:
             setup = self.with_random_model(cell, setup)
         self.cell, self.setup = cell, setup
         self.orders = {}  # name -> rows of each step, as our first run in that order had them
-        self.reference = {}  # name -> our losses in that order
         self.rate = None  # after the last block
         self.skipped = {}
 
@@ -131,6 +129,7 @@ class CellRun:
             self.files.folder,
         )
         self.files.rows = json.loads((self.files.folder / "rows.json").read_text())["rows"]
+        self.figures = Figures(setup, self.files.rows)
 
     def longest_block(self):
         return max(self.setup.warm_up + self.setup.steps, self.setup.parity_steps)
@@ -139,19 +138,13 @@ class CellRun:
         whole = entrant.whole_epoch or (block == 0 and not entrant.short)
         return self.longest_block() if whole else self.setup.warm_up + self.setup.steps
 
-    def lengths(self, places):
-        return [len(self.files.rows[i]["ids"]) for i in places]
-
-    def supervised(self, places):
-        return sum(sum(self.files.rows[i]["supervised"][1:]) for i in places)
-
     def probe(self):
         """GFLOP/s of the model's own products at the cell's number of rows."""
         everything = range(len(self.files.rows))
         training = self.cell.kind == "training"
-        share = self.cell.batch / len(self.files.rows)
-        rows = max(1, round(sum(self.lengths(everything)) * share))
-        supervised = max(1, round(self.supervised(everything) * share))
+        part = self.cell.batch / len(self.files.rows)
+        rows = max(1, round(sum(self.figures.lengths(everything)) * part))
+        supervised = max(1, round(self.figures.supervised(everything) * part))
         flags = [] if training else ["--forward-only"]
         finished = run_python(
             self.setup,
@@ -220,7 +213,7 @@ class CellRun:
                 continue
             blocks.setdefault(entrant.name, []).append(measured)
             say(f"{self.cell.name} {entrant.name}: {outline(measured)}")
-        rows = [self.summary(e, blocks[e.name]) for e in self.cell.entrants if e.name in blocks]
+        rows = [summary(e, blocks[e.name]) for e in self.cell.entrants if e.name in blocks]
         return {
             "cell": self.cell.name,
             "work": self.cell.work,
@@ -246,7 +239,7 @@ class CellRun:
                 f"{self.cell.name} {entrant.name}: rates around the block"
                 f" {rates[0]:.0f} and {rates[1]:.0f} GFLOP/s"
             )
-        measured["share_of_limit"] = self.share(measured)
+        measured["share_of_limit"] = share(measured)
         return measured
 
     # --- one block ---
@@ -262,23 +255,31 @@ class CellRun:
             "peak_rss": finished.peak_rss,
             "load_quantize_seconds": result["load_quantize_seconds"],
         }
-        finish = {
-            "training": self.training_block,
-            "generation": self.generation_block,
-            "evaluation": self.evaluation_block,
-        }[self.cell.kind]
-        return measured | finish(entrant, finished, result)
+        if self.cell.kind == "training":
+            order = self.orders[entrant.order]
+            return measured | self.figures.training(entrant, finished, result, order)
+        if self.cell.kind == "generation":
+            return measured | self.figures.generation(result)
+        return measured | self.figures.evaluation(finished, result)
 
     def ours(self, entrant, env, steps):
         if self.cell.kind == "generation":
-            return ours.generate(self.setup, self.files, env)
+            finished, result = ours.generate(self.setup, self.files, env)
+            return finished, {**result, "tokens": self.generated_tokens()}
         if self.cell.kind == "evaluation":
             return ours.evaluate(self.setup, self.files, env)
         finished, result = ours.train(self.cell, self.setup, self.files, entrant, env, steps)
         if len(result["steps"]) > len(self.orders.get(entrant.order, [])):
             self.orders[entrant.order] = result["steps"]
-            self.reference[entrant.order] = result["losses"]
+            self.figures.reference[entrant.order] = result["losses"]
         return finished, {"load_quantize_seconds": None, **result}
+
+    def generated_tokens(self):
+        """The text leaves out a final end token: count what the tokenizer makes of it."""
+        file = self.files.folder / "generated.jsonl"
+        flags = ("--model", self.setup.model, "--count-tokens", file)
+        counted = run_python(self.setup, "rows.py", *flags)
+        return min(int(counted.stdout), 1 + NEW_TOKENS)
 
     def peer(self, entrant, env, steps):
         output = self.files.folder / "peer.json"
@@ -302,132 +303,14 @@ class CellRun:
         result = json.loads(output.read_text())
         if result["allocator"] != ("jemalloc" if entrant.jemalloc else "glibc"):
             raise ProcessError(f"the allocator was {result['allocator']}")
+        if self.cell.kind == "generation":
+            result["generation_seconds"] = result["last_token"] - result["first_token"]
+            result["first_token_seconds"] = result["first_token"] - finished.began
         if "ends" in result:
             begins = [result["begin"], *result["ends"][:-1]]
             result["step_seconds"] = [end - begin for begin, end in zip(begins, result["ends"])]
             result["first_step_end"] = result["ends"][0]
         return finished, result
-
-    def training_block(self, entrant, finished, result):
-        steps = self.orders[entrant.order][: len(result["losses"])]
-        timed = steps[self.setup.warm_up :]
-        seconds = result["step_seconds"][self.setup.warm_up :]
-        tokens = sum(sum(self.lengths(step)) for step in timed)
-        flops = sum(
-            training_flops(self.setup.shape, RANK, self.lengths(step), self.supervised(step))
-            for step in timed
-        )
-        gaps = [
-            abs(a - b) / abs(b) for a, b in zip(self.reference[entrant.order], result["losses"])
-        ]
-        measured = {
-            "useful_tokens_per_second": tokens / sum(seconds),
-            "supervised_tokens_per_second": sum(self.supervised(step) for step in timed)
-            / sum(seconds),
-            "padded_tokens_per_second": self.computed_tokens(entrant, timed) / sum(seconds),
-            "gflops": flops / sum(seconds) / 1e9,
-            "flops_per_token": flops / tokens,
-            "timed_steps": len(timed),
-            "timed_tokens": tokens,
-            "median_step_seconds": statistics.median(seconds),
-            "step_seconds": result["step_seconds"],
-            "first_step_seconds": result["first_step_end"] - finished.began,
-            "losses": result["losses"],
-            "loss_gaps": gaps,
-        }
-        for key in ("observed_seconds", "adapter_dtypes", "checkpointing", "optimizer"):
-            if key in result:
-                measured[key] = result[key]
-        return measured
-
-    def computed_tokens(self, entrant, steps):
-        """Padding included; ours has none."""
-        if entrant.is_ours:
-            return sum(sum(self.lengths(step)) for step in steps)
-        return sum(len(step) * max(self.lengths(step)) for step in steps)
-
-    def generation_block(self, entrant, finished, result):
-        if entrant.is_ours:
-            # The text leaves out a final end token: count what the tokenizer makes of it.
-            counted = run_python(
-                self.setup,
-                "rows.py",
-                "--model",
-                self.setup.model,
-                "--count-tokens",
-                self.files.folder / "generated.jsonl",
-            )
-            tokens = min(int(counted.stdout), 1 + NEW_TOKENS) - 1
-            seconds = result["generation_seconds"]
-            first = result["first_token_seconds"]
-        else:
-            tokens, seconds = result["tokens"] - 1, result["last_token"] - result["first_token"]
-            first = result["first_token"] - finished.began
-        return {
-            "first_token_seconds": first,
-            "generated_tokens": tokens,
-            "tokens_per_second": tokens / seconds if tokens > 0 and seconds else None,
-            "text": result["text"],
-        }
-
-    def evaluation_block(self, entrant, finished, result):
-        everything = range(len(self.files.rows))
-        lengths, supervised = self.lengths(everything), self.supervised(everything)
-        seconds = result["evaluation_seconds"]
-
-        def rate(amount):
-            return amount / seconds if seconds else None
-
-        reference = self.reference.setdefault("evaluation", result["loss"])
-        return {
-            "loss": result["loss"],
-            "loss_gaps": [abs(result["loss"] - reference) / reference],
-            "useful_tokens_per_second": rate(sum(lengths)),
-            "supervised_tokens_per_second": rate(supervised),
-            "gflops": rate(evaluation_flops(self.setup.shape, lengths, supervised) / 1e9),
-            "evaluation_seconds": seconds,
-            "total_seconds": finished.seconds,
-        }
-
-    @staticmethod
-    def share(measured):
-        if measured.get("gflops") is None:
-            return None
-        return measured["gflops"] / statistics.mean(measured["gemm_gflops"])
-
-    # --- an entrant's blocks together ---
-
-    def summary(self, entrant, blocks):
-        mean = {}
-        for key, value in blocks[0].items():
-            if value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)):
-                values = [block[key] for block in blocks]
-                mean[key] = None if None in values else statistics.mean(values)
-        mean["peak_rss"] = max(block["peak_rss"] for block in blocks)
-        mean |= {
-            "name": entrant.name,
-            "ours": entrant.is_ours,
-            "waits": "active" if entrant.spins else "the program's default",
-            "order": entrant.order,
-            "noisy": any(block["noisy"] for block in blocks),
-            "blocks": blocks,
-        }
-        if "loss_gaps" in blocks[0]:
-            mean["parity"] = parity(blocks)
-        return mean
-
-
-def parity(blocks):
-    """The losses against those of our first run in the same order of rows; all blocks together."""
-    first = max(block["loss_gaps"][0] for block in blocks)
-    largest = max(max(block["loss_gaps"]) for block in blocks)
-    return {
-        "first": first,
-        "largest": largest,
-        "steps": max(len(block["loss_gaps"]) for block in blocks),
-        "holds": first <= BOUNDS["first"] and largest <= BOUNDS["all"],
-    }
-
 
 def import_fault(setup, names):
     try:
@@ -435,21 +318,3 @@ def import_fault(setup, names):
     except ProcessError as fault:
         return f"cannot be imported: {fault}"
     return None
-
-
-def outline(measured):
-    parts = [f"{measured['peak_rss'] / 1e9:.2f} GB"]
-    if measured.get("useful_tokens_per_second"):
-        parts.insert(0, f"{measured['useful_tokens_per_second']:.1f} useful tokens/s")
-    if measured.get("tokens_per_second"):
-        parts.insert(0, f"{measured['tokens_per_second']:.1f} tokens/s")
-    if "first_step_seconds" in measured:
-        parts.append(f"first step after {measured['first_step_seconds']:.1f} s")
-    if "first_token_seconds" in measured:
-        parts.append(f"first token after {measured['first_token_seconds']:.1f} s")
-    if measured.get("share_of_limit"):
-        parts.append(
-            f"{measured['share_of_limit']:.0%} of"
-            f" {statistics.mean(measured['gemm_gflops']):.0f} GFLOP/s"
-        )
-    return ", ".join(parts)

@@ -28,6 +28,8 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT / "bench"))
 
+import figures  # noqa: E402
+import goals  # noqa: E402
 import machine  # noqa: E402
 import report  # noqa: E402
 import runner  # noqa: E402
@@ -172,7 +174,7 @@ def settings(options, setup):
         "alpha": ALPHA,
         "learning_rate": LEARNING_RATE,
         "spread": runner.SPREAD,
-        "bounds": runner.BOUNDS,
+        "bounds": figures.BOUNDS,
     }
 
 
@@ -195,7 +197,7 @@ def finished_cells(results, output):
 def write_results(results, output):
     """After each cell, so that a long run that is stopped leaves what it has."""
     results["cells"].sort(key=lambda cell: list(CELLS).index(cell["cell"]))
-    results["goals"] = report.goals(results["cells"])
+    results["goals"] = goals.judged(results["cells"])
     (output / "results.json").write_text(
         json.dumps(results, indent=1, default=str) + "\n", encoding="utf-8"
     )

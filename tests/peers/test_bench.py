@@ -78,7 +78,7 @@ def entrant(name, ours=False, holds=True, **values):
 
 
 def test_a_goal_is_measured_against_the_best_peer_that_counts():
-    import report
+    import goals
 
     cell = {
         "cell": "C1",
@@ -89,7 +89,7 @@ def test_a_goal_is_measured_against_the_best_peer_that_counts():
             entrant("wrong but fast", holds=False, useful_tokens_per_second=900.0, peak_rss=1),
         ],
     }
-    found = {goal["what"]: goal for goal in report.goals([cell])}
+    found = {goal["what"]: goal for goal in goals.judged([cell])}
     rate = found["useful tokens/s against the best peer"]
     assert (rate["rival"], rate["value"]) == ("plain loop, jemalloc", 1.5)
     assert rate["reached"] and not rate["stretch_reached"]
@@ -100,20 +100,22 @@ def test_a_goal_is_measured_against_the_best_peer_that_counts():
 
 
 def test_a_goal_without_a_peer_is_not_reached():
+    import goals
     import report
 
     cell = {"cell": "C2", "entrants": [entrant("ours", ours=True, useful_tokens_per_second=300.0)]}
-    (goal,) = report.goals([cell])
+    (goal,) = goals.judged([cell])
     assert goal["value"] is None and not goal["reached"]
     assert "not measured" in "\n".join(report.goal_table([goal]))
 
 
 def test_a_goal_whose_only_peer_has_other_losses_says_so():
+    import goals
     import report
 
     ours = entrant("ours", ours=True, useful_tokens_per_second=300.0)
     other = entrant("trl, default", holds=False, useful_tokens_per_second=70.0)
-    found = {goal["what"]: goal for goal in report.goals([{"cell": "C3", "entrants": [ours, other]}])}
+    found = {goal["what"]: goal for goal in goals.judged([{"cell": "C3", "entrants": [ours, other]}])}
     goal = found["useful tokens/s against trl default"]
     assert goal["value"] is None and not goal["reached"]
     assert "trl, default: its losses differ | - |" in (line := report.goal_table([goal])[-1])
@@ -121,18 +123,19 @@ def test_a_goal_whose_only_peer_has_other_losses_says_so():
 
 
 def test_a_larger_model_is_judged_by_memory_and_by_its_share_against_c1():
+    import goals
     import report
 
     def cell(name, **figures):
         return {"cell": name, "entrants": [entrant("ours", ours=True, **figures)]}
 
     large = cell("C7", peak_rss=5.0e9, share_of_limit=0.6)
-    memory, share = report.goals([large])
+    memory, share = goals.judged([large])
     assert memory["reached"] and share["value"] is None and not share["reached"]
-    *_, memory, share = report.goals([cell("C1", share_of_limit=0.9), large])
+    *_, memory, share = goals.judged([cell("C1", share_of_limit=0.9), large])
     assert share["value"] == pytest.approx(0.6 / 0.9) and not share["reached"]
     large["entrants"][0]["peak_rss"] = 6.1e9
-    assert not report.goals([large])[0]["reached"]
+    assert not goals.judged([large])[0]["reached"]
     assert "stretch |" not in report.goal_table([memory])[-1]
 
 
