@@ -19,12 +19,12 @@ struct MergeFlags {
 };
 
 Json merge(const MergeFlags& flags, const std::function<bool()>& stop_requested) {
-    adapters::MergeRequest request{.model = *flags.model,
-                                   .adapter = *flags.adapter,
-                                   .output = *flags.output,
-                                   .allow_other_base = flags.allow_other_base,
-                                   .companions = {},
-                                   .stop_requested = stop_requested};
+    adapters::MergeRequest request;
+    request.model = *flags.model;
+    request.adapter = *flags.adapter;
+    request.output = *flags.output;
+    request.allow_other_base = flags.allow_other_base;
+    request.stop_requested = stop_requested;
     FaultList faults;
     read_choice("--base", flags.base, request.base, faults);
     read_choice("--dtype", flags.dtype, request.dtype, faults);

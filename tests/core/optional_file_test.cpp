@@ -8,7 +8,7 @@
 namespace qlora {
 namespace {
 
-constexpr const char* kPointer =
+constexpr const char* kLfsPointer =
     "version https://git-lfs.example/spec/v1\n"
     "oid sha256:4d7a214614ab2935c943f9e0ff69d22eadbb8f32b1258daaa5e2ca24d17e2393\nsize 12345\n";
 
@@ -33,13 +33,13 @@ TEST(OptionalFile, WhatIsNoFileToCopyIsNamedTogether) {
     const test::TempDir folder;
     test::write_file(folder / "a", "text");
     test::write_file(folder / "b", "");
-    constexpr const char* kNames[] = {"b", "half", "pointer", "none", "a"};
-    EXPECT_EQ(existing_files(folder.path(), kNames),
+    constexpr const char* kWanted[] = {"b", "half", "pointer", "none", "a"};
+    EXPECT_EQ(existing_files(folder.path(), kWanted),
               (std::vector<std::filesystem::path>{folder / "b", folder / "a"}));
     std::filesystem::create_symlink("nowhere", folder / "half");
-    test::write_file(folder / "pointer", kPointer);
+    test::write_file(folder / "pointer", kLfsPointer);
     try {
-        existing_files(folder.path(), kNames);
+        existing_files(folder.path(), kWanted);
         FAIL() << "accepted";
     } catch (const CheckpointError& error) {
         const std::string text = error.what();

@@ -13,7 +13,7 @@ namespace {
 
 using namespace test;
 
-constexpr std::int64_t kMlpTokens = 13, kHidden = 24, kInner = 40, kMlpRank = 3;
+constexpr std::int64_t kMlpTokens = 13, kMlpHidden = 24, kMlpInner = 40, kMlpRank = 3;
 constexpr double kEps = 1e-5;
 
 struct Variant {
@@ -32,7 +32,7 @@ std::ostream& operator<<(std::ostream& out, const Variant& value) {
 
 /// gate, up and down with everything that a variant trains.
 struct Mlp {
-    explicit Mlp(const Variant& v, std::int64_t hidden_size = kHidden, std::int64_t inner_size = kInner)
+    explicit Mlp(const Variant& v, std::int64_t hidden_size = kMlpHidden, std::int64_t inner_size = kMlpInner)
         : variant(v),
           gate(gaussian({inner_size, hidden_size}, 1) * 0.2),
           up(gaussian({inner_size, hidden_size}, 2) * 0.2),
@@ -90,7 +90,7 @@ enum class Way { kTwoNodes, kOneNode, kGraphOnly };
 std::vector<at::Tensor> run(const Variant& variant, Way way) {
     const Mlp mlp(variant);
     const at::Tensor hidden =
-        gaussian({kMlpTokens, kHidden}, 5).to(variant.dtype).set_requires_grad(variant.trains_hidden);
+        gaussian({kMlpTokens, kMlpHidden}, 5).to(variant.dtype).set_requires_grad(variant.trains_hidden);
     at::Tensor y;
     if (way == Way::kTwoNodes) {
         const auto [inner, residual] = norm_project(hidden, mlp.norm, kEps, mlp.gate_up());
@@ -151,7 +151,7 @@ TEST_P(MlpNode, gives_the_bits_of_two_nodes) {
 
 TEST(MlpResidual, weights_are_made_once_in_each_pass) {
     const Mlp mlp({"adapters"});
-    const at::Tensor hidden = gaussian({kMlpTokens, kHidden}, 5).requires_grad_();
+    const at::Tensor hidden = gaussian({kMlpTokens, kMlpHidden}, 5).requires_grad_();
     const at::Tensor y = mlp_residual(hidden, mlp.norm, kEps, mlp.gate_up(), mlp.down_projection());
     EXPECT_EQ(mlp.times_made, 1);
     y.sum().backward();
@@ -176,7 +176,7 @@ TEST(MlpResidual, keeps_nothing_but_its_input) {
 
 TEST(MlpResidual, without_gradients_it_is_the_same_result) {
     const Mlp mlp({"adapters"});
-    const at::Tensor hidden = gaussian({kMlpTokens, kHidden}, 5);
+    const at::Tensor hidden = gaussian({kMlpTokens, kMlpHidden}, 5);
     const at::Tensor with = mlp_residual(hidden, mlp.norm, kEps, mlp.gate_up(), mlp.down_projection());
     const at::AutoGradMode off(false);
     EXPECT_TRUE(

@@ -12,7 +12,7 @@ namespace {
 
 using namespace test;
 
-constexpr std::int64_t kSize = 33, kRank = 4;
+constexpr std::int64_t kLayerSize = 33, kLayerRank = 4;
 
 /// Two layers of norm, adapter with dropout, activation and residual; run plainly or recomputed in backward.
 struct Stack {
@@ -22,10 +22,10 @@ struct Stack {
 
     Stack() {
         for (std::uint64_t layer = 0; layer < 2; ++layer) {
-            weights.emplace_back(gaussian({kSize, kSize}, 10 + layer) * 0.2);
-            a.push_back((gaussian({kRank, kSize}, 20 + layer) * 0.2).requires_grad_());
-            b.push_back((gaussian({kSize, kRank}, 30 + layer) * 0.2).requires_grad_());
-            norms.push_back(gaussian({kSize}, 40 + layer).requires_grad_());
+            weights.emplace_back(gaussian({kLayerSize, kLayerSize}, 10 + layer) * 0.2);
+            a.push_back((gaussian({kLayerRank, kLayerSize}, 20 + layer) * 0.2).requires_grad_());
+            b.push_back((gaussian({kLayerSize, kLayerRank}, 30 + layer) * 0.2).requires_grad_());
+            norms.push_back(gaussian({kLayerSize}, 40 + layer).requires_grad_());
         }
     }
     at::Tensor layer(std::size_t i, const at::Tensor& x) {
@@ -56,7 +56,7 @@ struct Stack {
 
 TEST(Recomputed, output_and_every_gradient_are_bit_equal_with_dropout) {
     for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
-        const at::Tensor x = gaussian({21, kSize}, 1).to(dtype);
+        const at::Tensor x = gaussian({21, kLayerSize}, 1).to(dtype);
         Stack stack;
         at::Tensor plain_output, output;
         const std::vector<at::Tensor> plain = stack.gradients(x, false, &plain_output);
@@ -73,21 +73,21 @@ TEST(Recomputed, output_and_every_gradient_are_bit_equal_with_dropout) {
 
 TEST(Recomputed, refuses_an_input_whose_segment_would_get_no_gradient) {
     Stack stack;
-    const at::Tensor x = gaussian({3, kSize}, 1);
+    const at::Tensor x = gaussian({3, kLayerSize}, 1);
     EXPECT_THROW(stack.forward(x, true), c10::Error);
 }
 
 TEST(Recomputed, runs_the_segment_once_without_gradients) {
     Stack stack;
     const at::AutoGradMode off(false);
-    const at::Tensor x = gaussian({3, kSize}, 1);
+    const at::Tensor x = gaussian({3, kLayerSize}, 1);
     EXPECT_TRUE(stack.forward(x, true).equal(stack.forward(x, false)));
     EXPECT_EQ(stack.runs, 4);
 }
 
 TEST(Recomputed, keeps_nothing_but_its_input) {
     Stack stack;
-    const at::Tensor x = gaussian({3, kSize}, 1).requires_grad_();
+    const at::Tensor x = gaussian({3, kLayerSize}, 1).requires_grad_();
     at::Tensor inner;
     const auto segment = [&](const at::Tensor& in) {
         at::Tensor y = stack.layer(0, in);
