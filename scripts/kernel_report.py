@@ -5,6 +5,8 @@ accesses to global memory are, for each architecture that the plug-in is built f
     scripts/kernel_report.py                     all architectures: some minutes
     scripts/kernel_report.py --arch sm_90        one of them
     scripts/kernel_report.py --only matvec       files whose name contains it
+    scripts/kernel_report.py --arch sm_90 --build build/cuda-one     seconds, where that is built for sm_90 alone:
+                                                 what its compiler said, without the accesses
 
 Needs nvcc. Accesses are read from the machine code when nvdisasm is found (the PyPI package
 nvidia-cuda-nvdisasm of this Python, the toolkit, or PATH), else from PTX. `16x8 4` means eight accesses of 16
@@ -48,8 +50,8 @@ class Row(NamedTuple):
     kernel: str
     arch: str
     usage: Usage
-    loads: collections.Counter  # bytes of an access -> how many
-    stores: collections.Counter
+    loads: collections.Counter | None  # bytes of an access -> how many; None: not read
+    stores: collections.Counter | None
 
     def spilled(self):
         return self.usage.spill_stores + self.usage.spill_loads
@@ -189,13 +191,31 @@ def compile_file(tools, flags, source, arch):
             accesses = parse_sass(run([nvdisasm, "-c", cubin]).stdout)
         else:
             accesses = parse_ptx(next(Path(folder).glob("*.ptx")).read_text(encoding="utf-8"))
-    names = demangled(list(usage))
     none = (collections.Counter(), collections.Counter())
+    return rows_of(source, arch, usage, lambda name: accesses.get(name, none))
+
+
+def rows_of(source, arch, usage, accesses):
+    names = demangled(list(usage))
     rows = [
-        Row(source.name, short_name(names[name]), arch, facts, *accesses.get(name, none))
+        Row(source.name, short_name(names[name]), arch, facts, *accesses(name))
         for name, facts in usage.items()
     ]
     return sorted(rows, key=lambda row: row.kernel)
+
+
+def built_rows(build, source, arch):
+    """The same from the log that the build kept (scripts/keep_ptxas_log.sh), without accesses; None where it is
+    missing, older than the source or a kernel header, or of other architectures too."""
+    headers = [*KERNELS.glob("*.cuh"), *(ROOT / "include" / "qlora" / "kernels").glob("*.h")]
+    newest = max(file.stat().st_mtime for file in [source, *headers])
+    log = build / f"src/CMakeFiles/qlora_cuda_objects.dir/kernels/cuda/{source.name}.o.ptxas"
+    if not log.is_file() or log.stat().st_mtime < newest:
+        return None
+    text = log.read_text(encoding="utf-8")
+    if set(re.findall(r"for '(sm_\w+)'", text)) - {arch}:
+        return None
+    return rows_of(source, arch, parse_usage(text), lambda name: (None, None))
 
 
 # --- the report ---
@@ -203,6 +223,8 @@ def compile_file(tools, flags, source, arch):
 
 def widths(counter):
     """`16x8 4` for eight accesses of 16 bytes and one of 4."""
+    if counter is None:
+        return "not read"
     order = sorted(counter.items(), reverse=True)
     return " ".join(f"{size}x{count}" if count > 1 else str(size) for size, count in order) or "-"
 
@@ -249,7 +271,7 @@ def faults(rows, explained):
 def as_json(rows):
     return [
         {"file": row.file, "kernel": row.kernel, "arch": row.arch, **row.usage._asdict()}
-        | {"global_loads": dict(row.loads), "global_stores": dict(row.stores)}
+        | {"global_loads": row.loads, "global_stores": row.stores}
         for row in rows
     ]
 
@@ -260,6 +282,7 @@ def parse_arguments(architectures):
     )
     parser.add_argument("--arch", action="append", help=f"default: {', '.join(architectures)}")
     parser.add_argument("--only", metavar="TEXT", default="", help="only files whose name contains it")
+    parser.add_argument("--build", type=Path, metavar="DIR", help="a build with QLORA_CUDA whose logs are read")
     parser.add_argument("--jobs", type=int, default=2, help="compilers at once (default 2)")
     parser.add_argument("--ptx", action="store_true", help="accesses from PTX even where there is nvdisasm")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the rows there too")
@@ -270,18 +293,23 @@ def main():
     architectures, flags = build_settings()
     arguments = parse_arguments(architectures)
     nvcc, nvdisasm = find_nvcc(), None if arguments.ptx else find_nvdisasm()
-    if not nvcc:
+    sources = sorted(path for path in KERNELS.glob("*.cu") if arguments.only in path.name)
+    asked = arguments.arch or architectures
+    work = [(source, arch) for source in sources for arch in asked]
+    built = [arguments.build and built_rows(arguments.build, *item) for item in work]
+    rows = [row for found in built if found for row in found]
+    work = [item for item, found in zip(work, built) if found is None]
+    if work and not nvcc:
         print("kernel_report: nvcc is neither on PATH nor in /usr/local/cuda/bin", file=sys.stderr)
         return 2
-    sources = sorted(path for path in KERNELS.glob("*.cu") if arguments.only in path.name)
-    work = [(source, arch) for source in sources for arch in arguments.arch or architectures]
     with concurrent.futures.ThreadPoolExecutor(arguments.jobs) as pool:
         jobs = [pool.submit(compile_file, (nvcc, nvdisasm), flags, *item) for item in work]
-        rows = [row for job in jobs for row in job.result()]
+        rows += [row for job in jobs for row in job.result()]
     # Each kernel's architectures together, in the order in which they were asked for.
-    rows.sort(key=lambda row: (row.file, row.kernel))
+    rows.sort(key=lambda row: (row.file, row.kernel, asked.index(row.arch)))
     print(table(rows))
-    print(f"\n{len(rows)} rows; accesses from {'machine code' if nvdisasm else 'PTX'}")
+    print(f"\n{len(rows)} rows; accesses from {'machine code' if nvdisasm else 'PTX'}", end="")
+    print(f"; {len(built) - len(work)} files from the build, {len(work)} compiled" if arguments.build else "")
     if arguments.json:
         arguments.json.write_text(json.dumps(as_json(rows), indent=1) + "\n", encoding="utf-8")
     found = faults(rows, json.loads(EXPLAINED.read_text(encoding="utf-8")))

@@ -71,7 +71,7 @@ cuda_plug_in() {
         >$build.log || { cat $build.log; return 1; }
     cmake --build $build --target qlora_kernels_cuda cuda_tests plugin_tests cuda_kernels_bench || return 1
     ctest --test-dir $build --output-on-failure --no-tests=error -L cuda || return 1
-    .venv/bin/python -B scripts/kernel_report.py --arch sm_90 --jobs "$workers"
+    .venv/bin/python -B scripts/kernel_report.py --arch sm_90 --build $build --jobs "$workers"
 }
 
 peers() { pytest peers -n "$workers" --dist loadscope tests/peers --ignore tests/peers/test_training_parity.py; }

@@ -3,6 +3,8 @@
 Where nvcc is found, one kernel file is really compiled, and machine code and PTX must tell the same.
 """
 
+import os
+import subprocess
 from collections import Counter
 
 import kernel_report
@@ -143,6 +145,48 @@ def test_the_table_names_file_kernel_and_widths():
         ["fill", "sm_120", "128", "8", "4/12", "64", "-", "-"],
     ]
     assert widths(Counter()) == "-"
+
+
+LAUNCHER = kernel_report.ROOT / "scripts" / "keep_ptxas_log.sh"
+
+
+def kept_log(tmp_path, log, status=0):
+    """Runs the build's launcher on a compiler that says `log`: (how it ended, where the log is kept)."""
+    compiler, said = tmp_path / "compiler", tmp_path / "said"
+    said.write_text(log)
+    compiler.write_text(f'#!/bin/sh\n[ "$6" = -Xptxas=-v ] || exit 9\ncat "{said}" >&2\nexit {status}\n')
+    compiler.chmod(0o755)
+    folder = tmp_path / "src/CMakeFiles/qlora_cuda_objects.dir/kernels/cuda"
+    folder.mkdir(parents=True, exist_ok=True)
+    command = [LAUNCHER, compiler, "-c", "fill.cu", "-o", folder / "fill.cu.o", "-g"]
+    done = subprocess.run(command, capture_output=True, text=True)
+    return done, folder / "fill.cu.o.ptxas"
+
+
+def test_the_log_of_a_build_is_kept_with_its_object(tmp_path):
+    done, log = kept_log(tmp_path, LOG)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "") and log.read_text() == LOG
+    done, log = kept_log(tmp_path, "error: no such thing", status=3)
+    assert done.returncode == 3 and "no such thing" in done.stderr
+    assert log.read_text() == LOG, "as the object, which stays too"
+
+
+def test_a_build_is_read_where_its_log_is_of_this_source_and_architecture(tmp_path):
+    source = tmp_path / "fill.cu"
+    source.write_text("")
+    assert kernel_report.built_rows(tmp_path, source, "sm_90") is None
+    kept_log(tmp_path, LOG)
+    rows = kernel_report.built_rows(tmp_path, source, "sm_90")
+    assert [(row.file, row.arch, row.usage) for row in rows] == [
+        ("fill.cu", "sm_90", parse_usage(LOG)[name]) for name in ("_Z4copyPf", "_Z4fillPf", "slow_path")
+    ]
+    assert "not read" in table(rows) and len(faults(rows, [])) == 1
+    assert kernel_report.built_rows(tmp_path, source, "sm_80") is None
+    kept_log(tmp_path, LOG + LOG.replace("sm_90", "sm_80"))
+    assert kernel_report.built_rows(tmp_path, source, "sm_90") is None
+    _, log = kept_log(tmp_path, LOG)
+    os.utime(source, (0, log.stat().st_mtime + 1))
+    assert kernel_report.built_rows(tmp_path, source, "sm_90") is None
 
 
 def test_architectures_and_flags_are_those_of_the_build():
