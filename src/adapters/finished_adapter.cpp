@@ -150,7 +150,7 @@ void settle_saved_modules(LoraConfig& config, const AdapterFile& file,
 }  // namespace
 
 LoraConfig load_finished_adapter(const std::filesystem::path& folder, const AdapterFile& file,
-                                 const models::ModelConfig& model) {
+                                 const models::DecoderSpec& model) {
     const std::vector<ModuleInfo> modules = module_infos(model);
     std::set<std::string> linears;
     for (const ModuleInfo& module : modules) {

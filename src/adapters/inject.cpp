@@ -1,6 +1,7 @@
 #include "qlora/adapters/inject.h"
 
 #include <map>
+#include <set>
 
 #include "qlora/adapters/lora.h"
 #include "qlora/adapters/trained_tensors.h"
@@ -40,16 +41,16 @@ void set_adapters(models::CausalLM& model, const MatchResult& match, std::uint64
 }
 
 void train_whole_module(models::CausalLM& model, const std::string& path, const Modules& modules) {
-    if (path == models::CausalLM::kEmbeddingPath) return model.train_embedding();
-    if (path == models::CausalLM::kHeadPath) return model.train_head();
+    if (path == model.spec().embedding) return model.train_embedding();
+    if (path == model.spec().head.path) return model.train_head();
     const auto norm = modules.norms.find(path);
     if (norm != modules.norms.end()) return norm->second->train_whole_module();
     modules.linears.at(path)->train_whole_module();
 }
 
 at::Tensor whole_weight(const models::CausalLM& model, const std::string& path, const Modules& modules) {
-    if (path == models::CausalLM::kEmbeddingPath) return model.trained_embedding();
-    if (path == models::CausalLM::kHeadPath) return model.trained_head();
+    if (path == model.spec().embedding) return model.trained_embedding();
+    if (path == model.spec().head.path) return model.trained_head();
     const auto norm = modules.norms.find(path);
     return norm != modules.norms.end() ? norm->second->weight() : modules.linears.at(path)->trained_weight();
 }
@@ -81,42 +82,41 @@ std::int64_t Adaptation::trainable_elements() const {
     return total;
 }
 
-std::vector<ModuleInfo> module_infos(const models::ModelConfig& config) {
-    // An empty model costs nothing: its weights are undefined.
-    models::CausalLM model(config, at::kFloat);
+std::vector<ModuleInfo> module_infos(const models::DecoderSpec& decoder) {
     std::vector<ModuleInfo> out;
-    for (const char* container : {"model", "model.layers"}) out.push_back({.path = container});
-    for (std::int64_t i = 0; i < config.num_hidden_layers; ++i) {
-        const std::string layer = "model.layers." + std::to_string(i);
-        for (const char* rest : {"", ".self_attn", ".mlp"}) out.push_back({.path = layer + rest});
+    std::set<std::string> containers;
+    for (const models::spec::Linear* linear : decoder.linears()) {
+        for (std::size_t dot = linear->path.find('.'); dot != std::string::npos;
+             dot = linear->path.find('.', dot + 1)) {
+            const std::string container = linear->path.substr(0, dot);
+            if (containers.insert(container).second) out.push_back({.path = container});
+        }
     }
-    out.push_back({.path = models::CausalLM::kEmbeddingPath,
+    out.push_back({.path = decoder.embedding,
                    .is_embedding = true,
-                   .in_features = config.vocab_size,
-                   .out_features = config.hidden_size});
-    for (const nn::Linear* linear : model.linears()) {
-        out.push_back({.path = linear->path(),
+                   .in_features = decoder.vocab_size,
+                   .out_features = decoder.hidden_size});
+    for (const models::spec::Linear* linear : decoder.linears()) {
+        out.push_back({.path = linear->path,
                        .is_linear = true,
-                       .in_features = linear->in_features(),
-                       .out_features = linear->out_features()});
+                       .in_features = linear->in,
+                       .out_features = linear->out});
     }
-    for (const nn::RmsNorm* norm : model.norms()) {
-        out.push_back({.path = norm->path(),
-                       .is_norm = true,
-                       .in_features = norm->size(),
-                       .out_features = norm->size()});
+    for (const models::spec::Norm* norm : decoder.norms()) {
+        out.push_back(
+            {.path = norm->path, .is_norm = true, .in_features = norm->size, .out_features = norm->size});
     }
-    out.push_back({.path = models::CausalLM::kHeadPath,
+    out.push_back({.path = decoder.head.path,
                    .is_linear = true,
                    .is_output_embedding = true,
-                   .in_features = config.hidden_size,
-                   .out_features = config.vocab_size});
+                   .in_features = decoder.head.in,
+                   .out_features = decoder.head.out});
     return out;
 }
 
 Adaptation inject(models::CausalLM& model, const LoraConfig& config, std::uint64_t seed) {
-    MatchResult match = match_targets(config, module_infos(model.config()), model.config().model_type);
-    const std::vector<TrainedTensor> trained = trained_tensors(match, model);
+    MatchResult match = match_targets(config, module_infos(model.spec()), model.spec().model_type);
+    const std::vector<TrainedTensor> trained = trained_tensors(match, model.spec());
     Modules modules(model);
     set_adapters(model, match, seed, modules);
     Adaptation adaptation{.config = std::move(match.expanded),

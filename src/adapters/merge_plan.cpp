@@ -10,9 +10,6 @@
 namespace qlora::adapters {
 namespace {
 
-const std::string kHeadWeight = models::CausalLM::kHeadWeight;
-const std::string kEmbeddingWeight = models::CausalLM::kEmbeddingWeight;
-
 io::DType output_dtype(MergeDtype wanted, io::DType base) {
     switch (wanted) {
         case MergeDtype::kFloat32:
@@ -58,7 +55,7 @@ void require_dequantizable(const MergeInputs& inputs, const MergeRequest& reques
 }
 
 /// The dtype that the weights of a base had before they were stored in 4 bits.
-io::DType dtype_before(const quant::BnbMatrix& matrix, const models::ModelConfig& config) {
+io::DType dtype_before(const quant::BnbMatrix& matrix, const models::DecoderSpec& config) {
     if (config.dtype == "bfloat16") return io::DType::kBF16;
     if (config.dtype == "float16") return io::DType::kF16;
     return config.dtype == "float32" ? io::DType::kF32 : matrix.dtype;
@@ -74,8 +71,7 @@ PlannedTensor plan_tensor(const std::string& name, const TensorSource& base, con
         stored = dtype_before(*base.stored, inputs.config);
         shape = {base.stored->rows, base.stored->columns};
     }
-    out.spec = {name, models::is_recomputed_buffer(name) ? stored : output_dtype(request.dtype, stored),
-                shape};
+    out.spec = {name, inputs.config.ignores(name) ? stored : output_dtype(request.dtype, stored), shape};
     if (const auto replacement = inputs.replacements.find(name); replacement != inputs.replacements.end()) {
         out.source = replacement->second;
         out.from_adapter = true;
@@ -105,7 +101,7 @@ void sort_for_file(PlannedShard& shard) {
 }  // namespace
 
 MergeInputs::MergeInputs(const MergeRequest& request)
-    : config(models::load_model_config(request.model)),
+    : config(models::load_decoder_spec(request.model)),
       base(request.model),
       names(base, config),
       stored(models::check_base(base, config)),
@@ -113,10 +109,9 @@ MergeInputs::MergeInputs(const MergeRequest& request)
       lora(load_finished_adapter(request.adapter, adapter, config)),
       trained_on(trained_quantization(request.adapter)) {
     models::log_passed_over(config);
-    models::CausalLM empty(config, at::kFloat);
     const MatchResult match = match_targets(lora, module_infos(config), config.model_type);
     for (const std::string& warning : match.warnings) spdlog::warn("{}", warning);
-    const std::vector<TrainedTensor> trained = trained_tensors(match, empty);
+    const std::vector<TrainedTensor> trained = trained_tensors(match, config);
     std::vector<io::TensorSpec> expected;
     for (const TrainedTensor& tensor : trained)
         expected.push_back({tensor.key, io::DType::kF32, tensor.shape});
@@ -151,9 +146,10 @@ MergeInputs::MergeInputs(const MergeRequest& request)
 MergePlan plan_merge(const MergeInputs& inputs, const MergeRequest& request) {
     MergePlan plan;
     // Embedding and head share one tensor in the base; training one of them makes two tensors of it.
-    plan.untied = inputs.config.tie_word_embeddings && (inputs.replacements.contains(kHeadWeight) ||
-                                                        inputs.replacements.contains(kEmbeddingWeight));
-    const bool head_is_new = plan.untied && !inputs.names.holds(kHeadWeight);
+    const std::string head = inputs.config.head_weight(), embedding = inputs.config.embedding_weight();
+    plan.untied = inputs.config.tie_word_embeddings &&
+                  (inputs.replacements.contains(head) || inputs.replacements.contains(embedding));
+    const bool head_is_new = plan.untied && !inputs.names.holds(head);
     std::set<std::string> states;  // parts of matrices, which are merged with their weight
     for (const auto& [weight, matrix] : inputs.stored.matrices) {
         for (const std::string& name : quant::bnb_state_names(weight)) states.insert(name);
@@ -167,8 +163,8 @@ MergePlan plan_merge(const MergeInputs& inputs, const MergeRequest& request) {
             const TensorSource source{&file, &view,
                                       matrix == inputs.stored.matrices.end() ? nullptr : &matrix->second};
             shard.tensors.push_back(plan_tensor(name, source, inputs, request));
-            if (head_is_new && name == kEmbeddingWeight) {
-                shard.tensors.push_back(plan_tensor(kHeadWeight, source, inputs, request));
+            if (head_is_new && name == embedding) {
+                shard.tensors.push_back(plan_tensor(head, source, inputs, request));
             }
         }
         sort_for_file(shard);

@@ -13,7 +13,7 @@
 #include "qlora/io/checkpoint.h"
 #include "qlora/models/base_loader.h"
 #include "qlora/models/checkpoint_names.h"
-#include "qlora/models/model_config.h"
+#include "qlora/models/decoder_spec.h"
 
 namespace qlora::adapters {
 
@@ -45,7 +45,7 @@ struct MergeInputs {
     MergeInputs(const MergeInputs&) = delete;  // its parts point at each other
     MergeInputs& operator=(const MergeInputs&) = delete;
 
-    models::ModelConfig config;
+    models::DecoderSpec config;
     io::Checkpoint base;
     models::CheckpointNames names;      ///< of `base`
     models::StoredQuantization stored;  ///< of a base stored in 4 bits

@@ -22,47 +22,45 @@ TrainedTensor make(const std::string& module, const char* suffix, TrainedPart pa
 
 }  // namespace
 
-std::vector<TrainedTensor> trained_tensors(const MatchResult& match, models::CausalLM& model) {
-    const models::ModelConfig& config = model.config();
+std::vector<TrainedTensor> trained_tensors(const MatchResult& match, const models::DecoderSpec& decoder) {
     const std::set<std::string> whole(match.modules_to_save.begin(), match.modules_to_save.end());
     std::map<std::string, const Target*> adapted;
     for (const Target& target : match.targets) adapted[target.path] = &target;
 
     std::vector<TrainedTensor> out;
-    for (const nn::Linear* linear : model.linears()) {
-        const auto found = adapted.find(linear->path());
+    for (const models::spec::Linear* linear : decoder.linears()) {
+        const auto found = adapted.find(linear->path);
         if (found == adapted.end()) continue;
         const std::int64_t r = found->second->r;
-        out.push_back(make(linear->path(), LoraLayer::kA, TrainedPart::kLoraA, {r, linear->in_features()}));
-        out.push_back(make(linear->path(), LoraLayer::kB, TrainedPart::kLoraB, {linear->out_features(), r}));
+        out.push_back(make(linear->path, LoraLayer::kA, TrainedPart::kLoraA, {r, linear->in}));
+        out.push_back(make(linear->path, LoraLayer::kB, TrainedPart::kLoraB, {linear->out, r}));
     }
 
-    const std::vector<std::int64_t> table{config.vocab_size, config.hidden_size};
-    if (whole.contains(models::CausalLM::kEmbeddingPath)) {
-        out.push_back(make(models::CausalLM::kEmbeddingPath, kWeight, TrainedPart::kWeight, table));
+    const std::vector<std::int64_t> table{decoder.vocab_size, decoder.hidden_size};
+    if (whole.contains(decoder.embedding)) {
+        out.push_back(make(decoder.embedding, kWeight, TrainedPart::kWeight, table));
     }
-    for (const nn::Linear* linear : model.linears()) {
-        if (!whole.contains(linear->path())) continue;
-        out.push_back(make(linear->path(), kWeight, TrainedPart::kWeight,
-                           {linear->out_features(), linear->in_features()}));
-        if (!linear->has_bias()) continue;
-        out.push_back(make(linear->path(), kBias, TrainedPart::kBias, {linear->out_features()}, false));
+    for (const models::spec::Linear* linear : decoder.linears()) {
+        if (!whole.contains(linear->path)) continue;
+        out.push_back(make(linear->path, kWeight, TrainedPart::kWeight, {linear->out, linear->in}));
+        if (!linear->bias) continue;
+        out.push_back(make(linear->path, kBias, TrainedPart::kBias, {linear->out}, false));
     }
-    for (const nn::RmsNorm* norm : model.norms()) {
-        if (!whole.contains(norm->path())) continue;
-        out.push_back(make(norm->path(), kWeight, TrainedPart::kWeight, {norm->size()}, false));
+    for (const models::spec::Norm* norm : decoder.norms()) {
+        if (!whole.contains(norm->path)) continue;
+        out.push_back(make(norm->path, kWeight, TrainedPart::kWeight, {norm->size}, false));
     }
-    if (whole.contains(models::CausalLM::kHeadPath)) {
-        out.push_back(make(models::CausalLM::kHeadPath, kWeight, TrainedPart::kWeight, table));
+    if (whole.contains(decoder.head.path)) {
+        out.push_back(make(decoder.head.path, kWeight, TrainedPart::kWeight, table));
     }
 
     const BiasTraining bias = match.expanded.bias;
-    for (const nn::Linear* linear : model.linears()) {
-        const bool has_adapter = adapted.contains(linear->path());
-        if (bias == BiasTraining::kNone || !linear->has_bias() || whole.contains(linear->path())) continue;
+    for (const models::spec::Linear* linear : decoder.linears()) {
+        const bool has_adapter = adapted.contains(linear->path);
+        if (bias == BiasTraining::kNone || !linear->bias || whole.contains(linear->path)) continue;
         if (bias == BiasTraining::kLoraOnly && !has_adapter) continue;
-        out.push_back(make(linear->path(), has_adapter ? kWrappedBias : kBias, TrainedPart::kBias,
-                           {linear->out_features()}, false));
+        out.push_back(
+            make(linear->path, has_adapter ? kWrappedBias : kBias, TrainedPart::kBias, {linear->out}, false));
     }
     return out;
 }

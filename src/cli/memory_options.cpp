@@ -28,7 +28,7 @@ std::int64_t power_of_two_below(std::int64_t value) {
 
 }  // namespace
 
-std::vector<train::MemoryOption> memory_options(const RunConfig& config, const models::ModelConfig& model,
+std::vector<train::MemoryOption> memory_options(const RunConfig& config, const models::DecoderSpec& model,
                                                 const RowLengths& rows, const train::MemoryChoice& choice) {
     std::vector<train::MemoryOption> options;
     // Only what a setting changes is planned again.

@@ -10,7 +10,7 @@ namespace qlora::cli {
 /// The settings that could make this run smaller, each changed by one step, with what it would need then: the
 /// micro-batch halved, rows of at most the next lower power of two, whole layers recomputed, weights in 4
 /// bits, half the rank, fewer trained modules. Only what can still be changed is among them.
-std::vector<train::MemoryOption> memory_options(const RunConfig& config, const models::ModelConfig& model,
+std::vector<train::MemoryOption> memory_options(const RunConfig& config, const models::DecoderSpec& model,
                                                 const RowLengths& rows, const train::MemoryChoice& choice);
 
 }  // namespace qlora::cli

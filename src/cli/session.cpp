@@ -14,7 +14,7 @@
 namespace qlora::cli {
 ModelFolder::ModelFolder(const std::filesystem::path& path)
     : folder(path),
-      config(models::load_model_config(path)),
+      config(models::load_decoder_spec(path)),
       checkpoint(path),
       stored(config.stored_in_4bit ? models::check_base(checkpoint, config).config : std::nullopt),
       tokenizer(tokenizer::load_tokenizer(path)),

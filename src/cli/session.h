@@ -22,7 +22,7 @@ struct ModelFolder {
     explicit ModelFolder(const std::filesystem::path& folder);
 
     std::filesystem::path folder;
-    models::ModelConfig config;
+    models::DecoderSpec config;
     io::Checkpoint checkpoint;
     /// Of a checkpoint whose linears are stored in 4 bits.
     std::optional<quant::QuantConfig> stored;

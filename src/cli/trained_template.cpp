@@ -55,7 +55,7 @@ std::optional<TokenId> trained_end(const fs::path& adapter, std::int64_t vocab_s
 
 }  // namespace
 
-std::vector<TokenId> model_stop_ids(const fs::path& model, const models::ModelConfig& config) {
+std::vector<TokenId> model_stop_ids(const fs::path& model, const models::DecoderSpec& config) {
     const Json generation = generation_config(model);
     std::vector<TokenId> out;
     if (!generation.contains("eos_token_id")) {
@@ -93,7 +93,7 @@ models::CompanionFiles merged_companions(const fs::path& model, const fs::path& 
             "folder");
         put_chat_template(*trained, model, files);
     }
-    const models::ModelConfig config = models::load_model_config(model);
+    const models::DecoderSpec config = models::load_decoder_spec(model);
     std::vector<TokenId> stops = model_stop_ids(model, config);
     const std::optional<TokenId> end = trained_end(adapter, config.vocab_size);
     if (end && !holds(stops, *end)) {

@@ -5,8 +5,8 @@
 #include <string>
 #include <vector>
 
+#include "qlora/models/decoder_spec.h"
 #include "qlora/models/folder_writer.h"
-#include "qlora/models/model_config.h"
 #include "session.h"
 
 /// The template that was trained goes where the weights go: a model that learned to end its turns with
@@ -15,7 +15,7 @@ namespace qlora::cli {
 
 /// Where a model's generation stops by generation_config.json, or by config.json without one.
 std::vector<tokenizer::TokenId> model_stop_ids(const std::filesystem::path& model,
-                                               const models::ModelConfig& config);
+                                               const models::DecoderSpec& config);
 
 /// Beside a trained adapter: the base's tokenizer, with the chat template that was trained.
 models::CompanionFiles adapter_companions(const ModelFolder& folder,

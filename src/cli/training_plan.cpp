@@ -11,10 +11,9 @@ namespace qlora::cli {
 namespace {
 
 std::vector<adapters::TrainedTensor> trained_tensors(const RunConfig& config,
-                                                     const models::ModelConfig& model) {
-    models::CausalLM empty(model, at::kFloat);
+                                                     const models::DecoderSpec& model) {
     return adapters::trained_tensors(
-        adapters::match_targets(config.peft, adapters::module_infos(model), model.model_type), empty);
+        adapters::match_targets(config.peft, adapters::module_infos(model), model.model_type), model);
 }
 
 }  // namespace
@@ -38,7 +37,7 @@ RowLengths row_lengths(const data::Dataset& train, const data::Dataset* held_out
     return out;
 }
 
-std::string position_warning(const models::ModelConfig& model, const data::Dataset& train,
+std::string position_warning(const models::DecoderSpec& model, const data::Dataset& train,
                              const data::Dataset* held_out) {
     const std::int64_t longest =
         std::max(train.statistics.longest, held_out == nullptr ? 0 : held_out->statistics.longest);
@@ -70,7 +69,7 @@ void set_micro_batch(train::MemoryRequest& request, const RunConfig& config, con
     }
 }
 
-void set_trained(train::MemoryRequest& request, const RunConfig& config, const models::ModelConfig& model) {
+void set_trained(train::MemoryRequest& request, const RunConfig& config, const models::DecoderSpec& model) {
     request.trained_elements = request.moment_bytes = 0;
     for (const adapters::TrainedTensor& tensor : trained_tensors(config, model)) {
         const std::int64_t elements = adapters::trained_elements({tensor});
@@ -79,7 +78,7 @@ void set_trained(train::MemoryRequest& request, const RunConfig& config, const m
     }
 }
 
-train::MemoryRequest memory_request(const RunConfig& config, const models::ModelConfig& model,
+train::MemoryRequest memory_request(const RunConfig& config, const models::DecoderSpec& model,
                                     const RowLengths& rows, at::Device device) {
     train::MemoryRequest request{
         .config = model,

@@ -7,7 +7,7 @@
 #include "qlora/cli/run_config.h"
 #include "qlora/data/batch_plan.h"
 #include "qlora/data/sft_dataset.h"
-#include "qlora/models/model_config.h"
+#include "qlora/models/decoder_spec.h"
 #include "qlora/train/memory_plan.h"
 
 namespace qlora::cli {
@@ -25,14 +25,14 @@ RowLengths row_lengths(const data::Dataset& train, const data::Dataset* held_out
 
 /// One sentence where the longest row passes the positions that the model was trained on; else empty.
 /// `held_out` may be null.
-std::string position_warning(const models::ModelConfig& model, const data::Dataset& train,
+std::string position_warning(const models::DecoderSpec& model, const data::Dataset& train,
                              const data::Dataset* held_out);
 
 /// What a run's memory is planned from; the way it uses memory is left at its defaults.
-train::MemoryRequest memory_request(const RunConfig& config, const models::ModelConfig& model,
+train::MemoryRequest memory_request(const RunConfig& config, const models::DecoderSpec& model,
                                     const RowLengths& rows, at::Device device);
 /// The two parts of it that take time: what depends on the rows, and what depends on `peft`.
 void set_micro_batch(train::MemoryRequest& request, const RunConfig& config, const RowLengths& rows);
-void set_trained(train::MemoryRequest& request, const RunConfig& config, const models::ModelConfig& model);
+void set_trained(train::MemoryRequest& request, const RunConfig& config, const models::DecoderSpec& model);
 
 }  // namespace qlora::cli

@@ -69,7 +69,7 @@ std::vector<std::vector<TokenId>> generate(const models::CausalLM& model,
         const std::size_t end = std::min(prompts.size(), begin + group_size);
         std::vector<Sequence> group;
         for (std::size_t i = begin; i < end; ++i) {
-            group.push_back({i, prompts[i], models::KvCache(model.config().num_hidden_layers)});
+            group.push_back({i, prompts[i], models::KvCache(model.spec().layers.size())});
         }
         std::vector<Sequence*> active;
         for (Sequence& sequence : group) active.push_back(&sequence);

@@ -29,11 +29,11 @@ at::Tensor load_dense(const io::TensorView& view) {
 }
 
 std::vector<Slot> slots_of(CausalLM& model, const LoadOptions& options) {
-    const ModelConfig& config = model.config();
+    const DecoderSpec& config = model.spec();
     const at::ScalarType compute = options.compute_dtype;
     const at::Device device = options.device;
     std::vector<Slot> slots;
-    slots.push_back({CausalLM::kEmbeddingWeight,
+    slots.push_back({config.embedding_weight(),
                      {config.vocab_size, config.hidden_size},
                      [&model, compute, device](const io::TensorView& view) {
                          const at::Tensor table = load_dense(view).to(device);
@@ -64,7 +64,7 @@ std::vector<Slot> slots_of(CausalLM& model, const LoadOptions& options) {
                          }});
     }
     if (!config.tie_word_embeddings) {
-        slots.push_back({CausalLM::kHeadWeight,
+        slots.push_back({config.head_weight(),
                          {config.vocab_size, config.hidden_size},
                          [&model, compute, device](const io::TensorView& view) {
                              model.head() = nn::Weight(load_dense(view).to(device), compute);
@@ -74,9 +74,10 @@ std::vector<Slot> slots_of(CausalLM& model, const LoadOptions& options) {
 }
 
 /// A tied checkpoint may store the head too, but only as the same bytes.
-void check_tied_head(const io::Checkpoint& checkpoint, const CheckpointNames& names, FaultList& faults) {
-    const io::TensorView& head = checkpoint.at(names.in_file(CausalLM::kHeadWeight));
-    const io::TensorView& table = checkpoint.at(names.in_file(CausalLM::kEmbeddingWeight));
+void check_tied_head(const io::Checkpoint& checkpoint, const CheckpointNames& names,
+                     const DecoderSpec& config, FaultList& faults) {
+    const io::TensorView& head = checkpoint.at(names.in_file(config.head_weight()));
+    const io::TensorView& table = checkpoint.at(names.in_file(config.embedding_weight()));
     if (head.dtype != table.dtype || !std::ranges::equal(head.bytes, table.bytes)) {
         faults.add(head.name, "differs from " + table.name +
                                   " although config.json says tie_word_embeddings: true; set it to false");
@@ -109,30 +110,30 @@ std::int64_t common_blocksize(const std::map<std::string, quant::BnbMatrix>& mat
 
 /// Tensors of the checkpoint that the slots do not know.
 void check_others(const io::Checkpoint& checkpoint, const CheckpointNames& names,
-                  const std::set<std::string>& known, const ModelConfig& config, FaultList& faults) {
+                  const std::set<std::string>& known, const DecoderSpec& config, FaultList& faults) {
     for (const std::string& name : checkpoint.names()) {
         const std::string parameter = names.parameter(name);
         if (names.in_file(parameter) != name) {
             faults.add(name, "is " + names.in_file(parameter) +
                                  " under another name, and the checkpoint holds both; remove one of them");
-        } else if (known.contains(name) || is_recomputed_buffer(parameter)) {
+        } else if (known.contains(name) || config.ignores(parameter)) {
             continue;
-        } else if (config.tie_word_embeddings && parameter == CausalLM::kHeadWeight) {
-            check_tied_head(checkpoint, names, faults);
+        } else if (config.tie_word_embeddings && parameter == config.head_weight()) {
+            check_tied_head(checkpoint, names, config, faults);
         } else {
             faults.add(name, "is not a parameter of a " + config.model_type + " model with this config.json");
         }
     }
 }
 
-std::string missing_text(const Slot& slot) {
+std::string missing_text(const Slot& slot, const DecoderSpec& config) {
     return "is missing (expected shape " + io::shape_text(slot.shape) + ")" +
-           (slot.name == CausalLM::kHeadWeight ? ", and tie_word_embeddings in config.json is not true, "
-                                                 "which would take it from the embedding"
-                                               : "");
+           (slot.name == config.head_weight() ? ", and tie_word_embeddings in config.json is not true, "
+                                                "which would take it from the embedding"
+                                              : "");
 }
 
-StoredQuantization check(const io::Checkpoint& checkpoint, const ModelConfig& config,
+StoredQuantization check(const io::Checkpoint& checkpoint, const DecoderSpec& config,
                          const std::vector<Slot>& slots) {
     FaultList faults;
     const CheckpointNames names(checkpoint, config);
@@ -150,7 +151,7 @@ StoredQuantization check(const io::Checkpoint& checkpoint, const ModelConfig& co
                                                        *config.stored_in_4bit, faults);
             if (matrix) stored.matrices[slot.name] = *matrix;
         } else if (!checkpoint.contains(in_file)) {
-            faults.add(slot.name, missing_text(slot));
+            faults.add(slot.name, missing_text(slot, config));
         } else {
             check_dense(checkpoint.at(in_file), slot.shape, faults);
         }
@@ -188,23 +189,18 @@ void require_as_stored(const io::Checkpoint& checkpoint, const StoredQuantizatio
 
 }  // namespace
 
-bool is_recomputed_buffer(const std::string& name) {
-    return name.ends_with(".self_attn.rotary_emb.inv_freq") || name == "model.rotary_emb.inv_freq";
-}
-
-std::set<std::string> quantizable_weights(const ModelConfig& config) {
-    CausalLM empty(config, at::kFloat);
+std::set<std::string> quantizable_weights(const DecoderSpec& config) {
     std::set<std::string> names;
-    for (const nn::Linear* linear : empty.linears()) names.insert(linear->path() + ".weight");
+    for (const spec::Linear* linear : config.linears()) names.insert(linear->weight());
     return names;
 }
 
-StoredQuantization check_base(const io::Checkpoint& checkpoint, const ModelConfig& config) {
+StoredQuantization check_base(const io::Checkpoint& checkpoint, const DecoderSpec& config) {
     CausalLM empty(config, at::kFloat);
     return check(checkpoint, config, slots_of(empty, {}));
 }
 
-std::unique_ptr<CausalLM> load_base(const io::Checkpoint& checkpoint, const ModelConfig& config,
+std::unique_ptr<CausalLM> load_base(const io::Checkpoint& checkpoint, const DecoderSpec& config,
                                     const LoadOptions& options) {
     auto model = std::make_unique<CausalLM>(config, options.compute_dtype);
     const std::vector<Slot> slots = slots_of(*model, options);

@@ -41,7 +41,7 @@ std::span<const std::byte> bytes_of_array(const T& values) {
 /// What is read of the model before anything is written.
 struct Model {
     explicit Model(const QuantizeRequest& request)
-        : config(load_model_config(request.model)), checkpoint(request.model), names(checkpoint, config) {
+        : config(load_decoder_spec(request.model)), checkpoint(request.model), names(checkpoint, config) {
         log_passed_over(config);
         if (config.stored_in_4bit) {
             throw ConfigError("--model: " + request.model.string() +
@@ -51,7 +51,7 @@ struct Model {
         matrices = quantizable_weights(config);
     }
 
-    ModelConfig config;
+    DecoderSpec config;
     io::Checkpoint checkpoint;
     CheckpointNames names;
     // By the parameters' names:
@@ -175,7 +175,7 @@ class Writer {
             const auto bytes = view.bytes.subspan(first, std::min(kCopyBytes, view.bytes.size() - first));
             const io::TensorView piece{
                 view.name, view.dtype, {static_cast<std::int64_t>(bytes.size() / width)}, bytes};
-            if (!is_recomputed_buffer(parameter) && !quant::all_finite(piece)) {
+            if (!model_.config.ignores(parameter) && !quant::all_finite(piece)) {
                 throw CheckpointError("tensor " + view.name +
                                       " holds a value that is not finite; the checkpoint is damaged");
             }

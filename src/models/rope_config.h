@@ -3,7 +3,7 @@
 #include <cstdint>
 
 #include "config_reader.h"
-#include "qlora/models/model_config.h"
+#include "qlora/models/decoder_spec.h"
 
 namespace qlora::models {
 

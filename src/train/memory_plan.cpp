@@ -18,20 +18,47 @@ constexpr std::int64_t kGpuBaselineBytes = 600LL << 20;
 
 /// Elements of a layer's tensors for one token.
 struct LayerSizes {
-    explicit LayerSizes(const models::ModelConfig& c)
-        : hidden(c.hidden_size),
-          inner(c.intermediate_size),
-          q(c.num_attention_heads * c.head_dim),
-          qkv(q + 2 * c.num_key_value_heads * c.head_dim),
-          heads(c.num_attention_heads),
-          normed_heads(c.query_key_norm ? c.num_attention_heads + c.num_key_value_heads : 0) {}
+    LayerSizes(const models::spec::Layer& layer, std::int64_t hidden_size) : hidden(hidden_size) {
+        for (const models::spec::Branch& branch : layer.branches)
+            std::visit([&](const auto& block) { add(block); }, branch.block);
+    }
 
-    std::int64_t weights() const { return hidden * (qkv + q + 3 * inner); }
-    /// Of the linears that run as one product.
-    std::int64_t largest_group() const { return hidden * std::max(qkv, 2 * inner); }
-    std::int64_t largest_matrix() const { return hidden * std::max(q, inner); }
+    std::int64_t hidden;
+    std::int64_t inner = 0;  ///< of the MLP
+    std::int64_t q = 0, qkv = 0, heads = 0, normed_heads = 0;
+    std::int64_t weights = 0;
+    std::int64_t largest_group = 0;  ///< of the linears that run as one product
+    std::int64_t largest_matrix = 0;
 
-    std::int64_t hidden, inner, q, qkv, heads, normed_heads;
+  private:
+    void add(const models::spec::Attention& attention) {
+        q += attention.output.in;
+        qkv += add_linears(attention.entry, attention.output);
+        heads += attention.heads;
+        if (attention.q_norm) normed_heads += attention.heads;
+        if (attention.k_norm) normed_heads += attention.kv_heads;
+    }
+
+    void add(const models::spec::Mlp& mlp) {
+        inner += mlp.output.in;
+        add_linears(mlp.entry, mlp.output);
+    }
+
+    /// Returns what the entry's product has of columns.
+    std::int64_t add_linears(const std::vector<models::spec::Linear>& entry,
+                             const models::spec::Linear& output) {
+        std::int64_t columns = 0, group = 0;
+        for (const models::spec::Linear& linear : entry) {
+            columns += linear.out;
+            group += linear.in * linear.out;
+            largest_matrix = std::max(largest_matrix, linear.in * linear.out);
+        }
+        const std::int64_t last = output.in * output.out;
+        weights += group + last;
+        largest_group = std::max({largest_group, group, last});
+        largest_matrix = std::max(largest_matrix, last);
+        return columns;
+    }
 };
 
 /// Bytes for each token that enters a layer, and for each that leaves attention: in the last layer only the
@@ -65,7 +92,7 @@ std::int64_t temporary_weights(const MemoryRequest& request, const LayerSizes& s
         copies = 6;
     else if (!request.quantization.load_in_4bit && request.stored_bytes_per_weight != 4)
         copies = 4;
-    return sizes.largest_group() * 4 + sizes.largest_matrix() * copies;
+    return sizes.largest_group * 4 + sizes.largest_matrix * copies;
 }
 
 /// Temporaries of an MLP's backward pass, the layer's largest: for each token the gradients of the layer's
@@ -115,33 +142,43 @@ std::int64_t loss_bytes(const MemoryRequest& request) {
     return rows * (request.config.vocab_size * width + request.config.hidden_size * 4) + final_rows + panel;
 }
 
-void plan_activations(const MemoryRequest& request, MemoryPlan& plan) {
-    const LayerSizes sizes(request.config);
-    const std::int64_t width = request.bytes_per_element, layers = request.config.num_hidden_layers;
+void plan_activations(const MemoryRequest& request, const std::vector<LayerSizes>& layers, MemoryPlan& plan) {
+    const std::int64_t width = request.bytes_per_element;
     const std::int64_t tokens = request.tokens, supervised = request.supervised_tokens;
     const bool remakes_layers = request.recomputation == nn::Recomputation::kLayers;
-    const LayerBytes kept = kept_by_layer(sizes, width, request.recomputation);
-    const std::int64_t layer = (kept.attention + kept.mlp) * tokens;
+    const auto remade = [&](const LayerSizes& sizes) {
+        return remakes_layers ? read_by_backward(sizes, width).attention + sizes.hidden * width : 0;
+    };
+    const LayerSizes& last = layers.back();
+    const LayerBytes kept = kept_by_layer(last, width, request.recomputation);
     // Attention's supervised rows are a copy.
-    const std::int64_t gathered = remakes_layers ? 0 : sizes.q * width * supervised;
+    const std::int64_t gathered = remakes_layers ? 0 : last.q * width * supervised;
     const std::int64_t last_layer = kept.attention * tokens + kept.mlp * supervised + gathered;
-    const std::int64_t result = sizes.hidden * width * supervised;
-    plan.activations = (layers - 1) * layer + last_layer + result;
+    plan.activations = last_layer + last.hidden * width * supervised;
 
-    const std::int64_t remade =
-        remakes_layers ? read_by_backward(sizes, width).attention + sizes.hidden * width : 0;
-    const std::int64_t in_last = remade * tokens + mlp_backward_bytes(request, sizes, supervised);
+    const std::int64_t in_last = remade(last) * tokens + mlp_backward_bytes(request, last, supervised);
     // When the layer before it runs backward, what the last one kept is gone.
-    const std::int64_t before_last =
-        layers > 1 ? remade * tokens + mlp_backward_bytes(request, sizes, tokens) - last_layer : 0;
+    std::int64_t before_last = 0;
+    for (std::size_t i = 0; i + 1 < layers.size(); ++i) {
+        const LayerBytes bytes = kept_by_layer(layers[i], width, request.recomputation);
+        plan.activations += (bytes.attention + bytes.mlp) * tokens;
+        before_last = std::max(before_last, remade(layers[i]) * tokens +
+                                                mlp_backward_bytes(request, layers[i], tokens) - last_layer);
+    }
     plan.working = std::max({loss_bytes(request), in_last, before_last});
 }
 
 }  // namespace
 
 MemoryPlan plan_memory(const MemoryRequest& request) {
-    const models::ModelConfig& c = request.config;
-    const std::int64_t linears = LayerSizes(c).weights() * c.num_hidden_layers;
+    const models::DecoderSpec& c = request.config;
+    std::vector<LayerSizes> layers;
+    for (const models::spec::Layer& layer : c.layers) layers.emplace_back(layer, c.hidden_size);
+    std::int64_t linears = 0, largest_group = 0;
+    for (const LayerSizes& sizes : layers) {
+        linears += sizes.weights;
+        largest_group = std::max(largest_group, sizes.largest_group);
+    }
     MemoryPlan plan{.baseline = kBaselineBytes};
     const std::int64_t embedding = c.vocab_size * c.hidden_size * (c.tie_word_embeddings ? 1 : 2);
     plan.weights = embedding * request.stored_bytes_per_weight;
@@ -155,8 +192,7 @@ MemoryPlan plan_memory(const MemoryRequest& request) {
     }
     if (request.on_gpu) {
         plan.baseline = kGpuBaselineBytes;
-        plan.dense_copies =
-            request.bytes_per_element * (request.keep_dense ? linears : 2 * LayerSizes(c).largest_group());
+        plan.dense_copies = request.bytes_per_element * (request.keep_dense ? linears : 2 * largest_group);
         // A in the compute dtype; B in fp32, in a group of three with zeros beside it.
         plan.dense_copies += request.trained_elements / 2 * (request.bytes_per_element + 3 * 4);
     } else if (request.keep_dense) {
@@ -164,7 +200,7 @@ MemoryPlan plan_memory(const MemoryRequest& request) {
     }
     if (!request.on_gpu) plan.data = request.data_bytes;                  // it stays on the CPU
     plan.adapters = request.trained_elements * 8 + request.moment_bytes;  // value, gradient, two moments
-    plan_activations(request, plan);
+    plan_activations(request, layers, plan);
     return plan;
 }
 

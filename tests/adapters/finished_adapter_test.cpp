@@ -21,7 +21,7 @@ class FinishedAdapter : public testing::Test {
         const test::TempDir model;
         const test::TinyModel tiny;
         tiny.write(model.path());
-        config_ = models::load_model_config(model.path());
+        config_ = models::load_decoder_spec(model.path());
         const auto loaded = models::load_base(io::Checkpoint(model.path()), config_, {});
         LoraConfig lora;
         lora.init_lora_weights = InitLoraWeights::kRandom;
@@ -52,9 +52,8 @@ class FinishedAdapter : public testing::Test {
         const AdapterFile file(folder_.path());
         const LoraConfig lora = load_finished_adapter(folder_.path(), file, config_);
         const MatchResult match = match_targets(lora, module_infos(config_), config_.model_type);
-        models::CausalLM empty(config_, at::kFloat);
         std::vector<io::TensorSpec> expected;
-        for (const TrainedTensor& tensor : trained_tensors(match, empty))
+        for (const TrainedTensor& tensor : trained_tensors(match, config_))
             expected.push_back({tensor.key, io::DType::kF32, tensor.shape});
         check_adapter_tensors(file, expected);
         std::vector<std::string> out;
@@ -81,7 +80,7 @@ class FinishedAdapter : public testing::Test {
     }
 
     test::TempDir folder_;
-    models::ModelConfig config_;
+    models::DecoderSpec config_;
     Adaptation adaptation_;
     std::vector<nn::TrainableParameter> extra_;
 };

@@ -67,7 +67,7 @@ std::vector<ops::DropoutSite> dropouts(const nn::ForwardContext& context) {
     const test::TinyModel tiny;
     tiny.write(dir.path());
     const auto model =
-        models::load_base(io::Checkpoint(dir.path()), models::load_model_config(dir.path()), {});
+        models::load_base(io::Checkpoint(dir.path()), models::load_decoder_spec(dir.path()), {});
     LoraConfig config;
     config.target_modules = "all-linear";
     config.lora_dropout = 0.25;

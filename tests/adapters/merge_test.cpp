@@ -58,7 +58,7 @@ class Merge : public testing::Test {
     Merge() {
         std::filesystem::create_directory(model_);
         test::write_file(model_ / "config.json", kConfig);
-        const models::ModelConfig config = models::load_model_config(model_);
+        const models::DecoderSpec config = models::load_decoder_spec(model_);
         models::CausalLM empty(config, at::kFloat);
         std::vector<nn::TrainableParameter> tensors{{"model.embed_tokens.weight", random({50, 60}, 1)}};
         for (const nn::Linear* linear : empty.linears()) {
@@ -129,7 +129,7 @@ TEST_F(Merge, ATrainedHeadComesBesideAnEmbeddingStoredAsTheHead) {
     test::copy_renamed(model_, model, [](const std::string& name) {
         return name == "model.embed_tokens.weight" ? std::string("lm_head.weight") : name;
     });
-    const auto trained = models::load_base(io::Checkpoint(model), models::load_model_config(model), {});
+    const auto trained = models::load_base(io::Checkpoint(model), models::load_decoder_spec(model), {});
     LoraConfig lora;
     lora.modules_to_save = NameList{"lm_head"};
     const Adaptation adaptation = inject(*trained, lora, 7);

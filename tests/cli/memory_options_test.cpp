@@ -10,8 +10,8 @@
 namespace qlora::cli {
 namespace {
 
-models::ModelConfig small_llama() {
-    models::ModelConfig config = test::llama_config(
+models::DecoderSpec small_llama() {
+    models::DecoderSpec config = test::llama_config(
         {.vocab = 300, .hidden = 64, .inner = 160, .layers = 4, .heads = 4, .kv_heads = 2, .head_dim = 16});
     config.dtype = "float32";
     return config;

@@ -25,7 +25,7 @@ class TrainedTemplate : public testing::Test {
                          R"({"eos_token": "</s>", "chat_template": "own"})");
     }
 
-    Ids stop_ids() const { return model_stop_ids(folder_.path(), models::load_model_config(folder_.path())); }
+    Ids stop_ids() const { return model_stop_ids(folder_.path(), models::load_decoder_spec(folder_.path())); }
     void set_generation_config(const std::string& text) {
         test::write_file(folder_ / "generation_config.json", text);
     }

@@ -14,7 +14,7 @@ data::Dataset with_longest(std::int64_t tokens) {
 }
 
 TEST(PositionWarning, is_given_where_a_row_passes_what_the_model_has_seen) {
-    models::ModelConfig model = models::parse_model_config(test::TinyModel{}.config(), "config.json");
+    models::DecoderSpec model = models::parse_decoder_spec(test::TinyModel{}.config(), "config.json");
     const data::Dataset fits = with_longest(256), longer = with_longest(300);
     EXPECT_EQ(position_warning(model, fits, nullptr), "");
     EXPECT_EQ(position_warning(model, fits, &fits), "");

@@ -28,7 +28,7 @@ struct DeviceModel {
         const io::Checkpoint checkpoint(folder.path());
         quant::QuantConfig quantization;
         quantization.load_in_4bit = quantized;
-        model = models::load_base(checkpoint, models::load_model_config(folder.path()),
+        model = models::load_base(checkpoint, models::load_decoder_spec(folder.path()),
                                   {.quantization = quantization, .compute_dtype = at::kBFloat16});
         adapters::LoraConfig lora;
         lora.r = 3;

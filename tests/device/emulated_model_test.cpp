@@ -71,7 +71,7 @@ Outcome run(const Case& value, const Settings& settings) {
     lora.target_modules = "all-linear";
     lora.init_lora_weights = adapters::InitLoraWeights::kRandom;  // B too, so that all gradients count
     value.adapt(lora);
-    const models::ModelConfig config = models::load_model_config(dir.path());
+    const models::DecoderSpec config = models::load_decoder_spec(dir.path());
     const adapters::MatchResult match =
         adapters::match_targets(lora, adapters::module_infos(config), config.model_type);
     const models::LoadOptions options{.quantization = quantization,
@@ -219,7 +219,7 @@ TEST(EmulatedQuantization, bytes_equal_those_of_the_cpu) {
     const TempDir dir;
     TinyModel{}.write(dir.path());
     const io::Checkpoint checkpoint(dir.path());
-    const models::ModelConfig config = models::load_model_config(dir.path());
+    const models::DecoderSpec config = models::load_decoder_spec(dir.path());
     const auto cpu = models::load_base(checkpoint, config, {});
     const ops::CpuKernelsGuard guard(kernels::emulated::kernel_table());
     const auto device = models::load_base(checkpoint, config, {});
@@ -242,7 +242,7 @@ TEST(EmulatedQuantization, a_value_that_is_not_finite_is_named) {
     TinyModel::write(dir.path(), tiny.config(), tensors);
     const ops::CpuKernelsGuard guard(kernels::emulated::kernel_table());
     try {
-        models::load_base(io::Checkpoint(dir.path()), models::load_model_config(dir.path()), {});
+        models::load_base(io::Checkpoint(dir.path()), models::load_decoder_spec(dir.path()), {});
         FAIL() << "accepted";
     } catch (const CheckpointError& error) {
         EXPECT_NE(std::string(error.what()).find("model.layers.1.mlp.up_proj.weight"), std::string::npos);

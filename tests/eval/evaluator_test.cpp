@@ -17,7 +17,7 @@ class Evaluation : public testing::Test {
         const test::TempDir dir;
         const test::TinyModel tiny;
         tiny.write(dir.path());
-        model_ = models::load_base(io::Checkpoint(dir.path()), models::load_model_config(dir.path()), {});
+        model_ = models::load_base(io::Checkpoint(dir.path()), models::load_decoder_spec(dir.path()), {});
         std::mt19937 engine(3);
         for (const std::size_t length : {3, 40, 5, 17, 2, 29, 11}) {
             data::Example row{.supervised = std::vector<std::uint8_t>(length, 0),

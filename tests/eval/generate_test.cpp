@@ -18,7 +18,7 @@ class Generating : public testing::Test {
         const test::TempDir dir;
         const test::TinyModel tiny;
         tiny.write(dir.path());
-        model_ = models::load_base(io::Checkpoint(dir.path()), models::load_model_config(dir.path()), {});
+        model_ = models::load_base(io::Checkpoint(dir.path()), models::load_decoder_spec(dir.path()), {});
     }
 
     std::vector<Ids> answers(const GenerateOptions& options) const {

@@ -31,7 +31,7 @@ LoadOptions options_for(bool quantized) {
 }
 
 std::unique_ptr<CausalLM> load(const std::filesystem::path& folder, const LoadOptions& options) {
-    return load_base(io::Checkpoint(folder), load_model_config(folder), options);
+    return load_base(io::Checkpoint(folder), load_decoder_spec(folder), options);
 }
 
 std::unique_ptr<CausalLM> load(const TinyModel& tiny, const LoadOptions& options) {
@@ -240,7 +240,7 @@ TEST(BaseLoader, quantized_values_are_those_of_the_quantizer_alone) {
     tiny.write(dir.path());
     const LoadOptions options = options_for(true);
     const io::Checkpoint checkpoint(dir.path());
-    const auto model = load_base(checkpoint, load_model_config(dir.path()), options);
+    const auto model = load_base(checkpoint, load_decoder_spec(dir.path()), options);
     for (nn::Linear* linear : model->linears()) {
         const auto alone = quant::quantize(checkpoint.at(linear->path() + ".weight"), options.quantization);
         EXPECT_TRUE(linear->weight().quantized().codes.equal(alone.codes));

@@ -34,7 +34,7 @@ std::unique_ptr<CausalLM> load(const Case& value) {
     value.tiny.write(dir.path());
     LoadOptions options;
     options.compute_dtype = value.compute;
-    return load_base(io::Checkpoint(dir.path()), load_model_config(dir.path()), options);
+    return load_base(io::Checkpoint(dir.path()), load_decoder_spec(dir.path()), options);
 }
 
 TokenBatch batch_of(const std::vector<Ids>& sequences) {
@@ -118,7 +118,7 @@ TEST_P(Generation, cached_hidden_states_equal_the_whole_pass_whatever_the_cuts) 
     const auto model = load(GetParam());
     const Ids ids = some_ids(37, 5);
     const at::Tensor whole = model->forward(batch_of({ids}), {}).to(at::kFloat);
-    KvCache cache(model->config().num_hidden_layers);
+    KvCache cache(model->spec().layers.size());
     std::int64_t done = 0;
     for (const std::int64_t n : {5, 1, 1, 20, 3, 7}) {
         const Ids piece(ids.begin() + done, ids.begin() + done + n);

@@ -16,7 +16,7 @@ using Tensors = std::map<std::string, qlora::test::TinyTensor>;
 
 std::string error_of(const std::filesystem::path& folder) {
     try {
-        load_base(io::Checkpoint(folder), load_model_config(folder), {});
+        load_base(io::Checkpoint(folder), load_decoder_spec(folder), {});
     } catch (const CheckpointError& error) {
         return error.what();
     }
@@ -25,8 +25,8 @@ std::string error_of(const std::filesystem::path& folder) {
 
 /// Every tensor of two models is the same to the bit.
 void expect_equal(const std::filesystem::path& folder, const std::filesystem::path& other) {
-    const auto one = load_base(io::Checkpoint(folder), load_model_config(folder), {});
-    const auto two = load_base(io::Checkpoint(other), load_model_config(other), {});
+    const auto one = load_base(io::Checkpoint(folder), load_decoder_spec(folder), {});
+    const auto two = load_base(io::Checkpoint(other), load_decoder_spec(other), {});
     for (std::size_t i = 0; i < one->linears().size(); ++i) {
         const nn::Linear &a = *one->linears()[i], &b = *two->linears()[i];
         EXPECT_TRUE(a.weight().dense().equal(b.weight().dense())) << a.path();
@@ -45,7 +45,7 @@ TEST(CheckpointNames, are_the_parameters_own_where_the_file_has_them) {
     const TempDir dir;
     tiny.write(dir.path());
     const io::Checkpoint checkpoint(dir.path());
-    const CheckpointNames names(checkpoint, load_model_config(dir.path()));
+    const CheckpointNames names(checkpoint, load_decoder_spec(dir.path()));
     for (const std::string& name : checkpoint.names()) {
         EXPECT_EQ(names.in_file(name), name);
         EXPECT_EQ(names.parameter(name), name);
@@ -59,7 +59,7 @@ TEST(CheckpointNames, of_a_decoder_saved_without_its_head_lack_the_prefix) {
     const TempDir dir;
     TinyModel::write(dir.path(), tiny.config(), test::without_prefix(tiny.tensors()));
     const io::Checkpoint checkpoint(dir.path());
-    const CheckpointNames names(checkpoint, load_model_config(dir.path()));
+    const CheckpointNames names(checkpoint, load_decoder_spec(dir.path()));
     EXPECT_EQ(names.in_file("model.norm.weight"), "norm.weight");
     EXPECT_EQ(names.parameter("norm.weight"), "model.norm.weight");
     EXPECT_EQ(names.parameter("layers.0.mlp.up_proj.weight.absmax"),
@@ -73,7 +73,7 @@ TEST(CheckpointNames, of_a_tied_head_alone_are_those_of_the_embedding) {
     const TempDir dir;
     TinyModel::write(dir.path(), tiny.config(), test::with_head_alone(tiny.tensors()));
     const io::Checkpoint checkpoint(dir.path());
-    const CheckpointNames names(checkpoint, load_model_config(dir.path()));
+    const CheckpointNames names(checkpoint, load_decoder_spec(dir.path()));
     EXPECT_EQ(names.in_file("model.embed_tokens.weight"), "lm_head.weight");
     EXPECT_EQ(names.parameter("lm_head.weight"), "model.embed_tokens.weight");
     EXPECT_TRUE(names.holds("model.embed_tokens.weight"));

@@ -13,7 +13,7 @@ CLEAN = {
     "include/qlora/kernels/kernels.h": '#pragma once\n#include "qlora/kernels/codebook.h"\n',
     "include/qlora/io/checkpoint.h": '#pragma once\n#include "qlora/core/error.h"\n',
     "include/qlora/ops/linear.h": "#pragma once\n#include <ATen/core/Tensor.h>\n",
-    "include/qlora/models/model_config.h": '#pragma once\n#include "qlora/io/checkpoint.h"\n',
+    "include/qlora/models/decoder_spec.h": '#pragma once\n#include "qlora/io/checkpoint.h"\n',
     "include/qlora/data/batch.h": '#pragma once\n#include "qlora/kernels/codebook.h"\n',
     "src/io/checkpoint.cpp": '#include "qlora/io/checkpoint.h"\n#include "shards.h"\n',
     "src/io/shards.h": "#pragma once\n",
@@ -53,7 +53,7 @@ def test_a_clean_tree_has_no_faults(tmp_path):
         ("src/data/rows.cpp", '#include "qlora/kernels/kernels.h"\n', ":1:", "header-only math"),
         ("src/io/reader.cpp", "// a comment\n#include <c10/util/Half.h>\n", ":2:", "is torch-free"),
         (
-            "src/models/model_config.cpp",
+            "src/models/decoder_spec.cpp",
             '#include "qlora/ops/linear.h"\n',
             ":1:",
             "linear.h -> ATen/core/Tensor.h",

@@ -3,7 +3,7 @@
 #include <string>
 
 #include "qlora/core/error.h"
-#include "qlora/models/model_config.h"
+#include "qlora/models/decoder_spec.h"
 #include "support/temp_dir.h"
 
 namespace qlora::models {
@@ -11,7 +11,7 @@ namespace {
 
 std::string refusal_of(const std::filesystem::path& folder) {
     try {
-        load_model_config(folder);
+        load_decoder_spec(folder);
     } catch (const CheckpointError& error) {
         return error.what();
     }

@@ -1,26 +1,26 @@
 #pragma once
 
-#include "qlora/models/model_config.h"
+#include "qlora/models/decoder_spec.h"
 
 namespace qlora::test {
 
 struct LlamaShape {
     std::int64_t vocab, hidden, inner, layers, heads, kv_heads, head_dim;
+    bool tie = false;
 };
 
-/// The configuration of a llama model as far as shapes go.
-inline models::ModelConfig llama_config(const LlamaShape& shape) {
-    models::ModelConfig config;
-    config.model_type = "llama";
-    config.vocab_size = shape.vocab;
-    config.hidden_size = shape.hidden;
-    config.intermediate_size = shape.inner;
-    config.num_hidden_layers = shape.layers;
-    config.num_attention_heads = shape.heads;
-    config.num_key_value_heads = shape.kv_heads;
-    config.head_dim = shape.head_dim;
-    config.sliding_window.assign(static_cast<std::size_t>(shape.layers), 0);
-    return config;
+/// The description of a llama model.
+inline models::DecoderSpec llama_config(const LlamaShape& shape) {
+    return models::parse_decoder_spec({{"model_type", "llama"},
+                                       {"vocab_size", shape.vocab},
+                                       {"hidden_size", shape.hidden},
+                                       {"intermediate_size", shape.inner},
+                                       {"num_hidden_layers", shape.layers},
+                                       {"num_attention_heads", shape.heads},
+                                       {"num_key_value_heads", shape.kv_heads},
+                                       {"head_dim", shape.head_dim},
+                                       {"tie_word_embeddings", shape.tie}},
+                                      "config.json");
 }
 
 }  // namespace qlora::test

@@ -59,7 +59,7 @@ int main(int argc, char** argv) {
         std::cerr << "usage: load_memory MODEL\n";
         return 2;
     }
-    const qlora::models::ModelConfig config = qlora::models::load_model_config(argv[1]);
+    const qlora::models::DecoderSpec config = qlora::models::load_decoder_spec(argv[1]);
     const qlora::io::Checkpoint checkpoint(argv[1]);
     // What LibTorch takes: its first operations, with their threads and buffers.
     at::mm(at::ones({512, 512}), at::ones({512, 512}));

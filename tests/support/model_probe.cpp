@@ -49,7 +49,7 @@ int run(const std::string& request_file, const std::string& output_file) {
         request.value("compute_dtype", "float32") == "bfloat16" ? at::kBFloat16 : at::kFloat;
     const qlora::io::Checkpoint checkpoint(folder);
     const auto model =
-        qlora::models::load_base(checkpoint, qlora::models::load_model_config(folder), options);
+        qlora::models::load_base(checkpoint, qlora::models::load_decoder_spec(folder), options);
 
     qlora::adapters::Adaptation adaptation;
     if (request.contains("adapter")) {

@@ -13,7 +13,7 @@ using train::MemoryRequest;
 
 /// Llama's shapes, a hundredth of its width; activations outweigh all else.
 MemoryRequest long_rows() {
-    models::ModelConfig config = test::llama_config(
+    models::DecoderSpec config = test::llama_config(
         {.vocab = 300, .hidden = 40, .inner = 140, .layers = 32, .heads = 4, .kv_heads = 1, .head_dim = 10});
     MemoryRequest request{.config = config};
     request.trained_elements = 1000;

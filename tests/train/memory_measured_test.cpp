@@ -71,7 +71,7 @@ TEST_P(MeasuredMemory, is_as_planned_on_every_level) {
     const MeasuredCase& value = GetParam();
     const TempDir dir;
     value.tiny.write(dir.path());
-    train::MemoryRequest request{.config = models::load_model_config(dir.path())};
+    train::MemoryRequest request{.config = models::load_decoder_spec(dir.path())};
     request.tokens = kRows * kRowTokens;
     request.supervised_tokens = kRows * (kRowTokens - value.first_supervised);
     request.bytes_per_element = value.compute == at::kFloat ? 4 : 2;

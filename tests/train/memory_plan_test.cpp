@@ -15,7 +15,7 @@ using train::MemoryRequest;
 
 /// One layer has 8 x (8 + 8) + 8 x (4 + 4) + 3 x 8 x 16 = 576 weights; two layers 1152.
 MemoryRequest small_request() {
-    models::ModelConfig config = test::llama_config(
+    models::DecoderSpec config = test::llama_config(
         {.vocab = 10, .hidden = 8, .inner = 16, .layers = 2, .heads = 2, .kv_heads = 1, .head_dim = 4});
     MemoryRequest request{.config = config};
     request.tokens = 100;
@@ -134,7 +134,7 @@ TEST(MemoryPlan, the_last_layer_goes_on_with_supervised_tokens_alone) {
 
 TEST(MemoryPlan, recomputation_saves_more_the_deeper_the_model) {
     MemoryRequest request = small_request();
-    request.config.num_hidden_layers = 20;
+    request.config.layers.resize(20, request.config.layers.front());
     const auto all = [&](nn::Recomputation level) {
         request.recomputation = level;
         return train::plan_memory(request).activations + train::plan_memory(request).working;

@@ -53,7 +53,7 @@ struct Gradients {
 Gradients gradients_of(const RecomputedCase& value, Recomputation level) {
     const TempDir dir;
     value.tiny.write(dir.path());
-    const auto model = models::load_base(io::Checkpoint(dir.path()), models::load_model_config(dir.path()),
+    const auto model = models::load_base(io::Checkpoint(dir.path()), models::load_decoder_spec(dir.path()),
                                          {.quantization = {}, .compute_dtype = value.compute});
     adapters::LoraConfig lora;
     lora.r = 3;

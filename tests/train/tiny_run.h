@@ -35,7 +35,7 @@ class TinyRun {
 
     explicit TinyRun(const TempDir& folder, at::ScalarType compute = at::kFloat) : folder_(folder) {
         TinyModel{.seed = 3}.write(folder.path());
-        const models::ModelConfig config = models::load_model_config(folder.path());
+        const models::DecoderSpec config = models::load_decoder_spec(folder.path());
         const io::Checkpoint checkpoint(folder.path());
         model_ = models::load_base(checkpoint, config, {.quantization = {}, .compute_dtype = compute});
         adapters::LoraConfig lora;

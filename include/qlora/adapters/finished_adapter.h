@@ -4,7 +4,7 @@
 
 #include "qlora/adapters/adapter_file.h"
 #include "qlora/adapters/lora_config.h"
-#include "qlora/models/model_config.h"
+#include "qlora/models/decoder_spec.h"
 
 namespace qlora::adapters {
 
@@ -14,6 +14,6 @@ namespace qlora::adapters {
 /// base as it is. CheckpointError with the reason: a head of another task, and initialisations after which
 /// the adapter belongs to a changed base.
 LoraConfig load_finished_adapter(const std::filesystem::path& folder, const AdapterFile& file,
-                                 const models::ModelConfig& model);
+                                 const models::DecoderSpec& model);
 
 }  // namespace qlora::adapters

@@ -25,7 +25,7 @@ struct Adaptation {
 };
 
 /// Every module of the architecture that PEFT would see, for matching.
-std::vector<ModuleInfo> module_infos(const models::ModelConfig& config);
+std::vector<ModuleInfo> module_infos(const models::DecoderSpec& decoder);
 
 /// Sets the adapters that `config` asks for and marks what trains; everything else stays frozen. Throws
 /// ConfigError.

@@ -5,7 +5,7 @@
 #include <vector>
 
 #include "qlora/adapters/target_matching.h"
-#include "qlora/models/causal_lm.h"
+#include "qlora/models/decoder_spec.h"
 
 namespace qlora::adapters {
 
@@ -22,7 +22,7 @@ struct TrainedTensor {
 };
 
 /// Everything that a matched configuration trains. The model may be empty: its weights are not looked at.
-std::vector<TrainedTensor> trained_tensors(const MatchResult& match, models::CausalLM& model);
+std::vector<TrainedTensor> trained_tensors(const MatchResult& match, const models::DecoderSpec& decoder);
 std::int64_t trained_elements(const std::vector<TrainedTensor>& tensors);
 
 }  // namespace qlora::adapters

@@ -23,11 +23,8 @@ struct LoadOptions {
     std::function<bool(const std::string& path)> stays_dense;
 };
 
-/// Old llama checkpoints carry the rotary frequencies, which are recomputed.
-bool is_recomputed_buffer(const std::string& name);
-
 /// Names of the parameters that quantization holds in 4 bits: the weights of all linears but the head.
-std::set<std::string> quantizable_weights(const ModelConfig& config);
+std::set<std::string> quantizable_weights(const DecoderSpec& config);
 
 /// What a checkpoint stores in 4 bits; empty for a dense one.
 struct StoredQuantization {
@@ -38,14 +35,14 @@ struct StoredQuantization {
 /// Throws CheckpointError with all faults unless the checkpoint holds exactly what `config` asks for: every
 /// parameter of the architecture once with its shape (by either name, see CheckpointNames), 4-bit ones with
 /// all their states, and no other tensor.
-StoredQuantization check_base(const io::Checkpoint& checkpoint, const ModelConfig& config);
+StoredQuantization check_base(const io::Checkpoint& checkpoint, const DecoderSpec& config);
 
 /// Fills a model from a checkpoint, one tensor at a time: mapped, quantized if it is a linear (never the
 /// embedding or the head) or copied if it is stored in 4 bits, placed, its pages given back. Every parameter
 /// of the architecture is loaded exactly once with the right shape, or nothing is: all missing, extra and
 /// misshapen tensors are reported together (CheckpointError). ConfigError where `options` ask for another
 /// quantization than the stored one.
-std::unique_ptr<CausalLM> load_base(const io::Checkpoint& checkpoint, const ModelConfig& config,
+std::unique_ptr<CausalLM> load_base(const io::Checkpoint& checkpoint, const DecoderSpec& config,
                                     const LoadOptions& options);
 
 }  // namespace qlora::models

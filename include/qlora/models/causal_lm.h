@@ -4,45 +4,26 @@
 
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "qlora/models/decoder_spec.h"
 #include "qlora/models/kv_cache.h"
-#include "qlora/models/model_config.h"
+#include "qlora/models/stack.h"
 #include "qlora/models/token_batch.h"
-#include "qlora/nn/linear_group.h"
-#include "qlora/nn/rms_norm.h"
-#include "qlora/ops/attention.h"
 #include "qlora/ops/cross_entropy.h"
 
 namespace qlora::models {
 
-/// One decoder layer; members are named like the checkpoint's tensors.
-struct DecoderLayer {
-    DecoderLayer(const ModelConfig& config, std::int64_t index);
-    DecoderLayer(const DecoderLayer&) = delete;  // the groups point to the linears
-    DecoderLayer& operator=(const DecoderLayer&) = delete;
-
-    nn::RmsNorm input_layernorm;
-    nn::Linear q_proj, k_proj, v_proj, o_proj;
-    std::optional<nn::RmsNorm> q_norm, k_norm;
-    nn::RmsNorm post_attention_layernorm;
-    nn::Linear gate_proj, up_proj, down_proj;
-    std::int64_t sliding_window;
-
-    nn::LinearGroup qkv, output, gate_up, down;  ///< the linears as they run
-};
-
-/// A llama-like causal language model: embedding, decoder layers, final norm, output head. Made empty; filled
-/// by `load_base`. The forward pass stops at the final hidden states, because the head is fused with the
+/// A causal language model: embedding, decoder layers, final norm, output head. Made empty; filled by
+/// `load_base`. The forward pass stops at the final hidden states, because the head is fused with the
 /// loss.
 class CausalLM {
   public:
-    CausalLM(ModelConfig config, at::ScalarType compute_dtype);
+    CausalLM(DecoderSpec decoder, at::ScalarType compute_dtype);
 
-    const ModelConfig& config() const { return config_; }
+    const DecoderSpec& spec() const { return spec_; }
     at::ScalarType compute_dtype() const { return compute_dtype_; }
 
     /// Moves everything that runs; quantized weights stay packed.
@@ -61,17 +42,11 @@ class CausalLM {
     /// fp32 logits [R, vocabulary], without gradient.
     at::Tensor logits(const at::Tensor& hidden_rows) const;
     /// The output matrix as products see it: the head, or the embedding when tied.
-    const ops::FrozenWeight& output_matrix() const {
-        return config_.tie_word_embeddings ? embedding_ : head_;
-    }
+    const ops::FrozenWeight& output_matrix() const { return spec_.tie_word_embeddings ? embedding_ : head_; }
 
     // Parts, for the loader, the adapters and the merge.
-    std::vector<nn::Linear*> linears();  ///< all but the output head, in checkpoint order
-    std::vector<nn::RmsNorm*> norms();
-    static constexpr const char* kEmbeddingPath = "model.embed_tokens";
-    static constexpr const char* kHeadPath = "lm_head";
-    static constexpr const char* kEmbeddingWeight = "model.embed_tokens.weight";
-    static constexpr const char* kHeadWeight = "lm_head.weight";
+    std::vector<nn::Linear*> linears() { return stack_.linears(); }  ///< all but the output head
+    std::vector<nn::RmsNorm*> norms() { return stack_.norms(); }
     nn::Weight& embedding() { return embedding_; }
     const nn::Weight& embedding() const { return embedding_; }
     void set_embedding(nn::Weight weight, at::Tensor stored);
@@ -96,25 +71,15 @@ class CausalLM {
     std::int64_t parameter_count() const;
 
   private:
-    at::Tensor layer_forward(std::size_t index, const at::Tensor& hidden, const at::Tensor& cos,
-                             const at::Tensor& sin, const ops::SequenceOffsets& offsets,
-                             const nn::ForwardContext& context, const at::Tensor& rows,
-                             std::span<KvCache* const> caches) const;
-    at::Tensor attend_to_caches(std::size_t index, const at::Tensor& qkv,
-                                const std::vector<std::int64_t>& offsets, const ops::AttentionShape& shape,
-                                std::span<KvCache* const> caches) const;
-
-    ModelConfig config_;
+    DecoderSpec spec_;
     at::ScalarType compute_dtype_;
-    at::Tensor inverse_frequency_;
     nn::Weight embedding_;
     at::Tensor embedding_table_;  ///< as on disk, for row look-ups
     nn::Weight head_;
     at::Tensor trained_embedding_, trained_head_;
-    std::vector<std::unique_ptr<DecoderLayer>> layers_;
+    Stack stack_;
     bool keeps_dense_ = false;
     std::unique_ptr<nn::WeightScratch> scratch_;  ///< on a device, unless dense forms are kept
-    nn::RmsNorm norm_;
 };
 
 }  // namespace qlora::models

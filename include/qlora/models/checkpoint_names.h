@@ -3,7 +3,7 @@
 #include <string>
 
 #include "qlora/io/checkpoint.h"
-#include "qlora/models/model_config.h"
+#include "qlora/models/decoder_spec.h"
 
 namespace qlora::models {
 
@@ -14,7 +14,7 @@ namespace qlora::models {
 class CheckpointNames {
   public:
     /// The checkpoint must live as long.
-    CheckpointNames(const io::Checkpoint& checkpoint, const ModelConfig& config);
+    CheckpointNames(const io::Checkpoint& checkpoint, const DecoderSpec& config);
 
     /// The tensor that holds a parameter; `parameter` itself where none does. Where two do, the one with the
     /// parameter's own name.
@@ -26,6 +26,7 @@ class CheckpointNames {
 
   private:
     const io::Checkpoint* checkpoint_;
+    std::string head_, embedding_;  ///< names of the parameters
     bool head_is_embedding_ = false;
 };
 

@@ -11,7 +11,7 @@ namespace qlora::models {
 /// head_dim].
 class KvCache {
   public:
-    explicit KvCache(std::int64_t layers) : keys_(static_cast<std::size_t>(layers)), values_(keys_.size()) {}
+    explicit KvCache(std::size_t layers) : keys_(layers), values_(layers) {}
 
     /// Positions filled by completed passes; the next token's position.
     std::int64_t length() const { return length_; }

@@ -28,7 +28,7 @@ struct MemoryPlan {
 
 /// What a plan is made for.
 struct MemoryRequest {
-    models::ModelConfig config;
+    models::DecoderSpec config;
     quant::QuantConfig quantization;
     std::int64_t trained_elements = 0;         ///< of all that trains (adapters::trained_elements)
     std::int64_t moment_bytes = 0;             ///< the optimizer's, of the same (train::moment_bytes)

@@ -1,4 +1,4 @@
-#include "qlora/models/model_config.h"
+#include "qlora/models/decoder_spec.h"
 
 #include <gtest/gtest.h>
 
@@ -19,6 +19,16 @@ struct BadModelJson {
     std::function<void(Json&)> spoil;
     std::vector<std::string> message;  // parts that the error must hold
 };
+
+const spec::Attention& attention_of(const DecoderSpec& decoder, std::size_t layer) {
+    return std::get<spec::Attention>(decoder.layers.at(layer).branches.front().block);
+}
+
+std::vector<std::int64_t> windows_of(const DecoderSpec& decoder) {
+    std::vector<std::int64_t> out;
+    for (std::size_t i = 0; i < decoder.layers.size(); ++i) out.push_back(attention_of(decoder, i).window);
+    return out;
+}
 
 std::ostream& operator<<(std::ostream& out, const BadModelJson& value) {
     return out << value.name;
@@ -158,10 +168,10 @@ INSTANTIATE_TEST_SUITE_P(Faults, BadModelConfig, testing::ValuesIn(bad_configs()
 
 TEST_P(BadModelConfig, is_refused_by_name) {
     Json config = TinyModel{.model_type = GetParam().model_type}.config();
-    ASSERT_NO_THROW(parse_model_config(config, "config.json")) << "the unspoiled one must be good";
+    ASSERT_NO_THROW(parse_decoder_spec(config, "config.json")) << "the unspoiled one must be good";
     GetParam().spoil(config);
     try {
-        parse_model_config(config, "config.json");
+        parse_decoder_spec(config, "config.json");
         FAIL() << "accepted " << config.dump();
     } catch (const CheckpointError& error) {
         const std::string text = error.what();
@@ -171,13 +181,13 @@ TEST_P(BadModelConfig, is_refused_by_name) {
     }
 }
 
-TEST(ModelConfig, all_faults_come_together) {
+TEST(DecoderSpec, all_faults_come_together) {
     Json config = TinyModel{}.config();
     config["hidden_act"] = "gelu";
     config["vocab_size"] = 0;
     config["rope_parameters"]["rope_type"] = "yarn";
     try {
-        parse_model_config(config, "config.json");
+        parse_decoder_spec(config, "config.json");
         FAIL();
     } catch (const CheckpointError& error) {
         for (const char* part : {"3 faults", "hidden_act", "vocab_size", "yarn"}) {
@@ -186,13 +196,13 @@ TEST(ModelConfig, all_faults_come_together) {
     }
 }
 
-TEST(ModelConfig, needs_an_object) {
+TEST(DecoderSpec, needs_an_object) {
     for (const Json& json : {Json::array(), Json("llama"), Json(nullptr)}) {
-        EXPECT_THROW(parse_model_config(json, "config.json"), CheckpointError);
+        EXPECT_THROW(parse_decoder_spec(json, "config.json"), CheckpointError);
     }
 }
 
-TEST(ModelConfig, missing_keys_have_the_defaults_of_their_model_type) {
+TEST(DecoderSpec, missing_keys_have_the_defaults_of_their_model_type) {
     struct Expected {
         const char* model_type;
         std::int64_t kv_heads, head_dim, positions;
@@ -204,29 +214,52 @@ TEST(ModelConfig, missing_keys_have_the_defaults_of_their_model_type) {
         const Json json = {
             {"model_type", expected.model_type}, {"vocab_size", 97},       {"hidden_size", 128},
             {"intermediate_size", 40},           {"num_hidden_layers", 2}, {"num_attention_heads", 64}};
-        const ModelConfig config = parse_model_config(json, "config.json");
-        EXPECT_EQ(config.num_key_value_heads, expected.kv_heads) << expected.model_type;
-        EXPECT_EQ(config.head_dim, expected.head_dim) << expected.model_type;
+        const DecoderSpec config = parse_decoder_spec(json, "config.json");
+        const spec::Attention& attention = attention_of(config, 1);
+        EXPECT_EQ(attention.kv_heads, expected.kv_heads) << expected.model_type;
+        EXPECT_EQ(attention.head_dim, expected.head_dim) << expected.model_type;
+        EXPECT_EQ(config.rope_dims, expected.head_dim);
         EXPECT_EQ(config.max_position_embeddings, expected.positions);
-        EXPECT_EQ(config.query_key_value_bias, expected.query_bias);
-        EXPECT_EQ(config.query_key_norm, expected.query_norm);
-        EXPECT_FALSE(config.output_bias || config.mlp_bias || config.tie_word_embeddings);
-        EXPECT_EQ(config.rms_norm_eps, 1e-6);
+        for (const spec::Linear* linear : config.linears()) {
+            const bool is_entry = linear->in == 128 && linear->path.find("self_attn") != std::string::npos &&
+                                  !linear->path.ends_with("o_proj");
+            EXPECT_EQ(linear->bias, is_entry && expected.query_bias) << linear->path;
+        }
+        EXPECT_EQ(attention.q_norm.has_value(), expected.query_norm);
+        EXPECT_EQ(attention.k_norm.has_value(), expected.query_norm);
+        EXPECT_FALSE(config.tie_word_embeddings);
+        for (const spec::Norm* norm : config.norms()) EXPECT_EQ(norm->eps, 1e-6) << norm->path;
         EXPECT_EQ(config.rope.theta, 10000.0);
         const std::int64_t window = std::string(expected.model_type) == "mistral" ? 4096 : 0;
-        EXPECT_EQ(config.sliding_window, std::vector<std::int64_t>({window, window}));
+        EXPECT_EQ(windows_of(config), std::vector<std::int64_t>({window, window}));
     }
 }
 
+TEST(DecoderSpec, linears_and_norms_stand_in_the_order_of_the_checkpoint) {
+    const DecoderSpec decoder =
+        parse_decoder_spec(TinyModel{.model_type = "qwen3", .layers = 1}.config(), "config.json");
+    std::vector<std::string> paths;
+    for (const spec::Linear* linear : decoder.linears()) paths.push_back(linear->path);
+    const std::string attention = "model.layers.0.self_attn.", mlp = "model.layers.0.mlp.";
+    EXPECT_EQ(paths, (std::vector<std::string>{attention + "q_proj", attention + "k_proj",
+                                               attention + "v_proj", attention + "o_proj", mlp + "gate_proj",
+                                               mlp + "up_proj", mlp + "down_proj"}));
+    paths.clear();
+    for (const spec::Norm* norm : decoder.norms()) paths.push_back(norm->path);
+    EXPECT_EQ(paths, (std::vector<std::string>{"model.layers.0.input_layernorm", attention + "q_norm",
+                                               attention + "k_norm",
+                                               "model.layers.0.post_attention_layernorm", "model.norm"}));
+}
+
 /// Values of transformers 5.24.
-TEST(ModelConfig, a_rope_scaling_that_says_anything_replaces_rope_parameters) {
+TEST(DecoderSpec, a_rope_scaling_that_says_anything_replaces_rope_parameters) {
     const auto rope = [](const Json& scaling, const Json& more = Json::object()) {
         Json json = TinyModel{}.config();
         json["rope_parameters"] = {{"rope_type", "linear"}, {"factor", 2.0}, {"rope_theta", 5e5}};
         json["rope_scaling"] = scaling;
         json.erase("rope_theta");
         json.update(more);
-        return parse_model_config(json, "config.json").rope;
+        return parse_decoder_spec(json, "config.json").rope;
     };
     for (const Json& nothing : {Json(nullptr), Json::object()}) {
         EXPECT_EQ(rope(nothing).factor, 2.0);
@@ -249,22 +282,22 @@ TEST(ModelConfig, a_rope_scaling_that_says_anything_replaces_rope_parameters) {
         << "the one beside the section wins";
 }
 
-TEST(ModelConfig, python_code_of_a_type_that_is_built_in_is_passed_over_in_one_line) {
+TEST(DecoderSpec, python_code_of_a_type_that_is_built_in_is_passed_over_in_one_line) {
     Json json = TinyModel{}.config();
-    EXPECT_TRUE(parse_model_config(json, "config.json").passed_over.empty());
+    EXPECT_TRUE(parse_decoder_spec(json, "config.json").passed_over.empty());
     json["auto_map"] = {{"AutoModelForCausalLM", "modeling.Own"}};
-    const ModelConfig config = parse_model_config(json, "config.json");
+    const DecoderSpec config = parse_decoder_spec(json, "config.json");
     const test::CapturedLog log;
     log_passed_over(config);
     EXPECT_EQ(log.count("config.json: auto_map is passed over"), 1U) << log.text();
 }
 
-TEST(ModelConfig, positions_count_what_a_scaling_of_rope_adds) {
+TEST(DecoderSpec, positions_count_what_a_scaling_of_rope_adds) {
     const auto positions = [](const Json& scaling) {
         Json json = TinyModel{}.config();
         json["max_position_embeddings"] = 4096;
         json["rope_scaling"] = scaling;
-        return trained_positions(parse_model_config(json, "config.json"));
+        return trained_positions(parse_decoder_spec(json, "config.json"));
     };
     Json llama3 = {
         {"rope_type", "llama3"}, {"factor", 8.0}, {"low_freq_factor", 1.0}, {"high_freq_factor", 4.0}};
@@ -277,15 +310,15 @@ TEST(ModelConfig, positions_count_what_a_scaling_of_rope_adds) {
     EXPECT_EQ(positions(llama3), 1'000'000'000);
 }
 
-TEST(ModelConfig, a_null_number_of_key_heads_means_all_heads) {
+TEST(DecoderSpec, a_null_number_of_key_heads_means_all_heads) {
     for (const char* type : {"llama", "mistral", "qwen2", "qwen3"}) {
         Json json = TinyModel{.model_type = type}.config();
         json["num_key_value_heads"] = nullptr;
-        EXPECT_EQ(parse_model_config(json, "config.json").num_key_value_heads, 4) << type;
+        EXPECT_EQ(attention_of(parse_decoder_spec(json, "config.json"), 0).kv_heads, 4) << type;
     }
 }
 
-TEST(ModelConfig, old_and_new_spellings_of_rope_agree) {
+TEST(DecoderSpec, old_and_new_spellings_of_rope_agree) {
     const Json scaling = {{"factor", 8.0},
                           {"low_freq_factor", 1.0},
                           {"high_freq_factor", 4.0},
@@ -299,7 +332,7 @@ TEST(ModelConfig, old_and_new_spellings_of_rope_agree) {
     old["rope_scaling"] = scaling;
     old["rope_scaling"]["type"] = "llama3";
     for (const Json& json : {fresh, old}) {
-        const RopeConfig rope = parse_model_config(json, "config.json").rope;
+        const RopeConfig rope = parse_decoder_spec(json, "config.json").rope;
         EXPECT_EQ(rope.type, RopeType::kLlama3);
         EXPECT_EQ(rope.theta, 500000.0);
         EXPECT_EQ(rope.factor, 8.0);
@@ -309,27 +342,27 @@ TEST(ModelConfig, old_and_new_spellings_of_rope_agree) {
     }
 }
 
-TEST(ModelConfig, windows_follow_flag_first_layer_and_layer_types) {
+TEST(DecoderSpec, windows_follow_flag_first_layer_and_layer_types) {
     Json json = TinyModel{.model_type = "qwen3", .sliding_window = 8}.config();
-    EXPECT_EQ(parse_model_config(json, "c").sliding_window, std::vector<std::int64_t>({0, 8}));
+    EXPECT_EQ(windows_of(parse_decoder_spec(json, "c")), std::vector<std::int64_t>({0, 8}));
     json["layer_types"] = {"sliding_attention", "full_attention"};
-    EXPECT_EQ(parse_model_config(json, "c").sliding_window, std::vector<std::int64_t>({8, 0}));
+    EXPECT_EQ(windows_of(parse_decoder_spec(json, "c")), std::vector<std::int64_t>({8, 0}));
     json.erase("layer_types");
     json["use_sliding_window"] = false;
-    EXPECT_EQ(parse_model_config(json, "c").sliding_window, std::vector<std::int64_t>({0, 0}));
+    EXPECT_EQ(windows_of(parse_decoder_spec(json, "c")), std::vector<std::int64_t>({0, 0}));
     json = TinyModel{.model_type = "mistral", .sliding_window = 8}.config();
-    EXPECT_EQ(parse_model_config(json, "c").sliding_window, std::vector<std::int64_t>({8, 8}));
+    EXPECT_EQ(windows_of(parse_decoder_spec(json, "c")), std::vector<std::int64_t>({8, 8}));
     json["sliding_window"] = nullptr;
-    EXPECT_EQ(parse_model_config(json, "c").sliding_window, std::vector<std::int64_t>({0, 0}));
+    EXPECT_EQ(windows_of(parse_decoder_spec(json, "c")), std::vector<std::int64_t>({0, 0}));
 }
 
-TEST(ModelConfig, end_tokens_may_be_one_or_a_list) {
+TEST(DecoderSpec, end_tokens_may_be_one_or_a_list) {
     Json json = TinyModel{}.config();
-    EXPECT_EQ(parse_model_config(json, "c").eos_token_ids, std::vector<std::int64_t>({2}));
+    EXPECT_EQ(parse_decoder_spec(json, "c").eos_token_ids, std::vector<std::int64_t>({2}));
     json["eos_token_id"] = {2, 7};
-    EXPECT_EQ(parse_model_config(json, "c").eos_token_ids, std::vector<std::int64_t>({2, 7}));
+    EXPECT_EQ(parse_decoder_spec(json, "c").eos_token_ids, std::vector<std::int64_t>({2, 7}));
     json["eos_token_id"] = nullptr;
-    EXPECT_TRUE(parse_model_config(json, "c").eos_token_ids.empty());
+    EXPECT_TRUE(parse_decoder_spec(json, "c").eos_token_ids.empty());
 }
 
 }  // namespace

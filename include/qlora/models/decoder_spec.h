@@ -1,0 +1,127 @@
+#pragma once
+
+#include <cstdint>
+#include <filesystem>
+#include <optional>
+#include <set>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "qlora/core/json.h"
+#include "qlora/quant/bnb_config.h"
+
+namespace qlora::models {
+
+/// The parts of a decoder. Paths are those of transformers' modules, which are the names of their tensors in
+/// a checkpoint; sizes count elements.
+namespace spec {
+
+struct Linear {
+    std::string path;
+    std::int64_t in = 0, out = 0;
+    bool bias = false;
+
+    std::string weight() const { return path + ".weight"; }
+};
+
+/// A root-mean-square norm of the last dimension.
+struct Norm {
+    std::string path;
+    std::int64_t size = 0;
+    double eps = 1e-6;
+};
+
+/// Causal attention with rotary positions; scores are divided by sqrt(head_dim).
+struct Attention {
+    std::vector<Linear> entry;  ///< q, k, v
+    Linear output;
+    std::int64_t heads = 0, kv_heads = 0, head_dim = 0;
+    std::optional<Norm> q_norm, k_norm;  ///< of each head, before it is rotated
+    std::int64_t window = 0;             ///< tokens that one sees, itself among them; 0: all before it
+};
+
+/// output(silu(gate) * up).
+struct Mlp {
+    std::vector<Linear> entry;  ///< gate, up
+    Linear output;
+};
+
+/// A way from the residual stream and back to it: stream += block(pre(stream)).
+struct Branch {
+    Norm pre;
+    std::variant<Attention, Mlp> block;
+};
+
+struct Layer {
+    std::vector<Branch> branches;
+};
+
+}  // namespace spec
+
+enum class RopeType { kDefault, kLinear, kLlama3 };
+
+/// Rotary embedding as `rope_scaling` (transformers 4) or `rope_parameters` (transformers 5) spell it.
+struct RopeConfig {
+    RopeType type = RopeType::kDefault;
+    double theta = 10000.0;
+    double factor = 1.0;  ///< linear, llama3
+    double low_freq_factor = 1.0;
+    double high_freq_factor = 4.0;
+    std::int64_t original_max_position_embeddings = 8192;
+};
+
+/// What a checkpoint's decoder is: made once from its `config.json` by the file of its architecture
+/// (src/models/architectures), read by everything else. No tensor and no forward pass.
+struct DecoderSpec {
+    std::string model_type;
+    std::int64_t vocab_size = 0;
+    std::int64_t hidden_size = 0;
+    std::int64_t max_position_embeddings = 0;
+    std::string embedding;  ///< path of the embedding [vocab_size, hidden_size]
+    RopeConfig rope;
+    std::int64_t rope_dims = 0;  ///< of each head that turn
+    std::vector<spec::Layer> layers;
+    spec::Norm final_norm;
+    spec::Linear head;  ///< has no tensor of its own when tied
+    bool tie_word_embeddings = false;
+    /// Ends of the names of tensors that a checkpoint may hold and the model makes itself.
+    std::vector<std::string> ignored;
+    std::string dtype;  ///< as on disk, "bfloat16" say; may be empty
+    std::vector<std::int64_t> eos_token_ids;
+    /// transformers' nn.Embedding has it as padding_idx: its row gets no gradient when the embedding is
+    /// trained.
+    std::optional<std::int64_t> pad_token_id;
+    /// The checkpoint holds its linears in 4 bits.
+    std::optional<quant::BnbConfig> stored_in_4bit;
+    /// A sentence for each key that transformers might act on and that changes nothing here.
+    std::vector<std::string> passed_over;
+
+    std::string embedding_weight() const { return embedding + ".weight"; }
+    std::string head_weight() const { return head.weight(); }
+    /// Whether a tensor under the name of this parameter is passed over.
+    bool ignores(const std::string& parameter) const;
+    /// All linears of the layers, in the order of the checkpoint: those of `entry`, then `output`.
+    std::vector<const spec::Linear*> linears() const;
+    /// All norms: of each branch the one before it and those within, then the last.
+    std::vector<const spec::Norm*> norms() const;
+};
+
+/// Throws CheckpointError with all faults: unknown `model_type`, missing or impossible sizes, any setting
+/// that would change numbers and is not built (never guessed). `name` stands before them.
+DecoderSpec parse_decoder_spec(const Json& json, const std::string& name);
+/// Of the folder's config.json.
+DecoderSpec load_decoder_spec(const std::filesystem::path& folder);
+
+/// A log line for each sentence of `passed_over`; once a program.
+void log_passed_over(const DecoderSpec& decoder);
+
+/// The tokens a row may have before its last ones stand where the model has never seen any.
+/// `max_position_embeddings` counts what `rope_scaling` adds, except where it was left as it was before a
+/// llama3 scaling was put in. (Of linear scaling a file does not tell; it is taken as counted.)
+std::int64_t trained_positions(const DecoderSpec& decoder);
+
+/// `model_type`s that can be loaded.
+std::vector<std::string> supported_model_types();
+
+}  // namespace qlora::models

@@ -1,0 +1,17 @@
+#include "parts.h"
+
+namespace qlora::models {
+
+DecoderSpec llama(ConfigReader& config) {
+    const Sizes sizes = read_sizes(config, {.max_positions = 2048});
+    const bool bias = config.boolean("attention_bias", false), mlp_bias = config.boolean("mlp_bias", false);
+    DecoderSpec out = decoder(config, sizes);
+    for (std::int64_t layer = 0; layer < sizes.layers; ++layer) {
+        out.layers.push_back(pre_norm_layer(sizes, layer, separate_attention(sizes, layer, {bias, bias}),
+                                            gated_mlp(sizes, layer, mlp_bias)));
+    }
+    refuse_unbuilt_settings(config);
+    return out;
+}
+
+}  // namespace qlora::models

@@ -1,0 +1,125 @@
+#include "qlora/models/decoder_spec.h"
+
+#include <algorithm>
+
+#include "architectures/registry.h"
+#include "qlora/core/error.h"
+#include "qlora/core/log.h"
+#include "qlora/io/model_folder.h"
+
+namespace qlora::models {
+namespace {
+
+const Architecture& architecture_of(ConfigReader& config, const std::string& model_type,
+                                    const std::string& name) {
+    for (const Architecture& row : architectures()) {
+        if (row.model_type == model_type) return row;
+    }
+    std::string known;
+    for (const std::string& type : supported_model_types()) known += (known.empty() ? "" : ", ") + type;
+    const char* own_code =
+        config.has("auto_map")
+            ? "; it comes with Python code of its own (auto_map), and no code from a model "
+              "folder is run"
+            : "";
+    throw CheckpointError(name + ": model_type '" + model_type + "' is not supported; supported are " +
+                          known + own_code);
+}
+
+void read_token_ids(ConfigReader& config, DecoderSpec& decoder) {
+    if (config.has("eos_token_id")) {
+        const Json& eos = config.json().at("eos_token_id");
+        for (const Json& id : eos.is_array() ? eos : Json::array({eos})) {
+            if (id.is_number_integer()) decoder.eos_token_ids.push_back(id.get<std::int64_t>());
+        }
+    }
+    if (config.has("pad_token_id") && config.json().at("pad_token_id").is_number_integer()) {
+        const std::int64_t id = config.json().at("pad_token_id").get<std::int64_t>();
+        if (id >= 0 && id < decoder.vocab_size) decoder.pad_token_id = id;
+    }
+}
+
+}  // namespace
+
+bool DecoderSpec::ignores(const std::string& parameter) const {
+    return std::any_of(ignored.begin(), ignored.end(), [&](const std::string& end) {
+        return parameter == end || parameter.ends_with("." + end);
+    });
+}
+
+std::vector<const spec::Linear*> DecoderSpec::linears() const {
+    std::vector<const spec::Linear*> out;
+    for (const spec::Layer& layer : layers) {
+        for (const spec::Branch& branch : layer.branches) {
+            std::visit(
+                [&](const auto& block) {
+                    for (const spec::Linear& linear : block.entry) out.push_back(&linear);
+                    out.push_back(&block.output);
+                },
+                branch.block);
+        }
+    }
+    return out;
+}
+
+std::vector<const spec::Norm*> DecoderSpec::norms() const {
+    std::vector<const spec::Norm*> out;
+    for (const spec::Layer& layer : layers) {
+        for (const spec::Branch& branch : layer.branches) {
+            out.push_back(&branch.pre);
+            const auto* attention = std::get_if<spec::Attention>(&branch.block);
+            if (attention == nullptr) continue;
+            if (attention->q_norm) out.push_back(&*attention->q_norm);
+            if (attention->k_norm) out.push_back(&*attention->k_norm);
+        }
+    }
+    out.push_back(&final_norm);
+    return out;
+}
+
+std::vector<std::string> supported_model_types() {
+    std::vector<std::string> out;
+    for (const Architecture& row : architectures()) out.emplace_back(row.model_type);
+    return out;
+}
+
+DecoderSpec parse_decoder_spec(const Json& json, const std::string& name) {
+    if (!json.is_object()) throw CheckpointError(name + ": must hold a JSON object");
+    FaultList faults;
+    ConfigReader config(json, faults);
+    const std::string model_type = config.text("model_type", "");
+    DecoderSpec decoder = architecture_of(config, model_type, name).describe(config);
+    decoder.model_type = model_type;
+    decoder.dtype = config.text("dtype", config.text("torch_dtype", ""));
+    read_token_ids(config, decoder);
+    if (config.has("quantization_config")) {
+        decoder.stored_in_4bit = quant::read_bnb_config(json.at("quantization_config"), faults);
+    }
+    if (config.has("auto_map")) {
+        decoder.passed_over.push_back(name + ": auto_map is passed over: model_type '" + model_type +
+                                      "' is built in, and no Python code from a model folder is run");
+    }
+    faults.throw_if_any<CheckpointError>(name);
+    return decoder;
+}
+
+void log_passed_over(const DecoderSpec& decoder) {
+    for (const std::string& line : decoder.passed_over) spdlog::info("{}", line);
+}
+
+std::int64_t trained_positions(const DecoderSpec& decoder) {
+    if (decoder.rope.type != RopeType::kLlama3) return decoder.max_position_embeddings;
+    const double stretched =
+        decoder.rope.factor * static_cast<double>(decoder.rope.original_max_position_embeddings);
+    return std::max(decoder.max_position_embeddings,
+                    static_cast<std::int64_t>(std::min(stretched, static_cast<double>(kLargestSize))));
+}
+
+DecoderSpec load_decoder_spec(const std::filesystem::path& folder) {
+    const std::filesystem::path file = folder / "config.json";
+    std::error_code error;
+    if (!std::filesystem::exists(file, error)) io::require_model_folder(folder);
+    return parse_decoder_spec(read_json_file(file), file.string());
+}
+
+}  // namespace qlora::models
