@@ -52,11 +52,11 @@ std::optional<bool> keeps_dense(const std::vector<data::Example>& examples, std:
     return false;
 }
 
-data::Dataset read_rows(const EvalRequest& request, const RowSettings& settings) {
+data::Dataset read_rows(const EvalRequest& request, const RowSettings& settings, bool is_changed) {
     data::Dataset out =
         request.data ? data::load_dataset({*request.data}, settings.config.data, settings.prompt_template,
                                           settings.embedding_rows, {.threads = settings.threads})
-                     : load_held_out(held_out_rows_of_run(settings), settings);
+                     : load_held_out(held_out_rows_of_run(settings, is_changed), settings);
     spdlog::info("{}: {}", request.data ? request.data->string() : "held out of the training files",
                  data::summary_line(out.statistics));
     return out;
@@ -77,10 +77,14 @@ int evaluate(const EvalFlags& flags) {
     }
     const quant::QuantConfig quantization = base_quantization(request, folder);
     const data::PromptTemplate prompt_template = folder.prompt_template(request.settings.data.template_);
-    data::Dataset dataset = read_rows(request, {.config = request.settings,
-                                                .prompt_template = prompt_template,
-                                                .embedding_rows = folder.config.vocab_size,
-                                                .threads = threads});
+    // --set goes to both programs; these flags are of this one alone.
+    const bool is_changed = flags.model || flags.format || flags.template_name || flags.max_length;
+    data::Dataset dataset = read_rows(request,
+                                      {.config = request.settings,
+                                       .prompt_template = prompt_template,
+                                       .embedding_rows = folder.config.vocab_size,
+                                       .threads = threads},
+                                      is_changed);
     std::vector<data::Example>& examples = dataset.examples;
     if (flags.limit && static_cast<std::int64_t>(examples.size()) > *flags.limit)
         examples.resize(static_cast<std::size_t>(*flags.limit));

@@ -54,7 +54,7 @@ data::Dataset load_held_out(const HeldOutRows& held_out, const RowSettings& sett
     return out;
 }
 
-HeldOutRows held_out_rows_of_run(const RowSettings& settings) {
+HeldOutRows held_out_rows_of_run(const RowSettings& settings, bool is_changed) {
     const train::RunPaths paths{settings.config.training.output_dir};
     const std::filesystem::path file = paths.held_out_rows();
     const data::RowPart& part = *settings.config.data.eval_part();
@@ -72,6 +72,12 @@ HeldOutRows held_out_rows_of_run(const RowSettings& settings) {
             fmt::format("data.eval: the run in {} held no rows out of its training files, so it "
                         "trained on them; set what the run has, {}",
                         paths.root.string(), kOtherRows));
+    }
+    if (is_changed) {
+        throw ConfigError(
+            "data.eval: the run has not begun, and which rows it will hold out depends on how its file reads "
+            "them: "
+            "leave out --model, --format, --template and --max-length, or give --data FILE");
     }
     data::Dataset train =
         data::load_dataset(settings.config.data.train.files, settings.config.data, settings.prompt_template,

@@ -193,6 +193,12 @@ void Run::read_data() {
     data_.train = read_rows(config_.data.train.files, false);
     if (config_.data.eval_part() != nullptr) held_out_ = hold_out_rows(config_, data_.train);
     spdlog::info("training data: {}", data::summary_line(data_.train.statistics));
+    if (const std::int64_t repeats = data_.train.statistics.held_out_repeats; repeats > 0) {
+        spdlog::warn(
+            "{} of the {} held-out rows stand among the training rows too, token by token: what they "
+            "measure is memory; remove repeated rows from data.train",
+            repeats, data_.train.statistics.held_out);
+    }
     if (held_out_) {
         data_.eval = load_held_out(*held_out_, {.config = config_,
                                                 .prompt_template = prompt_template(),

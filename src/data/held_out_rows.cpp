@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cmath>
 #include <string>
+#include <string_view>
+#include <unordered_set>
 #include <utility>
 
 #include "qlora/core/error.h"
@@ -35,6 +37,23 @@ void count_again(Dataset& train) {
     }
 }
 
+std::string_view bytes_of(const Example& example) {
+    return {reinterpret_cast<const char*>(example.ids.data()), example.ids.size() * sizeof(example.ids[0])};
+}
+
+/// How many of the chosen rows, which are still in `all`, have the tokens of a row that is left.
+std::int64_t repeats(const std::vector<Example>& all, const std::vector<std::int64_t>& chosen,
+                     const std::vector<Example>& left) {
+    std::unordered_set<std::string_view> trained;
+    for (const Example& example : left) trained.insert(bytes_of(example));
+    std::int64_t count = 0;
+    for (const Example& example : all) {
+        const bool is_chosen = std::binary_search(chosen.begin(), chosen.end(), example.row);
+        count += is_chosen && !example.ids.empty() && trained.contains(bytes_of(example)) ? 1 : 0;
+    }
+    return count;
+}
+
 }  // namespace
 
 std::vector<std::int64_t> hold_out(Dataset& train, const RowPart& part, std::uint64_t seed) {
@@ -59,8 +78,9 @@ std::vector<std::int64_t> hold_out(Dataset& train, const RowPart& part, std::uin
             left.push_back(std::move(example));
         }
     }
-    train.examples = std::move(left);
     train.statistics.held_out = count;
+    train.statistics.held_out_repeats = repeats(train.examples, chosen, left);
+    train.examples = std::move(left);
     count_again(train);
     return chosen;
 }

@@ -13,6 +13,17 @@
 namespace qlora::data {
 namespace {
 
+/// Whether the first line is a list that was cut off, and not the first line of an array: a row stands below
+/// it.
+bool is_cut_line(std::string_view beginning) {
+    const std::size_t line_end = beginning.find('\n');
+    if (line_end == std::string_view::npos) return false;
+    const std::string_view line = beginning.substr(0, line_end), below = beginning.substr(line_end);
+    const char last = line[line.find_last_not_of(kJsonBlanks)];  // at least the bracket is there
+    const std::size_t next = below.find_first_not_of(kJsonBlanks);
+    return last != '[' && last != ',' && next != std::string_view::npos && below[next] == '{';
+}
+
 /// Whether rows are the elements of one array rather than lines, as far as the first bytes of a file tell.
 bool holds_array(std::string_view beginning, bool is_named_array) {
     beginning.remove_prefix(std::min(beginning.find_first_not_of(kJsonBlanks), beginning.size()));
@@ -23,7 +34,8 @@ bool holds_array(std::string_view beginning, bool is_named_array) {
     const std::string_view behind = beginning.substr(value.size());
     // Lists on lines of their own are bad rows, each of them, and not one damaged array.
     if (value.starts_with('['))
-        return is_named_array || !complete || behind.find_first_not_of(kJsonBlanks) == std::string_view::npos;
+        return is_named_array || (!complete && !is_cut_line(beginning)) ||
+               (complete && behind.find_first_not_of(kJsonBlanks) == std::string_view::npos);
     return is_named_array && value.find('\n') != std::string_view::npos;
 }
 

@@ -103,6 +103,9 @@ TEST_F(HeldOutRun, rows_are_evaluated_by_the_same_file) {
     ASSERT_EQ(runs_.run({"data.eval=99"}).code, 2);
     const Rows before = evaluated(settings, {"--base-only"});
     EXPECT_EQ(outcome_.code, 0) << outcome_.log;
+    EXPECT_EQ(evaluated(settings, {"--base-only", "--max-length", "20"}), Rows{});
+    EXPECT_EQ(outcome_.code, 2);
+    EXPECT_TRUE(outcome_.says("the run has not begun")) << outcome_.log;
     const TrainOutcome outcome = runs_.again({}, settings);
     ASSERT_EQ(outcome.code, 0) << outcome.log;
     EXPECT_EQ(before, kept());

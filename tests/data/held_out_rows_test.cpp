@@ -72,6 +72,22 @@ TEST(HoldOut, EachRowIsTrainedOrHeldOut) {
     EXPECT_EQ(all, numbers(dataset(50)));
 }
 
+TEST(HoldOut, RowsThatAreTrainedTooAreCounted) {
+    Dataset train = dataset(20);
+    for (Example& example : train.examples) example.ids = {static_cast<tokenizer::TokenId>(example.row % 10)};
+    const std::vector<std::int64_t> chosen = hold_out(train, {.rows = 6}, 42);
+    std::int64_t twins = 0;  // each row stands twice
+    for (const std::int64_t row : chosen)
+        twins += std::binary_search(chosen.begin(), chosen.end(), (row + 10) % 20) ? 0 : 1;
+    EXPECT_GT(twins, 0);
+    EXPECT_EQ(train.statistics.held_out_repeats, twins);
+
+    Dataset apart = dataset(20);
+    for (Example& example : apart.examples) example.ids = {static_cast<tokenizer::TokenId>(example.row)};
+    hold_out(apart, {.rows = 6}, 42);
+    EXPECT_EQ(apart.statistics.held_out_repeats, 0);
+}
+
 TEST(HoldOut, TheStatisticsAreOfWhatIsLeft) {
     Dataset train = dataset(4);
     train.examples[3].truncated = true;

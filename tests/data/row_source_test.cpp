@@ -91,6 +91,9 @@ TEST(RowSource, TheNameTellsWhereTheBeginningDoesNot) {
     EXPECT_EQ(rows_of_file("rows.jsonl", blanks + "{}").at(0).element, -1);
     // Lists are bad rows, each of them; a damaged array is one.
     EXPECT_EQ(rows_of_file("rows.jsonl", "[]\n{}\n").size(), 2U);
+    // A first line that was cut off costs one row, not all.
+    EXPECT_EQ(rows_of_file("rows.jsonl", "[{\"a\": \"x\n{}\n{}\n").size(), 3U);
+    EXPECT_EQ(rows_of_file("rows.jsonl", "[\n{},\n{}\n]\n").size(), 2U);
     EXPECT_EQ(rows_of_file("rows.json", "[]\n{}\n").at(0).fault, "text follows the end of the list");
     EXPECT_EQ(rows_of_file("rows.jsonl", "x\n").at(0).text, "x");
     EXPECT_NE(refusal("rows.json", "x\n").find("rows.json:1: a data file must hold a list of rows"),

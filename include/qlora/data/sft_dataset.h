@@ -34,9 +34,10 @@ struct LengthBin {
 struct DatasetStatistics {
     std::int64_t read = 0;
     std::int64_t kept = 0;
-    std::int64_t held_out = 0;       ///< taken out of the training data for evaluation
-    std::int64_t too_long = 0;       ///< dropped
-    std::int64_t no_supervised = 0;  ///< dropped: no token with a loss (none in what truncation left, say)
+    std::int64_t held_out = 0;          ///< taken out of the training data for evaluation
+    std::int64_t held_out_repeats = 0;  ///< of these, rows whose tokens are those of a row that is left
+    std::int64_t too_long = 0;          ///< dropped
+    std::int64_t no_supervised = 0;     ///< dropped: no token with a loss (none in what truncation left, say)
     std::int64_t rejected = 0;
     std::int64_t truncated = 0;  ///< kept, but without its end token
     std::int64_t tokens = 0;     ///< of the kept rows
