@@ -10,6 +10,7 @@ done
 [[ -n $object ]] || exec "$@"
 if "$@" -Xptxas=-v >"$object.ptxas.new" 2>&1; then
     mv "$object.ptxas.new" "$object.ptxas"  # only now: a log that is there belongs to the object
+    grep -i 'warning' "$object.ptxas" >&2 || true
 else
     status=$?
     cat "$object.ptxas.new" >&2

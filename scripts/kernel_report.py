@@ -213,7 +213,8 @@ def built_rows(build, source, arch):
     if not log.is_file() or log.stat().st_mtime < newest:
         return None
     text = log.read_text(encoding="utf-8")
-    if set(re.findall(r"for '(sm_\w+)'", text)) - {arch}:
+    has_kernels = "__global__" in source.read_text(encoding="utf-8")
+    if set(re.findall(r"for '(sm_\w+)'", text)) != ({arch} if has_kernels else set()):
         return None
     return rows_of(source, arch, parse_usage(text), lambda name: (None, None))
 

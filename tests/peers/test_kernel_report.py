@@ -173,7 +173,9 @@ def test_the_log_of_a_build_is_kept_with_its_object(tmp_path):
 
 def test_a_build_is_read_where_its_log_is_of_this_source_and_architecture(tmp_path):
     source = tmp_path / "fill.cu"
-    source.write_text("")
+    source.write_text("__global__ void fill(float* out);")
+    assert kernel_report.built_rows(tmp_path, source, "sm_90") is None
+    kept_log(tmp_path, "nothing of ptxas in it")
     assert kernel_report.built_rows(tmp_path, source, "sm_90") is None
     kept_log(tmp_path, LOG)
     rows = kernel_report.built_rows(tmp_path, source, "sm_90")
