@@ -16,7 +16,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 CORPUS = ROOT / "data" / "wordnet_train.jsonl"
-MODEL_TYPES = ("llama", "mistral", "qwen2", "qwen3")
+MODEL_TYPES = ("llama", "ministral", "mistral", "phi3", "qwen2", "qwen3", "smollm3")
 ROPE_TYPES = ("default", "linear", "llama3")
 CONTROL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CHATML = (
@@ -58,8 +58,10 @@ def check(options):
         faults.append(f"model type {options.model_type!r} is not one of {', '.join(MODEL_TYPES)}")
     if options.rope not in ROPE_TYPES:
         faults.append(f"rope {options.rope!r} is not one of {', '.join(ROPE_TYPES)}")
-    if options.bias and options.model_type == "mistral":
-        faults.append("mistral has no biases")
+    if options.bias and options.model_type in ("ministral", "mistral", "phi3"):
+        faults.append(f"{options.model_type} has no biases")
+    if options.model_type == "phi3" and (options.head_dim is not None or options.rope != "default"):
+        faults.append("phi3 has heads of hidden / heads and rope default")
     if options.sliding_window and options.model_type == "llama":
         faults.append("llama has no sliding window")
     if options.heads % options.kv_heads:
@@ -99,11 +101,24 @@ def transformers_config(options, vocab):
         "tie_word_embeddings": options.tie,
         "rope_parameters": rope_parameters(options),
     }
-    if options.model_type in ("llama", "qwen3"):
+    if options.model_type in ("llama", "qwen3", "smollm3"):
         values["attention_bias"] = options.bias
-    if options.model_type == "llama":
+    if options.model_type in ("llama", "smollm3"):
         values["mlp_bias"] = options.bias
-    if options.model_type == "mistral":
+    if options.model_type in ("phi3", "smollm3"):
+        values["pad_token_id"] = None  # the default is beyond a small vocabulary
+    if options.model_type == "smollm3":
+        # Each second layer knows no positions, and has the window.
+        values |= {
+            "no_rope_layer_interval": 2,
+            "sliding_window": options.sliding_window,
+            "use_sliding_window": options.sliding_window is not None,
+        }
+    if options.model_type == "ministral" and options.sliding_window:
+        # Both kinds of layers in one model.
+        kinds = ("sliding_attention", "full_attention")
+        values["layer_types"] = [kinds[layer % 2] for layer in range(options.layers)]
+    if options.model_type in ("ministral", "mistral", "phi3"):
         values["sliding_window"] = options.sliding_window
     if options.model_type in ("qwen2", "qwen3"):
         # The first layer stays full attention, so that both kinds are in one model.

@@ -33,6 +33,7 @@ void read_token_ids(ConfigReader& config, DecoderSpec& decoder) {
             if (id.is_number_integer()) decoder.eos_token_ids.push_back(id.get<std::int64_t>());
         }
     }
+    if (config.json().contains("pad_token_id")) decoder.pad_token_id.reset();
     if (config.has("pad_token_id") && config.json().at("pad_token_id").is_number_integer()) {
         const std::int64_t id = config.json().at("pad_token_id").get<std::int64_t>();
         if (id >= 0 && id < decoder.vocab_size) decoder.pad_token_id = id;
@@ -96,9 +97,10 @@ DecoderSpec parse_decoder_spec(const Json& json, const std::string& name) {
         decoder.stored_in_4bit = quant::read_bnb_config(json.at("quantization_config"), faults);
     }
     if (config.has("auto_map")) {
-        decoder.passed_over.push_back(name + ": auto_map is passed over: model_type '" + model_type +
+        decoder.passed_over.push_back("auto_map is passed over: model_type '" + model_type +
                                       "' is built in, and no Python code from a model folder is run");
     }
+    for (std::string& line : decoder.passed_over) line.insert(0, name + ": ");
     faults.throw_if_any<CheckpointError>(name);
     return decoder;
 }

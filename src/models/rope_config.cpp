@@ -18,9 +18,9 @@ void read_llama3(ConfigReader& section, RopeConfig& rope) {
 
 }  // namespace
 
-RopeConfig read_rope(ConfigReader& reader, std::int64_t max_positions) {
+RopeConfig read_rope(ConfigReader& reader, std::int64_t max_positions, double default_theta) {
     RopeConfig rope;
-    rope.theta = reader.number("rope_theta", 10000.0);
+    rope.theta = reader.number("rope_theta", default_theta);
     // As transformers reads them: a rope_scaling that says anything replaces rope_parameters whole, its theta
     // too.
     const bool is_scaled = reader.has("rope_scaling") && reader.json().at("rope_scaling") != Json::object();

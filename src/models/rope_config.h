@@ -9,6 +9,7 @@ namespace qlora::models {
 
 /// Reads `rope_scaling` or `rope_parameters`, whichever transformers would; a type that is not built is a
 /// fault.
-RopeConfig read_rope(ConfigReader& reader, std::int64_t max_positions);
+/// `default_theta` stands where the file has none.
+RopeConfig read_rope(ConfigReader& reader, std::int64_t max_positions, double default_theta);
 
 }  // namespace qlora::models

@@ -15,6 +15,7 @@
 
 #include "blocked_attention.h"
 #include "cuda_attention.h"
+#include "if_defined.h"
 #include "qlora/ops/gemm.h"
 #include "qlora/ops/rms_norm.h"
 
@@ -186,6 +187,7 @@ at::Tensor norm_heads_backward(at::Tensor& d_qkv, const at::Tensor& raw, std::in
 
 void rotate_heads(at::Tensor& qkv, const RopeTable& table, const AttentionShape& shape,
                   RopeDirection direction) {
+    if (!table.cos.defined()) return;
     rope_(qkv, shape.heads + shape.kv_heads, shape.head_dim, table, direction);
 }
 
@@ -212,9 +214,10 @@ struct RotaryAttention : Function<RotaryAttention> {
         kKeyInverse
     };
 
-    static at::Tensor forward(AutogradContext* ctx, const at::Tensor& qkv, const at::Tensor& cos,
-                              const at::Tensor& sin, at::TensorList norm_weights,
-                              const SequenceOffsets& offsets, const AttentionShape& shape, double eps) {
+    static at::Tensor forward(AutogradContext* ctx, const at::Tensor& qkv,
+                              const std::optional<at::Tensor>& cos, const std::optional<at::Tensor>& sin,
+                              at::TensorList norm_weights, const SequenceOffsets& offsets,
+                              const AttentionShape& shape, double eps) {
         at::Tensor turned = qkv;
         variable_list of_norms;
         if (!norm_weights.empty()) {
@@ -223,10 +226,11 @@ struct RotaryAttention : Function<RotaryAttention> {
             turned = normed.qkv;
             of_norms = {qkv, norm_weights[0], norm_weights[1], normed.q_inverse, normed.k_inverse};
         }
-        rotate_heads(turned, {.cos = cos, .sin = sin}, shape, RopeDirection::kForward);
+        const RopeTable table{.cos = cos.value_or(at::Tensor()), .sin = sin.value_or(at::Tensor())};
+        rotate_heads(turned, table, shape, RopeDirection::kForward);
         const Attended attended = attend(turned, offsets, shape);
-        variable_list saved = {turned, attended.out, attended.logsumexp, attended.seed, attended.offset,
-                               cos,    sin};
+        variable_list saved = {turned,          attended.out, attended.logsumexp, attended.seed,
+                               attended.offset, table.cos,    table.sin};
         saved.insert(saved.end(), of_norms.begin(), of_norms.end());
         ctx->save_for_backward(saved);
         ctx->saved_data["offsets"] = c10::IValue::make_capsule(c10::make_intrusive<OffsetsHolder>(offsets));
@@ -270,8 +274,8 @@ at::Tensor rotary_attention(const at::Tensor& qkv, const RopeTable& table, const
                             const AttentionShape& shape, const HeadNorms* norms) {
     std::vector<at::Tensor> weights;
     if (norms != nullptr) weights = {norms->q_weight, norms->k_weight};
-    return RotaryAttention::apply(qkv, table.cos, table.sin, at::TensorList(weights), offsets, shape,
-                                  norms == nullptr ? 0.0 : norms->eps);
+    return RotaryAttention::apply(qkv, if_defined(table.cos), if_defined(table.sin), at::TensorList(weights),
+                                  offsets, shape, norms == nullptr ? 0.0 : norms->eps);
 }
 
 at::Tensor rotated(const at::Tensor& qkv, const RopeTable& table, const AttentionShape& shape,

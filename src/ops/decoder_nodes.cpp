@@ -1,5 +1,6 @@
 #include "qlora/ops/decoder_nodes.h"
 
+#include "if_defined.h"
 #include "projections_holder.h"
 #include "qlora/ops/rms_norm.h"
 #include "qlora/ops/swiglu.h"
@@ -87,11 +88,6 @@ struct SwigluProjectResidual : Function<SwigluProjectResidual> {
                          parameter_gradients(projections, inner.y, grads[0], low_rank), 1);
     }
 };
-
-/// An argument that may be absent: a node refuses undefined tensors.
-std::optional<at::Tensor> if_defined(const at::Tensor& tensor) {
-    return tensor.defined() ? std::optional<at::Tensor>(tensor) : std::nullopt;
-}
 
 }  // namespace
 

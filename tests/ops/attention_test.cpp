@@ -180,6 +180,24 @@ TEST_P(Attention, the_thread_count_moves_no_result_and_gradients_by_the_order_of
     }
 }
 
+TEST(RotaryAttention, without_a_table_nothing_is_turned) {
+    constexpr std::int64_t kRows = 9, kHalf = 4;
+    const AttentionShape shape{.heads = 4, .kv_heads = 2, .head_dim = 2 * kHalf};
+    for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+        const RopeTable still{.cos = at::ones({kRows, kHalf}, type), .sin = at::zeros({kRows, kHalf}, type)};
+        const at::Tensor qkv = gaussian({kRows, shape.q_size() + 2 * shape.kv_size()}, 1).to(type);
+        std::vector<at::Tensor> results;
+        for (const RopeTable& table : {still, RopeTable{}}) {
+            const at::Tensor input = qkv.clone().requires_grad_();
+            const at::Tensor out = rotary_attention(input.clone(), table, {{0, 4, kRows}}, shape, nullptr);
+            out.backward(gaussian(out.sizes(), 2).to(type));
+            results.insert(results.end(),
+                           {out.detach(), input.grad(), rotated(qkv.clone(), table, shape, nullptr)});
+        }
+        for (std::size_t i = 0; i < 3; ++i) EXPECT_TRUE(results[i].equal(results[i + 3])) << i;
+    }
+}
+
 TEST(RotaryAttention, head_norms_and_rotation_equal_autograd_in_fp64) {
     constexpr std::int64_t kTokens = 21, kHeads = 4, kKvHeads = 2, kDim = 8;
     const AttentionShape shape{.heads = kHeads, .kv_heads = kKvHeads, .head_dim = kDim};

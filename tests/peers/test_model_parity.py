@@ -25,10 +25,16 @@ MODELS = {
     "llama-fp16-file-sharded": {"dtype": "float16", "max_shard_size": "100KB"},
     "mistral": {"model_type": "mistral"},
     "mistral-window": {"model_type": "mistral", "sliding_window": 7},
+    "ministral": {"model_type": "ministral", "head_dim": 24, "sliding_window": 64},
+    "ministral-window": {"model_type": "ministral", "sliding_window": 6},
+    "phi3": {"model_type": "phi3", "kv_heads": 4},
+    "phi3-window": {"model_type": "phi3", "sliding_window": 7, "dtype": "bfloat16"},
     "qwen2": {"model_type": "qwen2"},
     "qwen2-window-tied": {"model_type": "qwen2", "sliding_window": 5, "tie": True},
     "qwen3": {"model_type": "qwen3", "head_dim": 24},
     "qwen3-bias-one-kv-head": {"model_type": "qwen3", "bias": True, "kv_heads": 1},
+    "smollm3": {"model_type": "smollm3", "tie": True},
+    "smollm3-window": {"model_type": "smollm3", "sliding_window": 6, "bias": True, "rope_theta": 2000000.0},
     "qwen3-window": {"model_type": "qwen3", "sliding_window": 6},
 }
 LENGTHS = (23, 1, 40, 9)
@@ -138,6 +144,9 @@ ADAPTERS = {
 }
 GRADIENT_CASES = [(model, adapter) for model in ("llama", "qwen2", "qwen3", "mistral-window", "llama-tied-bias")
                   for adapter in ADAPTERS if not (adapter == "embedding" and model == "llama-tied-bias")]
+ADAPTERS["fused"] = {"target_modules": ["qkv_proj", "gate_up_proj"], "modules_to_save": ["embed_tokens"]}
+GRADIENT_CASES += [("ministral-window", "all-linear"), ("phi3-window", "all-linear"), ("phi3", "fused"),
+                   ("smollm3-window", "all-linear")]
 
 
 @pytest.mark.parametrize("model_name,adapter", GRADIENT_CASES)

@@ -64,7 +64,7 @@ std::vector<BadModelJson> bad_configs() {
         {"no_model_type",
          "llama",
          drop("model_type"),
-         {"model_type", "supported are llama, mistral, qwen2, qwen3"}},
+         {"model_type", "supported are llama, ministral, mistral, phi3, qwen2, qwen3, smollm3"}},
         {"unknown_model_type", "llama", set("model_type", "gpt2"), {"'gpt2'", "supported are"}},
         {"model_type_no_string", "llama", set("model_type", 3), {"model_type"}},
         {"no_vocab_size", "llama", drop("vocab_size"), {"vocab_size: is missing"}},
@@ -233,6 +233,68 @@ TEST(DecoderSpec, missing_keys_have_the_defaults_of_their_model_type) {
         const std::int64_t window = std::string(expected.model_type) == "mistral" ? 4096 : 0;
         EXPECT_EQ(windows_of(config), std::vector<std::int64_t>({window, window}));
     }
+}
+
+TEST(DecoderSpec, phi3_has_fused_linears_and_defaults_of_its_own) {
+    Json json = {{"model_type", "phi3"},    {"vocab_size", 32064},    {"hidden_size", 128},
+                 {"intermediate_size", 40}, {"num_hidden_layers", 1}, {"num_attention_heads", 4}};
+    const DecoderSpec decoder = parse_decoder_spec(json, "config.json");
+    std::vector<std::string> shapes;
+    for (const spec::Linear* linear : decoder.linears())
+        shapes.push_back(linear->path + " " + std::to_string(linear->in) + " " + std::to_string(linear->out));
+    const std::string layer = "model.layers.0.";
+    EXPECT_EQ(shapes, (std::vector<std::string>{
+                          layer + "self_attn.qkv_proj 128 384", layer + "self_attn.o_proj 128 128",
+                          layer + "mlp.gate_up_proj 128 80", layer + "mlp.down_proj 40 128"}));
+    EXPECT_EQ(decoder.final_norm.eps, 1e-5);
+    EXPECT_EQ(decoder.max_position_embeddings, 4096);
+    EXPECT_EQ(windows_of(decoder), std::vector<std::int64_t>({0}));
+    EXPECT_EQ(decoder.pad_token_id, 32000);
+    json["pad_token_id"] = nullptr;
+    json["resid_pdrop"] = 0.1;
+    const DecoderSpec other = parse_decoder_spec(json, "config.json");
+    EXPECT_EQ(other.pad_token_id, std::nullopt);
+    EXPECT_EQ(other.passed_over, std::vector<std::string>({"config.json: resid_pdrop is taken as 0"}));
+    json["rope_scaling"] = {{"type", "linear"}, {"factor", 2.0}};
+    EXPECT_THROW(parse_decoder_spec(json, "config.json"), CheckpointError);
+}
+
+TEST(DecoderSpec, layers_of_a_ministral_may_differ) {
+    Json json = TinyModel{.model_type = "mistral", .sliding_window = 8}.config();
+    json["model_type"] = "ministral";
+    EXPECT_EQ(windows_of(parse_decoder_spec(json, "c")), std::vector<std::int64_t>({8, 8}));
+    json["layer_types"] = {"full_attention", "sliding_attention"};
+    EXPECT_EQ(windows_of(parse_decoder_spec(json, "c")), std::vector<std::int64_t>({0, 8}));
+    json.erase("head_dim");
+    EXPECT_THROW(parse_decoder_spec(json, "c"), CheckpointError);
+}
+
+TEST(DecoderSpec, layers_of_a_smollm3_may_know_no_positions) {
+    Json json = {{"model_type", "smollm3"}, {"vocab_size", 128256},   {"hidden_size", 128},
+                 {"intermediate_size", 40}, {"num_hidden_layers", 4}, {"num_attention_heads", 4}};
+    const auto rotates = [&] {
+        std::vector<bool> out;
+        const DecoderSpec decoder = parse_decoder_spec(json, "c");
+        for (std::size_t i = 0; i < decoder.layers.size(); ++i)
+            out.push_back(attention_of(decoder, i).rotates);
+        return out;
+    };
+    EXPECT_EQ(rotates(), std::vector<bool>({true, true, true, false}));
+    const DecoderSpec decoder = parse_decoder_spec(json, "c");
+    EXPECT_EQ(decoder.rope.theta, 2e6);
+    EXPECT_TRUE(decoder.tie_word_embeddings);
+    EXPECT_EQ(decoder.pad_token_id, 128004);
+    EXPECT_EQ(attention_of(decoder, 0).kv_heads, 4);
+    json["sliding_window"] = 8;
+    EXPECT_EQ(windows_of(parse_decoder_spec(json, "c")), std::vector<std::int64_t>({0, 0, 0, 0}));
+    json["use_sliding_window"] = true;
+    json["no_rope_layers"] = {0, 1, 1, 0};
+    EXPECT_EQ(rotates(), std::vector<bool>({false, true, true, false}));
+    EXPECT_EQ(windows_of(parse_decoder_spec(json, "c")), std::vector<std::int64_t>({8, 0, 0, 8}));
+    json["layer_types"] = {"full_attention", "full_attention", "sliding_attention", "full_attention"};
+    EXPECT_EQ(windows_of(parse_decoder_spec(json, "c")), std::vector<std::int64_t>({0, 0, 8, 0}));
+    json["no_rope_layers"] = {0, 1};
+    EXPECT_THROW(parse_decoder_spec(json, "c"), CheckpointError);
 }
 
 TEST(DecoderSpec, linears_and_norms_stand_in_the_order_of_the_checkpoint) {

@@ -32,18 +32,19 @@ struct Norm {
     double eps = 1e-6;
 };
 
-/// Causal attention with rotary positions; scores are divided by sqrt(head_dim).
+/// Causal attention; scores are divided by sqrt(head_dim).
 struct Attention {
-    std::vector<Linear> entry;  ///< q, k, v
+    std::vector<Linear> entry;  ///< q, k, v, or one that holds all three
     Linear output;
     std::int64_t heads = 0, kv_heads = 0, head_dim = 0;
     std::optional<Norm> q_norm, k_norm;  ///< of each head, before it is rotated
+    bool rotates = true;                 ///< q and k by their positions; false: positions do not matter here
     std::int64_t window = 0;             ///< tokens that one sees, itself among them; 0: all before it
 };
 
 /// output(silu(gate) * up).
 struct Mlp {
-    std::vector<Linear> entry;  ///< gate, up
+    std::vector<Linear> entry;  ///< gate, up, or one that holds both
     Linear output;
 };
 

@@ -39,9 +39,9 @@ struct HeadNorms {
 };
 
 /// Rotary position embedding and causal attention of each sequence alone. qkv [T, q_size + 2 kv_size] is
-/// consumed: without head norms it is rotated in place. Softmax in fp32; in bf16 the probabilities are
-/// rounded before they meet v, as in transformers' sdpa attention. Result [T, q_size]. One node for all
-/// sequences.
+/// consumed: without head norms it is rotated in place, and not at all without a table. Softmax in fp32; in
+/// bf16 the probabilities are rounded before they meet v, as in transformers' sdpa attention. Result [T,
+/// q_size]. One node for all sequences.
 at::Tensor rotary_attention(const at::Tensor& qkv, const RopeTable& table, const SequenceOffsets& offsets,
                             const AttentionShape& shape, const HeadNorms* norms);
 

@@ -38,7 +38,7 @@ void read_heads(ConfigReader& config, const SizeDefaults& defaults, Sizes& sizes
 std::vector<std::int64_t> default_windows(ConfigReader& config, WindowRule rule, std::int64_t layers,
                                           std::int64_t& window) {
     std::vector<std::int64_t> windows(static_cast<std::size_t>(layers), 0);
-    const bool asked = rule == WindowRule::kAlways || config.boolean("use_sliding_window", false);
+    const bool asked = rule != WindowRule::kFlag || config.boolean("use_sliding_window", false);
     const bool switched_off = config.json().contains("sliding_window") && !config.has("sliding_window");
     if (!asked || switched_off) return windows;
     window = config.integer("sliding_window", 4096);  // transformers' default
@@ -62,28 +62,30 @@ Sizes read_sizes(ConfigReader& config, const SizeDefaults& defaults) {
     return sizes;
 }
 
-DecoderSpec decoder(ConfigReader& config, const Sizes& sizes) {
+DecoderSpec decoder(ConfigReader& config, const Sizes& sizes, const DecoderDefaults& defaults) {
     DecoderSpec out;
     out.vocab_size = sizes.vocabulary;
     out.hidden_size = sizes.hidden;
     out.max_position_embeddings = sizes.max_positions;
     out.embedding = "model.embed_tokens";
-    out.rope = read_rope(config, sizes.max_positions);
+    out.rope = read_rope(config, sizes.max_positions, defaults.rope_theta);
     out.rope_dims = sizes.head_dim;
     out.final_norm = {"model.norm", sizes.hidden, sizes.eps};
     out.head = {"lm_head", sizes.hidden, sizes.vocabulary};
     // Old transformers saved the frequencies, of each layer or of the model.
     out.ignored = {"self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq"};
-    out.tie_word_embeddings = config.boolean("tie_word_embeddings", false);
+    out.tie_word_embeddings = config.boolean("tie_word_embeddings", defaults.tied);
+    if (!config.json().contains("pad_token_id") && defaults.padding >= 0 &&
+        defaults.padding < sizes.vocabulary)
+        out.pad_token_id = defaults.padding;
     return out;
 }
 
-std::vector<std::int64_t> read_windows(ConfigReader& config, WindowRule rule, const Sizes& sizes) {
-    std::int64_t window = 0;
-    std::vector<std::int64_t> windows = default_windows(config, rule, sizes.layers, window);
+std::vector<std::int64_t> heed_layer_types(ConfigReader& config, std::vector<std::int64_t> windows,
+                                           std::int64_t window) {
     if (!config.has("layer_types")) return windows;
     const Json& types = config.json().at("layer_types");
-    if (!types.is_array() || static_cast<std::int64_t>(types.size()) != sizes.layers) {
+    if (!types.is_array() || types.size() != windows.size()) {
         config.faults().add("layer_types", "must list one entry for each of the layers");
         return windows;
     }
@@ -95,12 +97,22 @@ std::vector<std::int64_t> read_windows(ConfigReader& config, WindowRule rule, co
                 place, types[layer].dump() + " is not supported; use full_attention or sliding_attention");
         } else if (!full && window == 0) {
             config.faults().add(place, "is sliding_attention, but no sliding_window is switched on");
-        } else if (full && windows[layer] > 0 && rule == WindowRule::kAlways) {
-            config.faults().add(place, "is full_attention, but all layers of a " +
-                                           config.text("model_type", "") + " model have the sliding_window");
         } else {
             windows[layer] = full ? 0 : window;
         }
+    }
+    return windows;
+}
+
+std::vector<std::int64_t> read_windows(ConfigReader& config, WindowRule rule, const Sizes& sizes) {
+    std::int64_t window = 0;
+    const std::vector<std::int64_t> usual = default_windows(config, rule, sizes.layers, window);
+    std::vector<std::int64_t> windows = heed_layer_types(config, usual, window);
+    for (std::size_t layer = 0; layer < windows.size(); ++layer) {
+        if (rule != WindowRule::kAlways || windows[layer] == usual[layer]) continue;
+        config.faults().add("layer_types[" + std::to_string(layer) + "]",
+                            "is full_attention, but all layers of a " + config.text("model_type", "") +
+                                " model have the sliding_window");
     }
     return windows;
 }

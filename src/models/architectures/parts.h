@@ -25,16 +25,28 @@ struct SizeDefaults {
 };
 Sizes read_sizes(ConfigReader& config, const SizeDefaults& defaults);
 
+/// More of transformers' defaults.
+struct DecoderDefaults {
+    double rope_theta = 10000.0;
+    bool tied = false;
+    std::int64_t padding = -1;  ///< pad_token_id where the key is missing; below 0: none
+};
 /// Embedding, rotary positions, last norm and head with llama's paths; no layers.
-DecoderSpec decoder(ConfigReader& config, const Sizes& sizes);
+DecoderSpec decoder(ConfigReader& config, const Sizes& sizes, const DecoderDefaults& defaults = {});
 
 /// When a type's layers look at a window of tokens alone.
 enum class WindowRule {
-    kAlways,  ///< where sliding_window is not null
-    kFlag     ///< with use_sliding_window, from layer max_window_layers on
+    kAlways,      ///< where sliding_window is not null
+    kLayerTypes,  ///< the same, but for layers that `layer_types` excepts
+    kFlag         ///< with use_sliding_window, from layer max_window_layers on
 };
 /// The window of each layer, 0 where it sees all tokens; `layer_types` is heeded.
 std::vector<std::int64_t> read_windows(ConfigReader& config, WindowRule rule, const Sizes& sizes);
+
+/// The same from `windows`, what they are without `layer_types`, and the window of a "sliding_attention"
+/// layer (0: none is switched on).
+std::vector<std::int64_t> heed_layer_types(ConfigReader& config, std::vector<std::int64_t> windows,
+                                           std::int64_t window);
 
 struct AttentionBiases {
     bool query_key_value = false, output = false;

@@ -1,5 +1,7 @@
 #include <ATen/ops/empty.h>
 
+#include <c10/util/Exception.h>
+
 #include <optional>
 
 #include "block.h"
@@ -18,28 +20,30 @@ class AttentionBlock final : public Block {
   public:
     AttentionBlock(const spec::Norm& pre, const spec::Attention& attention)
         : pre_(make_norm(pre)),
-          q_(make_linear(attention.entry.at(0))),
-          k_(make_linear(attention.entry.at(1))),
-          v_(make_linear(attention.entry.at(2))),
-          o_(make_linear(attention.output)),
+          first_(make_linears(attention.entry)),
+          last_(make_linear(attention.output)),
           q_norm_(make_head_norm(attention.q_norm)),
           k_norm_(make_head_norm(attention.k_norm)),
+          rotates_(attention.rotates),
           shape_{.heads = attention.heads,
                  .kv_heads = attention.kv_heads,
                  .head_dim = attention.head_dim,
                  .window = attention.window},
-          entry_({&q_, &k_, &v_}),
-          output_({&o_}) {}
+          entry_(pointers_to(first_)),
+          output_({&last_}) {
+        TORCH_CHECK(q_norm_.has_value() == k_norm_.has_value(), pre.path, ": norms of q and k go together");
+    }
 
     Stream forward(const Stream& stream, const LayerPass& pass) const override {
         std::optional<ops::HeadNorms> head_norms;
         if (q_norm_) head_norms = {q_norm_->weight(), k_norm_->weight(), q_norm_->eps()};
         const ops::HeadNorms* norms = head_norms ? &*head_norms : nullptr;
+        const ops::RopeTable table = rotates_ ? pass.rope : ops::RopeTable{};
         auto [qkv, residual] = ops::norm_project(stream.value, pre_.weight(), pre_.eps(),
                                                  entry_.projections(pass.context), stream.pending);
         at::Tensor attended = pass.caches.empty()
-                                  ? ops::rotary_attention(qkv, pass.rope, pass.offsets, shape_, norms)
-                                  : attend_to_caches(ops::rotated(qkv, pass.rope, shape_, norms), pass);
+                                  ? ops::rotary_attention(qkv, table, pass.offsets, shape_, norms)
+                                  : attend_to_caches(ops::rotated(qkv, table, shape_, norms), pass);
         if (pass.rows.defined()) {
             attended = attended.index_select(0, pass.rows);
             residual = residual.index_select(0, pass.rows);
@@ -52,7 +56,11 @@ class AttentionBlock final : public Block {
         return {.value = output, .pending = {}};
     }
 
-    std::vector<nn::Linear*> linears() override { return {&q_, &k_, &v_, &o_}; }
+    std::vector<nn::Linear*> linears() override {
+        std::vector<nn::Linear*> out = pointers_to(first_);
+        out.push_back(&last_);
+        return out;
+    }
     std::vector<nn::RmsNorm*> norms() override {
         std::vector<nn::RmsNorm*> out{&pre_};
         if (q_norm_) out.push_back(&*q_norm_);
@@ -80,8 +88,10 @@ class AttentionBlock final : public Block {
     }
 
     nn::RmsNorm pre_;
-    nn::Linear q_, k_, v_, o_;
+    std::vector<nn::Linear> first_;
+    nn::Linear last_;
     std::optional<nn::RmsNorm> q_norm_, k_norm_;
+    bool rotates_;
     ops::AttentionShape shape_;
     nn::LinearGroup entry_, output_;  ///< they point to the linears
 };

@@ -55,6 +55,8 @@ std::unique_ptr<Block> make_attention_block(const spec::Norm& pre, const spec::A
 std::unique_ptr<Block> make_mlp_block(const spec::Norm& pre, const spec::Mlp& mlp, bool ends_layer);
 
 nn::Linear make_linear(const spec::Linear& linear);
+std::vector<nn::Linear> make_linears(const std::vector<spec::Linear>& linears);
+std::vector<nn::Linear*> pointers_to(std::vector<nn::Linear>& linears);
 nn::RmsNorm make_norm(const spec::Norm& norm);
 
 }  // namespace qlora::models

@@ -11,12 +11,11 @@ class MlpBlock final : public Block {
   public:
     MlpBlock(const spec::Norm& pre, const spec::Mlp& mlp, bool ends_layer)
         : pre_(make_norm(pre)),
-          gate_(make_linear(mlp.entry.at(0))),
-          up_(make_linear(mlp.entry.at(1))),
-          down_(make_linear(mlp.output)),
+          first_(make_linears(mlp.entry)),
+          last_(make_linear(mlp.output)),
           ends_layer_(ends_layer),
-          entry_({&gate_, &up_}),
-          output_({&down_}) {}
+          entry_(pointers_to(first_)),
+          output_({&last_}) {}
 
     Stream forward(const Stream& stream, const LayerPass& pass) const override {
         const nn::Recomputation level = pass.context.recomputation;
@@ -36,13 +35,18 @@ class MlpBlock final : public Block {
                 .pending = {}};
     }
 
-    std::vector<nn::Linear*> linears() override { return {&gate_, &up_, &down_}; }
+    std::vector<nn::Linear*> linears() override {
+        std::vector<nn::Linear*> out = pointers_to(first_);
+        out.push_back(&last_);
+        return out;
+    }
     std::vector<nn::RmsNorm*> norms() override { return {&pre_}; }
     std::vector<nn::LinearGroup*> groups() override { return {&entry_, &output_}; }
 
   private:
     nn::RmsNorm pre_;
-    nn::Linear gate_, up_, down_;
+    std::vector<nn::Linear> first_;
+    nn::Linear last_;
     bool ends_layer_;
     nn::LinearGroup entry_, output_;  ///< they point to the linears
 };

@@ -26,6 +26,18 @@ nn::Linear make_linear(const spec::Linear& linear) {
     return nn::Linear(linear.path, linear.in, linear.out, linear.bias);
 }
 
+std::vector<nn::Linear> make_linears(const std::vector<spec::Linear>& linears) {
+    std::vector<nn::Linear> out;
+    for (const spec::Linear& linear : linears) out.push_back(make_linear(linear));
+    return out;
+}
+
+std::vector<nn::Linear*> pointers_to(std::vector<nn::Linear>& linears) {
+    std::vector<nn::Linear*> out;
+    for (nn::Linear& linear : linears) out.push_back(&linear);
+    return out;
+}
+
 nn::RmsNorm make_norm(const spec::Norm& norm) {
     return nn::RmsNorm(norm.path, norm.size, norm.eps);
 }
