@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "qlora/adapters/target_matching.h"
+#include "qlora/core/nearest.h"
 
 namespace qlora::adapters {
 
@@ -26,10 +27,7 @@ inline bool ends_with_any_name(const std::string& path, const NameList& names) {
 
 inline bool is_all_linear(const ModuleNames& names) {
     const auto* text = std::get_if<std::string>(&names);
-    if (text == nullptr) return false;
-    std::string lower = *text;
-    for (char& c : lower) c = (c >= 'A' && c <= 'Z') ? static_cast<char>(c - 'A' + 'a') : c;
-    return lower == "all-linear";
+    return text != nullptr && lower_case(*text) == "all-linear";
 }
 
 /// PEFT's targets for an architecture when the configuration names none; empty for an architecture it does

@@ -21,7 +21,7 @@ struct TrainedTensor {
     bool decays = true;  ///< weight decay applies (not to biases and norms, as in the HF trainer)
 };
 
-/// Everything that a matched configuration trains. The model may be empty: its weights are not looked at.
+/// Everything that a matched configuration trains, in the order of the optimizer.
 std::vector<TrainedTensor> trained_tensors(const MatchResult& match, const models::DecoderSpec& decoder);
 std::int64_t trained_elements(const std::vector<TrainedTensor>& tensors);
 

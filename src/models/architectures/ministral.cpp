@@ -8,12 +8,7 @@ DecoderSpec ministral(ConfigReader& config) {
     if (!config.has("head_dim"))
         config.faults().add("head_dim", "is missing");  // transformers has no default
     DecoderSpec out = decoder(config, sizes);
-    const std::vector<std::int64_t> windows = read_windows(config, WindowRule::kLayerTypes, sizes);
-    for (std::int64_t layer = 0; layer < sizes.layers; ++layer) {
-        spec::Attention attention = separate_attention(sizes, layer);
-        attention.window = windows.at(static_cast<std::size_t>(layer));
-        out.layers.push_back(pre_norm_layer(sizes, layer, std::move(attention), gated_mlp(sizes, layer)));
-    }
+    add_layers(out, sizes, read_windows(config, WindowRule::kLayerTypes, sizes));
     refuse_unbuilt_settings(config);
     return out;
 }

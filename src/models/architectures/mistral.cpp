@@ -6,12 +6,7 @@ namespace qlora::models {
 DecoderSpec mistral(ConfigReader& config) {
     const Sizes sizes = read_sizes(config, {.max_positions = 4096 * 32, .kv_heads = 8});
     DecoderSpec out = decoder(config, sizes);
-    const std::vector<std::int64_t> windows = read_windows(config, WindowRule::kAlways, sizes);
-    for (std::int64_t layer = 0; layer < sizes.layers; ++layer) {
-        spec::Attention attention = separate_attention(sizes, layer);
-        attention.window = windows.at(static_cast<std::size_t>(layer));
-        out.layers.push_back(pre_norm_layer(sizes, layer, std::move(attention), gated_mlp(sizes, layer)));
-    }
+    add_layers(out, sizes, read_windows(config, WindowRule::kAlways, sizes));
     refuse_unbuilt_settings(config);
     return out;
 }

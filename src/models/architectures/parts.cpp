@@ -146,6 +146,16 @@ spec::Layer pre_norm_layer(const Sizes& s, std::int64_t layer, spec::Attention a
                          {{layer_path(layer, "post_attention_layernorm"), s.hidden, s.eps}, std::move(mlp)}}};
 }
 
+void add_layers(DecoderSpec& decoder, const Sizes& sizes, const std::vector<std::int64_t>& windows,
+                AttentionBiases biases) {
+    for (const std::int64_t window : windows) {
+        const auto layer = static_cast<std::int64_t>(decoder.layers.size());
+        spec::Attention attention = separate_attention(sizes, layer, biases);
+        attention.window = window;
+        decoder.layers.push_back(pre_norm_layer(sizes, layer, std::move(attention), gated_mlp(sizes, layer)));
+    }
+}
+
 void refuse_unbuilt_settings(ConfigReader& config) {
     const std::string act = config.text("hidden_act", "silu");
     if (act != "silu") config.faults().add("hidden_act", "'" + act + "' is not supported; only silu is");

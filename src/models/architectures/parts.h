@@ -58,6 +58,10 @@ spec::Mlp gated_mlp(const Sizes& sizes, std::int64_t layer, bool bias = false);
 /// Each block behind a norm of its own: input_layernorm, post_attention_layernorm.
 spec::Layer pre_norm_layer(const Sizes& sizes, std::int64_t layer, spec::Attention attention, spec::Mlp mlp);
 
+/// Layers that differ in their windows alone.
+void add_layers(DecoderSpec& decoder, const Sizes& sizes, const std::vector<std::int64_t>& windows,
+                AttentionBiases biases = {});
+
 /// "model.layers.N." and the rest.
 std::string layer_path(std::int64_t layer, const std::string& rest);
 
