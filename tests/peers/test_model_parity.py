@@ -5,6 +5,7 @@ tensor (two more passes of such sums).
 """
 
 import json
+import re
 import shutil
 import subprocess
 
@@ -77,6 +78,18 @@ def peer_loss_and_logits(model, ids, supervised=None):
         targets = torch.tensor(sequence[1:], dtype=torch.long)[mask[1:]]
         loss = loss + torch.nn.functional.cross_entropy(out[:-1][mask[1:]], targets, reduction="sum")
     return loss, torch.cat(logits)
+
+
+def test_every_model_type_is_compared_and_is_in_the_readme(root):
+    from make_tiny_model import MODEL_TYPES
+
+    table = (root / "src" / "models" / "architectures" / "registry.cpp").read_text(encoding="utf-8")
+    types = set(re.findall(r'\{"(\w+)", \w+\}', table))
+    assert "llama" in types and types == set(MODEL_TYPES)
+    assert types == {options.get("model_type", "llama") for options in MODELS.values()}
+    readme = (root / "README.md").read_text(encoding="utf-8")
+    supported = next(line for line in readme.splitlines() if line.startswith("| models (`model_type`)"))
+    assert types <= set(re.findall(r"`(\w+)`", supported))
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -39,7 +39,7 @@ def package(root, bin_dir, tmp_path_factory):
 def elsewhere(root, package, tiny_model, tmp_path_factory):
     """A root folder with the unpacked archive, a model and data, and nothing more than the C library and a shell."""
     base = tmp_path_factory.mktemp("elsewhere")
-    for name in ("lib64", "lib/x86_64-linux-gnu", "bin", "proc", "put here", "work/configs", "work/data", "work/models"):
+    for name in ("lib64", "lib/x86_64-linux-gnu", "bin", "proc", "put here", "project/configs", "project/data", "project/models"):
         (base / name).mkdir(parents=True)
     allowed = [*NAMESPACE, "sh", "-c", 'mount --rbind /proc "$1/proc" && chroot / true', "sh", base]
     if (tried := subprocess.run(allowed, capture_output=True, text=True)).returncode != 0:
@@ -49,11 +49,11 @@ def elsewhere(root, package, tiny_model, tmp_path_factory):
         shutil.copy(Path("/lib/x86_64-linux-gnu") / name, base / "lib/x86_64-linux-gnu")
     shutil.copy("/bin/sh", base / "bin")
     subprocess.run(["tar", "-C", base / "put here", "-xf", package[0]], check=True)
-    shutil.copy(root / "configs" / "smoke.json", base / "work/configs")
-    shutil.copytree(tiny_model(tie=True), base / "work/models/tiny-llama")
+    shutil.copy(root / "configs" / "smoke.json", base / "project/configs")
+    shutil.copytree(tiny_model(tie=True), base / "project/models/tiny-llama")
     for name, rows in (("wordnet_train.jsonl", 40), ("wordnet_eval.jsonl", 10)):
         lines = (root / "data" / name).read_text().splitlines(keepends=True)[:rows]
-        (base / "work/data" / name).write_text("".join(lines))
+        (base / "project/data" / name).write_text("".join(lines))
     yield base
     shutil.rmtree(base)
 
@@ -72,17 +72,17 @@ def run_elsewhere(elsewhere, program, *arguments, **environment):
 
 
 def test_from_training_to_merging_where_nothing_else_is(elsewhere):
-    run_elsewhere(elsewhere, "qlora-train", "--config", "/work/configs/smoke.json")
-    trained = json.loads(run_elsewhere(elsewhere, "qlora-eval", "--config", "/work/configs/smoke.json").stdout)
-    run_elsewhere(elsewhere, "qlora-merge", "--model", "/work/models/tiny-llama", "--adapter", "/work/runs/smoke/adapter",
-                  "--output", "/work/merged")
-    merged = json.loads(run_elsewhere(elsewhere, "qlora-eval", "--model", "/work/merged", "--template", "chatml",
-                                      "--data", "/work/data/wordnet_eval.jsonl").stdout)
+    run_elsewhere(elsewhere, "qlora-train", "--config", "/project/configs/smoke.json")
+    trained = json.loads(run_elsewhere(elsewhere, "qlora-eval", "--config", "/project/configs/smoke.json").stdout)
+    run_elsewhere(elsewhere, "qlora-merge", "--model", "/project/models/tiny-llama", "--adapter", "/project/runs/smoke/adapter",
+                  "--output", "/project/merged")
+    merged = json.loads(run_elsewhere(elsewhere, "qlora-eval", "--model", "/project/merged", "--template", "chatml",
+                                      "--data", "/project/data/wordnet_eval.jsonl").stdout)
     assert trained["rows"] == merged["rows"] == 10
     # Not equal: the adapter was trained on quantized weights and merged into the original ones.
     assert merged["loss"] == pytest.approx(trained["loss"], rel=0.02)
-    run_elsewhere(elsewhere, "qlora-quantize", "--model", "/work/models/tiny-llama", "--output", "/work/in-4-bits")
-    assert (elsewhere / "work/in-4-bits/model.safetensors").is_file()
+    run_elsewhere(elsewhere, "qlora-quantize", "--model", "/project/models/tiny-llama", "--output", "/project/in-4-bits")
+    assert (elsewhere / "project/in-4-bits/model.safetensors").is_file()
 
 
 def loaded(program, **environment):
