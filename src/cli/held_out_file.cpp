@@ -75,9 +75,9 @@ HeldOutRows held_out_rows_of_run(const RowSettings& settings, bool is_changed) {
     }
     if (is_changed) {
         throw ConfigError(
-            "data.eval: the run has not begun, and which rows it will hold out depends on how its file reads "
-            "them: "
-            "leave out --model, --format, --template and --max-length, or give --data FILE");
+            "data.eval: the run has not begun, and which rows it will hold out depends on how they are read; "
+            "leave "
+            "out --model, --format, --template and --max-length, or give --data FILE");
     }
     data::Dataset train =
         data::load_dataset(settings.config.data.train.files, settings.config.data, settings.prompt_template,

@@ -38,7 +38,7 @@ data::Dataset load_held_out(const HeldOutRows& held_out, const RowSettings& sett
 /// those that it would. ConfigError when the run in the folder trained on other rows than the configuration
 /// says, or when it has not begun and `is_changed`: the choice depends on how many rows are kept, so settings
 /// beside the file would make another one than the run will.
-HeldOutRows held_out_rows_of_run(const RowSettings& settings, bool is_changed = false);
+HeldOutRows held_out_rows_of_run(const RowSettings& settings, bool is_changed);
 
 void write_held_out_file(const std::filesystem::path& file, const HeldOutRows& held_out);
 
