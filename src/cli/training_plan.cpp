@@ -47,9 +47,9 @@ std::string position_warning(const models::DecoderSpec& model, const data::Datas
         "the longest row has {} tokens, the model {} positions (max_position_embeddings in its config.json): "
         "tokens beyond them stand where it was never trained; data.max_length: {} keeps rows within",
         longest, positions, positions);
-    if (model.rope.type == models::RopeType::kLinear) {
+    if (model.ropes[0].frequencies.type == models::RopeType::kLinear) {
         out += fmt::format(" (unless the file leaves out the linear scaling of its rope, {:g} times as many)",
-                           model.rope.factor);
+                           model.ropes[0].frequencies.factor);
     }
     return out;
 }

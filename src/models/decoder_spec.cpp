@@ -67,11 +67,15 @@ std::vector<const spec::Norm*> DecoderSpec::norms() const {
     std::vector<const spec::Norm*> out;
     for (const spec::Layer& layer : layers) {
         for (const spec::Branch& branch : layer.branches) {
-            out.push_back(&branch.pre);
-            const auto* attention = std::get_if<spec::Attention>(&branch.block);
-            if (attention == nullptr) continue;
-            if (attention->q_norm) out.push_back(&*attention->q_norm);
-            if (attention->k_norm) out.push_back(&*attention->k_norm);
+            const auto add = [&](const std::optional<spec::Norm>& norm) {
+                if (norm) out.push_back(&*norm);
+            };
+            add(branch.pre);
+            if (const auto* attention = std::get_if<spec::Attention>(&branch.block)) {
+                add(attention->q_norm);
+                add(attention->k_norm);
+            }
+            add(branch.post);
         }
     }
     out.push_back(&final_norm);
@@ -110,9 +114,10 @@ void log_passed_over(const DecoderSpec& decoder) {
 }
 
 std::int64_t trained_positions(const DecoderSpec& decoder) {
-    if (decoder.rope.type != RopeType::kLlama3) return decoder.max_position_embeddings;
+    if (decoder.ropes[0].frequencies.type != RopeType::kLlama3) return decoder.max_position_embeddings;
     const double stretched =
-        decoder.rope.factor * static_cast<double>(decoder.rope.original_max_position_embeddings);
+        decoder.ropes[0].frequencies.factor *
+        static_cast<double>(decoder.ropes[0].frequencies.original_max_position_embeddings);
     return std::max(decoder.max_position_embeddings,
                     static_cast<std::int64_t>(std::min(stretched, static_cast<double>(kLargestSize))));
 }

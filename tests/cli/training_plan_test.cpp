@@ -25,7 +25,7 @@ TEST(PositionWarning, is_given_where_a_row_passes_what_the_model_has_seen) {
         EXPECT_NE(text.find("data.max_length: 256"), std::string::npos) << text;
         EXPECT_EQ(text.find("linear"), std::string::npos) << text;
     }
-    model.rope = {.type = models::RopeType::kLinear, .factor = 4.0};
+    model.ropes = {{.frequencies = {.type = models::RopeType::kLinear, .factor = 4.0}}};
     EXPECT_NE(position_warning(model, longer, nullptr).find("linear scaling of its rope, 4 times"),
               std::string::npos);
 }

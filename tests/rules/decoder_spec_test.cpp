@@ -40,7 +40,7 @@ TEST(DecoderSpec, missing_keys_have_the_defaults_of_their_model_type) {
         const spec::Attention& attention = attention_of(config, 1);
         EXPECT_EQ(attention.kv_heads, expected.kv_heads) << expected.model_type;
         EXPECT_EQ(attention.head_dim, expected.head_dim) << expected.model_type;
-        EXPECT_EQ(config.rope_dims, expected.head_dim);
+        EXPECT_EQ(config.ropes[0].dims, expected.head_dim);
         EXPECT_EQ(config.max_position_embeddings, expected.positions);
         for (const spec::Linear* linear : config.linears()) {
             const bool is_entry = linear->in == 128 && linear->path.find("self_attn") != std::string::npos &&
@@ -51,7 +51,7 @@ TEST(DecoderSpec, missing_keys_have_the_defaults_of_their_model_type) {
         EXPECT_EQ(attention.k_norm.has_value(), expected.query_norm);
         EXPECT_FALSE(config.tie_word_embeddings);
         for (const spec::Norm* norm : config.norms()) EXPECT_EQ(norm->eps, 1e-6) << norm->path;
-        EXPECT_EQ(config.rope.theta, 10000.0);
+        EXPECT_EQ(config.ropes[0].frequencies.theta, 10000.0);
         const std::int64_t window = std::string(expected.model_type) == "mistral" ? 4096 : 0;
         EXPECT_EQ(windows_of(config), std::vector<std::int64_t>({window, window}));
     }
@@ -98,12 +98,12 @@ TEST(DecoderSpec, layers_of_a_smollm3_may_know_no_positions) {
         std::vector<bool> out;
         const DecoderSpec decoder = parse_decoder_spec(json, "c");
         for (std::size_t i = 0; i < decoder.layers.size(); ++i)
-            out.push_back(attention_of(decoder, i).rotates);
+            out.push_back(attention_of(decoder, i).rope.has_value());
         return out;
     };
     EXPECT_EQ(rotates(), std::vector<bool>({true, true, true, false}));
     const DecoderSpec decoder = parse_decoder_spec(json, "c");
-    EXPECT_EQ(decoder.rope.theta, 2e6);
+    EXPECT_EQ(decoder.ropes[0].frequencies.theta, 2e6);
     EXPECT_TRUE(decoder.tie_word_embeddings);
     EXPECT_EQ(decoder.pad_token_id, 128004);
     EXPECT_EQ(attention_of(decoder, 0).kv_heads, 4);
@@ -143,7 +143,7 @@ TEST(DecoderSpec, a_rope_scaling_that_says_anything_replaces_rope_parameters) {
         json["rope_scaling"] = scaling;
         json.erase("rope_theta");
         json.update(more);
-        return parse_decoder_spec(json, "config.json").rope;
+        return parse_decoder_spec(json, "config.json").ropes[0].frequencies;
     };
     for (const Json& nothing : {Json(nullptr), Json::object()}) {
         EXPECT_EQ(rope(nothing).factor, 2.0);
@@ -216,7 +216,7 @@ TEST(DecoderSpec, old_and_new_spellings_of_rope_agree) {
     old["rope_scaling"] = scaling;
     old["rope_scaling"]["type"] = "llama3";
     for (const Json& json : {fresh, old}) {
-        const RopeConfig rope = parse_decoder_spec(json, "config.json").rope;
+        const RopeConfig rope = parse_decoder_spec(json, "config.json").ropes[0].frequencies;
         EXPECT_EQ(rope.type, RopeType::kLlama3);
         EXPECT_EQ(rope.theta, 500000.0);
         EXPECT_EQ(rope.factor, 8.0);

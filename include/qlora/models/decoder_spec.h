@@ -9,56 +9,10 @@
 #include <vector>
 
 #include "qlora/core/json.h"
+#include "qlora/kernels/layer_kinds.h"
 #include "qlora/quant/bnb_config.h"
 
 namespace qlora::models {
-
-/// The parts of a decoder. Paths are those of transformers' modules, which are the names of their tensors in
-/// a checkpoint; sizes count elements.
-namespace spec {
-
-struct Linear {
-    std::string path;
-    std::int64_t in = 0, out = 0;
-    bool bias = false;
-
-    std::string weight() const { return path + ".weight"; }
-};
-
-/// A root-mean-square norm of the last dimension.
-struct Norm {
-    std::string path;
-    std::int64_t size = 0;
-    double eps = 1e-6;
-};
-
-/// Causal attention; scores are divided by sqrt(head_dim).
-struct Attention {
-    std::vector<Linear> entry;  ///< q, k, v, or one that holds all three
-    Linear output;
-    std::int64_t heads = 0, kv_heads = 0, head_dim = 0;
-    std::optional<Norm> q_norm, k_norm;  ///< of each head, before it is rotated
-    bool rotates = true;                 ///< q and k by their positions; false: positions do not matter here
-    std::int64_t window = 0;             ///< tokens that one sees, itself among them; 0: all before it
-};
-
-/// output(silu(gate) * up).
-struct Mlp {
-    std::vector<Linear> entry;  ///< gate, up, or one that holds both
-    Linear output;
-};
-
-/// A way from the residual stream and back to it: stream += block(pre(stream)).
-struct Branch {
-    Norm pre;
-    std::variant<Attention, Mlp> block;
-};
-
-struct Layer {
-    std::vector<Branch> branches;
-};
-
-}  // namespace spec
 
 enum class RopeType { kDefault, kLinear, kLlama3 };
 
@@ -72,6 +26,87 @@ struct RopeConfig {
     std::int64_t original_max_position_embeddings = 8192;
 };
 
+/// The parts of a decoder. Paths are those of transformers' modules, which are the names of their tensors in
+/// a checkpoint, but for DecoderSpec::renames; sizes count elements.
+namespace spec {
+
+using kernels::Activation;
+using kernels::NormKind;
+
+struct Linear {
+    std::string path;
+    std::int64_t in = 0, out = 0;
+    bool bias = false;
+    bool stored_in_columns = false;  ///< [in, out] on disk (transformers' Conv1D)
+
+    std::string weight() const { return path + ".weight"; }
+};
+
+/// A norm of the last dimension.
+struct Norm {
+    std::string path;
+    std::int64_t size = 0;
+    double eps = 1e-6;
+    NormKind kind = NormKind::kRms;
+    bool bias = false;
+    bool offset = false;  ///< it multiplies with 1 + the stored weight
+};
+
+/// A rotary embedding that layers share.
+struct Rope {
+    RopeConfig frequencies;
+    std::int64_t dims = 0;  ///< of each head that turn: the first ones
+    bool pairs = false;     ///< dimension 2i turns with 2i + 1; else i with i + dims / 2
+};
+
+/// Causal attention.
+struct Attention {
+    std::vector<Linear> entry;  ///< q, k, v, or one that holds all three
+    Linear output;
+    std::int64_t heads = 0, kv_heads = 0, head_dim = 0;
+    enum class Layout {
+        kBlocks,  ///< the columns of `entry` are all of q, then of k, then of v
+        kPerHead  ///< q, k and v of one head after the other
+    };
+    Layout layout = Layout::kBlocks;
+    std::optional<Norm> q_norm = {}, k_norm = {};  ///< before the rotation
+    enum class NormSpan { kHead, kRow };
+    NormSpan norm_span = NormSpan::kHead;  ///< what one norm of q or k goes over
+    /// In DecoderSpec::ropes; none: positions do not matter here.
+    std::optional<std::size_t> rope = 0;
+    double scale = 1.0;       ///< of the scores
+    double softcap = 0.0;     ///< scores become softcap * tanh(score / softcap); 0: they stay
+    std::int64_t window = 0;  ///< tokens that one sees, itself among them; 0: all before it
+};
+
+/// output(activation(gate) * up), or output(activation(up)) where it is not gated.
+struct Mlp {
+    std::vector<Linear> entry;  ///< gate and up, one that holds both, or up alone
+    Linear output;
+    Activation activation = Activation::kSilu;
+    bool gated = true;
+};
+
+/// A way from the residual stream and back to it: stream += multiplier * post(block(pre(stream))).
+struct Branch {
+    std::optional<Norm> pre = {};
+    std::variant<Attention, Mlp> block;
+    std::optional<Norm> post = {};
+    double multiplier = 1.0;
+};
+
+struct Layer {
+    std::vector<Branch> branches;
+    bool parallel = false;  ///< all branches read the layer's input
+};
+
+/// Prefixes of names: `module` in transformers' model, `disk` in its files.
+struct Rename {
+    std::string module, disk;
+};
+
+}  // namespace spec
+
 /// What a checkpoint's decoder is: made once from its `config.json` by the file of its architecture
 /// (src/models/architectures), read by everything else. No tensor and no forward pass.
 struct DecoderSpec {
@@ -80,12 +115,19 @@ struct DecoderSpec {
     std::int64_t hidden_size = 0;
     std::int64_t max_position_embeddings = 0;
     std::string embedding;  ///< path of the embedding [vocab_size, hidden_size]
-    RopeConfig rope;
-    std::int64_t rope_dims = 0;  ///< of each head that turn
+    double embedding_scale = 1.0;
+    std::string positions;  ///< path of learned positions [max_position_embeddings, hidden_size], or empty
+    std::vector<spec::Rope> ropes;
     std::vector<spec::Layer> layers;
     spec::Norm final_norm;
-    spec::Linear head;  ///< has no tensor of its own when tied
+    spec::Linear head;  ///< has no weight of its own when tied
     bool tie_word_embeddings = false;
+    double logit_scale = 1.0;
+    double logit_softcap = 0.0;  ///< logits become softcap * tanh(logit / softcap); 0: they stay
+    std::vector<spec::Rename> renames;
+    /// Beginnings of names, on disk, of tensors of other models in the same file (a vision tower's): passed
+    /// over, and copied as they are into what is written.
+    std::vector<std::string> foreign;
     /// Ends of the names of tensors that a checkpoint may hold and the model makes itself.
     std::vector<std::string> ignored;
     std::string dtype;  ///< as on disk, "bfloat16" say; may be empty
@@ -104,7 +146,7 @@ struct DecoderSpec {
     bool ignores(const std::string& parameter) const;
     /// All linears of the layers, in the order of the checkpoint: those of `entry`, then `output`.
     std::vector<const spec::Linear*> linears() const;
-    /// All norms: of each branch the one before it and those within, then the last.
+    /// All norms: of each branch the one before it, those within and the one after it, then the last.
     std::vector<const spec::Norm*> norms() const;
 };
 

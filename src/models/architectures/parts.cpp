@@ -1,6 +1,7 @@
 #include "parts.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "../rope_config.h"
 
@@ -68,10 +69,10 @@ DecoderSpec decoder(ConfigReader& config, const Sizes& sizes, const DecoderDefau
     out.hidden_size = sizes.hidden;
     out.max_position_embeddings = sizes.max_positions;
     out.embedding = "model.embed_tokens";
-    out.rope = read_rope(config, sizes.max_positions, defaults.rope_theta);
-    out.rope_dims = sizes.head_dim;
-    out.final_norm = {"model.norm", sizes.hidden, sizes.eps};
-    out.head = {"lm_head", sizes.hidden, sizes.vocabulary};
+    out.ropes = {
+        {.frequencies = read_rope(config, sizes.max_positions, defaults.rope_theta), .dims = sizes.head_dim}};
+    out.final_norm = {.path = "model.norm", .size = sizes.hidden, .eps = sizes.eps};
+    out.head = {.path = "lm_head", .in = sizes.hidden, .out = sizes.vocabulary};
     // Old transformers saved the frequencies, of each layer or of the model.
     out.ignored = {"self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq"};
     out.tie_word_embeddings = config.boolean("tie_word_embeddings", defaults.tied);
@@ -131,8 +132,7 @@ spec::Attention separate_attention(const Sizes& s, std::int64_t layer, Attention
             .heads = s.heads,
             .kv_heads = s.kv_heads,
             .head_dim = s.head_dim,
-            .q_norm = {},
-            .k_norm = {}};
+            .scale = 1.0 / std::sqrt(static_cast<double>(s.head_dim))};
 }
 
 spec::Mlp gated_mlp(const Sizes& s, std::int64_t layer, bool bias) {
@@ -142,8 +142,11 @@ spec::Mlp gated_mlp(const Sizes& s, std::int64_t layer, bool bias) {
 }
 
 spec::Layer pre_norm_layer(const Sizes& s, std::int64_t layer, spec::Attention attention, spec::Mlp mlp) {
-    return {.branches = {{{layer_path(layer, "input_layernorm"), s.hidden, s.eps}, std::move(attention)},
-                         {{layer_path(layer, "post_attention_layernorm"), s.hidden, s.eps}, std::move(mlp)}}};
+    const auto norm = [&](const char* name) {
+        return spec::Norm{.path = layer_path(layer, name), .size = s.hidden, .eps = s.eps};
+    };
+    return {.branches = {{.pre = norm("input_layernorm"), .block = std::move(attention)},
+                         {.pre = norm("post_attention_layernorm"), .block = std::move(mlp)}}};
 }
 
 void add_layers(DecoderSpec& decoder, const Sizes& sizes, const std::vector<std::int64_t>& windows,

@@ -25,7 +25,7 @@ spec::Mlp fused_mlp(const Sizes& sizes, std::int64_t layer) {
 DecoderSpec phi3(ConfigReader& config) {
     const Sizes sizes = read_sizes(config, {.max_positions = 4096, .eps = 1e-5});
     DecoderSpec out = decoder(config, sizes, {.padding = 32000});
-    if (out.rope.type != RopeType::kDefault)
+    if (out.ropes[0].frequencies.type != RopeType::kDefault)
         config.faults().add("rope_type", "only default is built for phi3; longrope (the 128k models) is not");
     for (const char* key : {"resid_pdrop", "embd_pdrop"}) {
         if (config.has(key) && config.json().at(key) != 0 && config.json().at(key) != 0.0)

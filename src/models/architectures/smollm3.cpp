@@ -38,7 +38,7 @@ DecoderSpec smollm3(ConfigReader& config) {
     for (std::size_t layer = 0; layer < windows.size(); ++layer) {
         const auto index = static_cast<std::int64_t>(layer);
         spec::Attention attention = separate_attention(sizes, index, {bias, bias});
-        attention.rotates = rotates[layer];
+        if (!rotates[layer]) attention.rope.reset();
         attention.window = windows[layer];
         out.layers.push_back(
             pre_norm_layer(sizes, index, std::move(attention), gated_mlp(sizes, index, mlp_bias)));

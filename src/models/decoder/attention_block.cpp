@@ -24,7 +24,7 @@ class AttentionBlock final : public Block {
           last_(make_linear(attention.output)),
           q_norm_(make_head_norm(attention.q_norm)),
           k_norm_(make_head_norm(attention.k_norm)),
-          rotates_(attention.rotates),
+          rotates_(attention.rope.has_value()),
           shape_{.heads = attention.heads,
                  .kv_heads = attention.kv_heads,
                  .head_dim = attention.head_dim,

@@ -12,8 +12,8 @@ namespace {
 
 std::unique_ptr<Block> make_block(const spec::Branch& branch, bool ends_layer) {
     if (const auto* attention = std::get_if<spec::Attention>(&branch.block))
-        return make_attention_block(branch.pre, *attention);
-    return make_mlp_block(branch.pre, std::get<spec::Mlp>(branch.block), ends_layer);
+        return make_attention_block(*branch.pre, *attention);
+    return make_mlp_block(*branch.pre, std::get<spec::Mlp>(branch.block), ends_layer);
 }
 
 }  // namespace
@@ -44,7 +44,7 @@ nn::RmsNorm make_norm(const spec::Norm& norm) {
 
 Stack::Stack(const DecoderSpec& decoder, at::ScalarType compute_dtype)
     : compute_dtype_(compute_dtype),
-      inverse_frequency_(inverse_frequencies(decoder.rope, decoder.rope_dims)),
+      inverse_frequency_(inverse_frequencies(decoder.ropes[0].frequencies, decoder.ropes[0].dims)),
       norm_(make_norm(decoder.final_norm)) {
     for (const spec::Layer& layer : decoder.layers) {
         Layer& blocks = layers_.emplace_back();
