@@ -2,8 +2,8 @@
 
 #include "if_defined.h"
 #include "projections_holder.h"
+#include "qlora/ops/activation.h"
 #include "qlora/ops/rms_norm.h"
-#include "qlora/ops/swiglu.h"
 
 namespace qlora::ops {
 namespace {
@@ -72,19 +72,19 @@ struct SwigluProjectResidual : Function<SwigluProjectResidual> {
         ctx->save_for_backward({gate_up});
         save(ctx, holder);
         const RoomyRows into = projection_input(holder->value, gate_up, gate_up.size(1) / 2);
-        return project(holder->value, into.holding(swiglu(gate_up, into.rows())), residual);
+        return project(holder->value, into.holding(activate(gate_up, {}, into.rows())), residual);
     }
     static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
         const at::Tensor gate_up = ctx->get_saved_variables()[0];
         const Projections& projections = saved_projections(ctx);
         if (!ctx->needs_input_grad(0)) {
             return gradients({at::Tensor(), grads[0]},
-                             parameter_gradients(projections, swiglu(gate_up), grads[0]), 1);
+                             parameter_gradients(projections, activate(gate_up, {}), grads[0]), 1);
         }
         at::Tensor low_rank;
         const at::Tensor dx = project_backward(projections, grads[0], &low_rank);
-        const SwigluGradient inner = swiglu_backward(dx, gate_up);
-        return gradients({inner.gate_up, grads[0]},
+        const ActivationGradient inner = activate_backward(dx, gate_up, {});
+        return gradients({inner.entered, grads[0]},
                          parameter_gradients(projections, inner.y, grads[0], low_rank), 1);
     }
 };

@@ -3,8 +3,8 @@
 #include <ATen/ops/empty_strided.h>
 
 #include "projections_holder.h"
+#include "qlora/ops/activation.h"
 #include "qlora/ops/rms_norm.h"
-#include "qlora/ops/swiglu.h"
 
 namespace qlora::ops {
 namespace {
@@ -35,7 +35,7 @@ at::Tensor inner_values(const Projections& gate_up, const at::Tensor& hidden, co
 
 at::Tensor activated(const Projections& gate_up, const at::Tensor& hidden, const at::Tensor& weight,
                      double eps) {
-    return swiglu(inner_values(gate_up, hidden, weight, eps));
+    return activate(inner_values(gate_up, hidden, weight, eps), {});
 }
 
 struct MlpResidual : Function<MlpResidual> {
@@ -70,14 +70,14 @@ struct MlpResidual : Function<MlpResidual> {
         const RoomyRows into = projection_input(gate_up, hidden, hidden.size(1));
         const NormResult normed = rms_norm_forward(hidden, weight, eps, into.rows());
         at::Tensor inner = project(gate_up, into.holding(normed.y));
-        SwigluGradient made = swiglu_backward(d_inner, inner);
+        ActivationGradient made = activate_backward(d_inner, inner, {});
         d_inner.reset();
         inner.reset();
         const variable_list of_down = parameter_gradients(down, made.y, g, low_rank_down);
         made.y.reset();
         at::Tensor dx, d_hidden, d_weight;
-        if (passes_norm) dx = project_backward(gate_up, made.gate_up, &low_rank_gate_up);
-        variable_list parameters = parameter_gradients(gate_up, normed.y, made.gate_up, low_rank_gate_up);
+        if (passes_norm) dx = project_backward(gate_up, made.entered, &low_rank_gate_up);
+        variable_list parameters = parameter_gradients(gate_up, normed.y, made.entered, low_rank_gate_up);
         parameters.insert(parameters.end(), of_down.begin(), of_down.end());
         if (wants_hidden) d_hidden = rms_norm_backward(dx, hidden, weight, normed.inverse, g);
         if (wants_weight) d_weight = rms_norm_weight_gradient(dx, hidden, weight, normed.inverse);

@@ -1,4 +1,4 @@
-#include "qlora/ops/swiglu.h"
+#include "qlora/ops/activation.h"
 
 #include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
@@ -21,12 +21,12 @@ at::Tensor halves(const at::Tensor& gate, const at::Tensor& up) {
 /// silu(gate) * up with the pair of functions as one node.
 at::Tensor swiglu(const at::Tensor& gate, const at::Tensor& up) {
     static const Pair::Backward kBackward = [](const at::Tensor& g, const at::Tensor& gate_up) {
-        SwigluGradient result = swiglu_backward(g, gate_up);
-        EXPECT_TRUE(result.y.equal(ops::swiglu(gate_up)));
-        return result.gate_up;
+        ActivationGradient result = activate_backward(g, gate_up, {});
+        EXPECT_TRUE(result.y.equal(activate(gate_up, {})));
+        return result.entered;
     };
     return Pair::apply(
-        halves(gate, up), [](const at::Tensor& x) { return ops::swiglu(x); }, &kBackward);
+        halves(gate, up), [](const at::Tensor& x) { return activate(x, {}); }, &kBackward);
 }
 
 TEST(SwiGlu, equals_autograd_in_fp64) {
