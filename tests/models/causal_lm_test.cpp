@@ -37,6 +37,18 @@ std::unique_ptr<CausalLM> load(const Case& value) {
     return load_base(io::Checkpoint(dir.path()), load_decoder_spec(dir.path()), options);
 }
 
+/// Random weights in a decoder that `change` has changed.
+template <class Change>
+std::unique_ptr<CausalLM> load_changed(const TinyModel& tiny, const Change& change) {
+    const TempDir dir;
+    tiny.write(dir.path());
+    DecoderSpec decoder = load_decoder_spec(dir.path());
+    change(decoder);
+    LoadOptions options;
+    options.compute_dtype = at::kFloat;
+    return load_base(io::Checkpoint(dir.path()), decoder, options);
+}
+
 TokenBatch batch_of(const std::vector<Ids>& sequences) {
     std::vector<data::Example> examples;
     for (const Ids& ids : sequences) {
@@ -169,6 +181,26 @@ TEST(CausalLM, bytes_and_parameters_are_counted_as_held) {
     EXPECT_EQ(model->parameter_count(), linear + 2 * 2 * 32 + 32 + 97 * 32);
     EXPECT_EQ(model->dense_bytes(), 4 * (linear + 97 * 32));
     EXPECT_LT(test::weight_bytes(*model), linear * 6 / 10 + 4 * (97 * 32 + 5 * 32) + 1024);
+}
+
+TEST(RotaryEmbeddings, each_layer_turns_by_its_own) {
+    const at::AutoGradMode off(false);
+    const auto states = [](const std::vector<double>& thetas, std::size_t first, std::size_t second) {
+        const auto model = load_changed({}, [&](DecoderSpec& decoder) {
+            const spec::Rope rope = decoder.ropes[0];
+            decoder.ropes.assign(thetas.size(), rope);
+            for (std::size_t i = 0; i < thetas.size(); ++i) decoder.ropes[i].frequencies.theta = thetas[i];
+            decoder.ropes.push_back({.frequencies = {}, .dims = -1});  // one that no layer reads
+            std::get<spec::Attention>(decoder.layers[0].branches[0].block).rope = first;
+            std::get<spec::Attention>(decoder.layers[1].branches[0].block).rope = second;
+        });
+        return model->forward(batch_of({some_ids(20, 1), some_ids(7, 2)}), {});
+    };
+    const at::Tensor one = states({100.0, 10000.0}, 0, 1);
+    EXPECT_TRUE(one.equal(states({10000.0, 100.0}, 1, 0)));
+    EXPECT_TRUE(states({100.0}, 0, 0).equal(states({100.0, 100.0}, 0, 1)));
+    EXPECT_FALSE(one.equal(states({100.0}, 0, 0)));
+    EXPECT_FALSE(one.equal(states({10000.0}, 0, 0)));
 }
 
 }  // namespace

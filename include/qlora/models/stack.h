@@ -15,6 +15,7 @@
 namespace qlora::models {
 
 class Block;
+class RotaryEmbedding;
 
 /// The layers of a decoder and its last norm, as a DecoderSpec describes them: what lies between an embedding
 /// and a head. Made empty.
@@ -37,8 +38,8 @@ class Stack {
   private:
     using Layer = std::vector<std::unique_ptr<Block>>;
 
-    at::ScalarType compute_dtype_;
-    at::Tensor inverse_frequency_;
+    /// One for each of DecoderSpec::ropes; none where no layer reads it.
+    std::vector<std::unique_ptr<RotaryEmbedding>> ropes_;
     std::vector<Layer> layers_;
     nn::RmsNorm norm_;
 };

@@ -24,7 +24,7 @@ class AttentionBlock final : public Block {
           last_(make_linear(attention.output)),
           q_norm_(make_head_norm(attention.q_norm)),
           k_norm_(make_head_norm(attention.k_norm)),
-          rotates_(attention.rope.has_value()),
+          rope_(attention.rope),
           shape_{.heads = attention.heads,
                  .kv_heads = attention.kv_heads,
                  .head_dim = attention.head_dim,
@@ -38,7 +38,7 @@ class AttentionBlock final : public Block {
         std::optional<ops::HeadNorms> head_norms;
         if (q_norm_) head_norms = {q_norm_->weight(), k_norm_->weight(), q_norm_->eps()};
         const ops::HeadNorms* norms = head_norms ? &*head_norms : nullptr;
-        const ops::RopeTable table = rotates_ ? pass.rope : ops::RopeTable{};
+        const ops::RopeTable table = rope_ ? pass.ropes.at(*rope_) : ops::RopeTable{};
         auto [qkv, residual] = ops::norm_project(stream.value, pre_.weight(), pre_.eps(),
                                                  entry_.projections(pass.context), stream.pending);
         at::Tensor attended = pass.caches.empty()
@@ -91,7 +91,7 @@ class AttentionBlock final : public Block {
     std::vector<nn::Linear> first_;
     nn::Linear last_;
     std::optional<nn::RmsNorm> q_norm_, k_norm_;
-    bool rotates_;
+    std::optional<std::size_t> rope_;  ///< in LayerPass::ropes; none: no token turns
     ops::AttentionShape shape_;
     nn::LinearGroup entry_, output_;  ///< they point to the linears
 };

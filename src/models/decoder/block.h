@@ -30,7 +30,7 @@ struct Stream {
 /// backward.
 struct LayerPass {
     nn::ForwardContext context;
-    ops::RopeTable rope;
+    std::vector<ops::RopeTable> ropes;  ///< one for each of DecoderSpec::ropes; empty where no layer reads it
     ops::SequenceOffsets offsets;
     std::int64_t layer = 0;
     at::Tensor rows;  ///< [R] int64: the tokens that go on where none needs its neighbours; undefined: all

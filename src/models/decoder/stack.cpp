@@ -5,7 +5,7 @@
 
 #include "block.h"
 #include "qlora/ops/recompute.h"
-#include "rope_frequencies.h"
+#include "rotary_embedding.h"
 
 namespace qlora::models {
 namespace {
@@ -14,6 +14,18 @@ std::unique_ptr<Block> make_block(const spec::Branch& branch, bool ends_layer) {
     if (const auto* attention = std::get_if<spec::Attention>(&branch.block))
         return make_attention_block(*branch.pre, *attention);
     return make_mlp_block(*branch.pre, std::get<spec::Mlp>(branch.block), ends_layer);
+}
+
+std::vector<std::unique_ptr<RotaryEmbedding>> make_ropes(const DecoderSpec& decoder, at::ScalarType dtype) {
+    std::vector<std::unique_ptr<RotaryEmbedding>> out(decoder.ropes.size());
+    for (const spec::Layer& layer : decoder.layers) {
+        for (const spec::Branch& branch : layer.branches) {
+            const auto* attention = std::get_if<spec::Attention>(&branch.block);
+            if (attention == nullptr || !attention->rope || out.at(*attention->rope)) continue;
+            out[*attention->rope] = std::make_unique<RotaryEmbedding>(decoder.ropes[*attention->rope], dtype);
+        }
+    }
+    return out;
 }
 
 }  // namespace
@@ -43,9 +55,7 @@ nn::RmsNorm make_norm(const spec::Norm& norm) {
 }
 
 Stack::Stack(const DecoderSpec& decoder, at::ScalarType compute_dtype)
-    : compute_dtype_(compute_dtype),
-      inverse_frequency_(inverse_frequencies(decoder.ropes[0].frequencies, decoder.ropes[0].dims)),
-      norm_(make_norm(decoder.final_norm)) {
+    : ropes_(make_ropes(decoder, compute_dtype)), norm_(make_norm(decoder.final_norm)) {
     for (const spec::Layer& layer : decoder.layers) {
         Layer& blocks = layers_.emplace_back();
         for (const spec::Branch& branch : layer.branches) {
@@ -63,11 +73,13 @@ at::Tensor Stack::forward(at::Tensor hidden, const TokenBatch& batch, const nn::
     // pass.
     if (recomputes && !hidden.requires_grad()) hidden.requires_grad_();
     LayerPass pass{.context = context,
-                   .rope = ops::rope_table(batch.positions, inverse_frequency_, compute_dtype_),
+                   .ropes = {},
                    .offsets = ops::SequenceOffsets(batch.offsets),
                    .rows = {},
                    .caches = caches};
     pass.offsets.device = batch.device_offsets;
+    for (const std::unique_ptr<RotaryEmbedding>& rope : ropes_)
+        pass.ropes.push_back(rope ? rope->table(batch, caches) : ops::RopeTable{});
     for (std::size_t i = 0; i < layers_.size(); ++i) {
         pass.layer = static_cast<std::int64_t>(i);
         if (i + 1 == layers_.size()) pass.rows = rows;
@@ -116,7 +128,9 @@ std::vector<std::vector<nn::LinearGroup*>> Stack::groups() {
 void Stack::to(at::Device device) {
     for (nn::Linear* linear : linears()) linear->to(device);
     for (nn::RmsNorm* norm : norms()) norm->to(device);
-    inverse_frequency_ = inverse_frequency_.to(device);
+    for (const std::unique_ptr<RotaryEmbedding>& rope : ropes_) {
+        if (rope) rope->to(device);
+    }
 }
 
 }  // namespace qlora::models
