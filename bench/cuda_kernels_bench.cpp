@@ -278,24 +278,34 @@ void bench_rope(Bench& bench, int64_t tokens, int64_t heads, int64_t head_dim) {
               });
 }
 
-void bench_swiglu(Bench& bench, int64_t rows, int64_t size) {
+void bench_activation(Bench& bench, const std::string& name, Activation kind, bool gated, int64_t rows,
+                      int64_t size) {
     const double elements = static_cast<double>(rows * size);
+    const int64_t entered = (gated ? 2 : 1) * rows * size;
     const std::string shape = shape_text(rows, size);
-    bench.run("swiglu", shape, 6 * elements, [=](Memory& memory) {
-        const SwigluParams params{memory.bf16(2 * rows * size), rows, size,
-                                  memory.bf16(rows * size),     size, kType};
-        return [=] { cuda::swiglu(params, nullptr); };
+    bench.run(name, shape, (gated ? 6 : 4) * elements, [=](Memory& memory) {
+        const ActivateParams params{.kind = kind,
+                                    .gated = gated,
+                                    .entered = memory.bf16(entered),
+                                    .rows = rows,
+                                    .size = size,
+                                    .y = memory.bf16(rows * size),
+                                    .y_stride = size,
+                                    .type = kType};
+        return [=] { cuda::activate(params, nullptr); };
     });
-    bench.run("swiglu_backward with result", shape, 12 * elements, [=](Memory& memory) {
-        const SwigluBackwardParams params{.dy = memory.bf16(rows * size),
-                                          .gate_up = memory.bf16(2 * rows * size),
-                                          .rows = rows,
-                                          .size = size,
-                                          .d_gate_up = memory.bf16(2 * rows * size),
-                                          .y = memory.bf16(rows * size),
-                                          .y_stride = size,
-                                          .type = kType};
-        return [=] { cuda::swiglu_backward(params, nullptr); };
+    bench.run(name + "_backward with result", shape, (gated ? 12 : 8) * elements, [=](Memory& memory) {
+        const ActivateBackwardParams params{.kind = kind,
+                                            .gated = gated,
+                                            .dy = memory.bf16(rows * size),
+                                            .entered = memory.bf16(entered),
+                                            .rows = rows,
+                                            .size = size,
+                                            .d_entered = memory.bf16(entered),
+                                            .y = memory.bf16(rows * size),
+                                            .y_stride = size,
+                                            .type = kType};
+        return [=] { cuda::activate_backward(params, nullptr); };
     });
 }
 
@@ -368,7 +378,11 @@ int run(int argc, char** argv) {
     constexpr int64_t kTokens = 4096;
     for (const int64_t hidden : {1024, 2048, 4096}) bench_norm(bench, kTokens, hidden);
     bench_rope(bench, kTokens, 40, 128);
-    for (const int64_t size : {3072, 14336}) bench_swiglu(bench, kTokens, size);
+    for (const int64_t size : {3072, 14336}) {
+        bench_activation(bench, "swiglu", Activation::kSilu, true, kTokens, size);
+        bench_activation(bench, "geglu_tanh", Activation::kGeluTanh, true, kTokens, size);
+        bench_activation(bench, "gelu", Activation::kGelu, false, kTokens, size);
+    }
     for (const int64_t vocab : {128256, 151936}) bench_loss(bench, 1024, vocab);
     bench_optimizer(bench);
     return 0;

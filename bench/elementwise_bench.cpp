@@ -76,29 +76,32 @@ void rope(benchmark::State& state, InstructionSet set) {
     finish(state, shape.elements(), 8);
 }
 
-void swiglu(benchmark::State& state, InstructionSet set) {
+template <Activation kKind, bool kGated>
+void activate(benchmark::State& state, InstructionSet set) {
     cpu::set_instruction_set(set);
     const Rows shape(state);
-    const std::vector<float> gate_up = noise(2 * shape.elements());
+    const std::vector<float> entered = noise((kGated ? 2 : 1) * shape.elements());
     std::vector<float> out(static_cast<size_t>(shape.elements()));
     for (auto _ : state) {
-        cpu::swiglu(gate_up.data(), shape.rows, shape.size, out.data());
+        cpu::activate(kKind, kGated, entered.data(), shape.rows, shape.size, out.data());
         benchmark::ClobberMemory();
     }
-    finish(state, shape.elements(), 12);
+    finish(state, shape.elements(), kGated ? 12 : 8);
 }
 
-void swiglu_backward(benchmark::State& state, InstructionSet set) {
+template <Activation kKind, bool kGated>
+void activate_backward(benchmark::State& state, InstructionSet set) {
     cpu::set_instruction_set(set);
     const Rows shape(state);
-    const std::vector<float> gate_up = noise(2 * shape.elements()), d_out = noise(shape.elements());
-    std::vector<float> d_gate_up(gate_up.size()), out(d_out.size());
+    const std::vector<float> entered = noise((kGated ? 2 : 1) * shape.elements());
+    const std::vector<float> d_out = noise(shape.elements());
+    std::vector<float> d_entered(entered.size()), out(d_out.size());
     for (auto _ : state) {
-        cpu::swiglu_backward(d_out.data(), gate_up.data(), shape.rows, shape.size, d_gate_up.data(),
-                             out.data());
+        cpu::activate_backward(kKind, kGated, d_out.data(), entered.data(), shape.rows, shape.size,
+                               d_entered.data(), out.data());
         benchmark::ClobberMemory();
     }
-    finish(state, shape.elements(), 24);
+    finish(state, shape.elements(), kGated ? 24 : 16);
 }
 
 void softmax_cross_entropy(benchmark::State& state, InstructionSet set) {
@@ -170,8 +173,12 @@ void register_for(InstructionSet set) {
     add("rms_norm", rms_norm, {{64, 576}, {20000, 576}, {4000, 4096}});
     add("rms_norm_backward", rms_norm_backward, {{64, 576}, {20000, 576}, {4000, 4096}});
     add("rope", rope, {{64, 576}, {20000, 576}, {4000, 4096}});
-    add("swiglu", swiglu, {{16, 1536}, {8000, 1536}});
-    add("swiglu_backward", swiglu_backward, {{16, 1536}, {8000, 1536}});
+    add("swiglu", activate<Activation::kSilu, true>, {{16, 1536}, {8000, 1536}});
+    add("swiglu_backward", activate_backward<Activation::kSilu, true>, {{16, 1536}, {8000, 1536}});
+    add("geglu_tanh", activate<Activation::kGeluTanh, true>, {{16, 1536}, {8000, 1536}});
+    add("geglu_tanh_backward", activate_backward<Activation::kGeluTanh, true>, {{16, 1536}, {8000, 1536}});
+    add("gelu", activate<Activation::kGelu, false>, {{16, 1536}, {8000, 1536}});
+    add("gelu_backward", activate_backward<Activation::kGelu, false>, {{16, 1536}, {8000, 1536}});
     add("softmax_cross_entropy", softmax_cross_entropy, {{2, 49152}, {400, 49152}, {100, 151936}});
     add("score_rows", score_rows, {{2, 49152}, {400, 49152}, {100, 151936}});
     add("attention_softmax", attention_softmax, {{64, 512}, {64, 2048}});

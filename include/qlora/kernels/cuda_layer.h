@@ -4,6 +4,7 @@
 
 #include "qlora/kernels/float16.h"
 #include "qlora/kernels/kernel_backend.h"
+#include "qlora/kernels/layer_kinds.h"
 
 /// The elementwise work of a decoder layer on a GPU, the counterpart of elementwise.h. Tensors are row-major,
 /// of the element type given and aligned to it; rows may lie `.._stride` elements apart. Arithmetic is fp32;
@@ -55,19 +56,23 @@ struct RopeParams {
     FloatType type;
 };
 
-struct SwigluParams {
-    const void* gate_up;  ///< [rows, 2 * size], gate first
+struct ActivateParams {
+    Activation kind;
+    bool gated;
+    const void* entered;  ///< [rows, 2 * size], gate first, or [rows, size] where not gated
     int64_t rows, size;
     void* y;  ///< [rows, size], rows y_stride apart
     int64_t y_stride;
     FloatType type;
 };
 
-struct SwigluBackwardParams {
+struct ActivateBackwardParams {
+    Activation kind;
+    bool gated;
     const void* dy;  ///< [rows, size]
-    const void* gate_up;
+    const void* entered;
     int64_t rows, size;
-    void* d_gate_up;  ///< [rows, 2 * size]; may be `gate_up`
+    void* d_entered;  ///< like `entered`, and may be it
     void* y;          ///< the forward result again, the same bits, rows y_stride apart; or null
     int64_t y_stride;
     FloatType type;
@@ -98,10 +103,12 @@ void rms_norm_backward(const RmsNormBackwardParams& params, Stream stream);
 /// The halves convention of transformers' rotate_half; 16-bit products are rounded before they are added.
 void rope(const RopeParams& params, Stream stream);
 
-/// y = round(round(silu(gate)) * up); for infinite and large arguments as elementwise.h says.
-void swiglu(const SwigluParams& params, Stream stream);
-/// d_up = round(dy * round(silu(gate))), d_gate = round(round(dy * up) * silu'(gate)).
-void swiglu_backward(const SwigluBackwardParams& params, Stream stream);
+/// y = round(round(act(gate)) * up), or round(act(x)); for infinite and large arguments as elementwise.h
+/// says.
+void activate(const ActivateParams& params, Stream stream);
+/// d_up = round(dy * round(act(gate))), d_gate = round(round(dy * up) * act'(gate)); or dx = round(dy *
+/// act'(x)).
+void activate_backward(const ActivateBackwardParams& params, Stream stream);
 
 /// y = x * (1 / (1 - p)) where dropout_keep (philox.h) of the element's index, else 0: the bits of the CPU.
 /// p is in [0, 1].

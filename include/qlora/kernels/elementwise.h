@@ -2,6 +2,8 @@
 
 #include <cstdint>
 
+#include "qlora/kernels/layer_kinds.h"
+
 /// Fused fp32 operations of the training step on rows of memory. None starts a thread: rows are independent,
 /// so a caller splits the work by rows and a split gives the same bits as the whole. The AVX2 and the
 /// portable path give the same bits. Buffers need not be aligned; unless said otherwise rows are contiguous
@@ -27,13 +29,13 @@ void rms_norm_backward(const float* dy, const float* x, const float* weight, con
 void rope(float* x, const float* cos, const float* sin, int64_t tokens, int64_t heads, int64_t head_dim,
           int64_t row_stride, int direction);
 
-/// out [rows, size] = silu(gate) * up; gate_up [rows, 2 * size], of whose rows the first half is gate.
-/// silu(+-inf) and large arguments give what x / (1 + exp(-x)) gives in exact arithmetic (no NaN from
-/// inf / inf).
-void swiglu(const float* gate_up, int64_t rows, int64_t size, float* out);
-/// d_gate_up [rows, 2 * size] from d_out [rows, size]; also writes `out` again (same bits) unless null.
-void swiglu_backward(const float* d_out, const float* gate_up, int64_t rows, int64_t size, float* d_gate_up,
-                     float* out);
+/// out [rows, size] = act(gate) * up of `entered` [rows, 2 * size], of whose rows the first half is gate; or
+/// act(entered [rows, size]) where not gated. Infinite and large arguments give what the formula gives in
+/// exact arithmetic (no NaN from inf / inf).
+void activate(Activation kind, bool gated, const float* entered, int64_t rows, int64_t size, float* out);
+/// d_entered, like `entered`, from d_out [rows, size]; also writes `out` again (same bits) unless null.
+void activate_backward(Activation kind, bool gated, const float* d_out, const float* entered, int64_t rows,
+                       int64_t size, float* d_entered, float* out);
 
 /// logits [rows, columns] become softmax - onehot(target); losses[row] = logsumexp - logit of the target, the
 /// sum of exponentials accumulated so that its relative error stays below 1e-6 for 200,000 columns.

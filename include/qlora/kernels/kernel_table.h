@@ -29,8 +29,8 @@ struct KernelTable {
     void (*rms_norm_recompute)(const RmsNormRecomputeParams&, void* stream);
     void (*rms_norm_backward)(const RmsNormBackwardParams&, void* stream);
     void (*rope)(const RopeParams&, void* stream);
-    void (*swiglu)(const SwigluParams&, void* stream);
-    void (*swiglu_backward)(const SwigluBackwardParams&, void* stream);
+    void (*activate)(const ActivateParams&, void* stream);
+    void (*activate_backward)(const ActivateBackwardParams&, void* stream);
     void (*dropout)(const DropoutParams&, void* stream);
 
     void (*softmax_cross_entropy)(const CrossEntropyParams&, void* stream);

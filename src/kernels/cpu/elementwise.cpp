@@ -6,6 +6,7 @@
 
 #include "elementwise_path.h"
 #include "paths.h"
+#include "qlora/kernels/activation_math.h"
 
 namespace qlora::kernels::cpu {
 
@@ -31,6 +32,13 @@ void check_targets(const char* function, const int64_t* targets, int64_t rows, i
         throw std::invalid_argument(std::string(function) + ": target " + std::to_string(targets[row]) +
                                     " of row " + std::to_string(row) + " is outside [0, " +
                                     std::to_string(columns) + ")");
+    }
+}
+
+void check_activation(const char* function, Activation kind, int64_t rows, int64_t size) {
+    if (rows < 0 || size < 0) throw std::invalid_argument(std::string(function) + ": a size is negative");
+    if (!with_activation_form(kind, true, [](auto) {})) {
+        throw std::invalid_argument(std::string(function) + ": an activation that does not exist");
     }
 }
 
@@ -81,15 +89,15 @@ void rope(float* x, const float* cos, const float* sin, int64_t tokens, int64_t 
     path().rope(x, cos, sin, tokens, heads, head_dim, row_stride, direction);
 }
 
-void swiglu(const float* gate_up, int64_t rows, int64_t size, float* out) {
-    require(rows >= 0 && size >= 0, "swiglu: a size is negative");
-    path().swiglu(gate_up, rows, size, out);
+void activate(Activation kind, bool gated, const float* entered, int64_t rows, int64_t size, float* out) {
+    check_activation("activate", kind, rows, size);
+    path().activate(kind, gated, entered, rows, size, out);
 }
 
-void swiglu_backward(const float* d_out, const float* gate_up, int64_t rows, int64_t size, float* d_gate_up,
-                     float* out) {
-    require(rows >= 0 && size >= 0, "swiglu_backward: a size is negative");
-    path().swiglu_backward(d_out, gate_up, rows, size, d_gate_up, out);
+void activate_backward(Activation kind, bool gated, const float* d_out, const float* entered, int64_t rows,
+                       int64_t size, float* d_entered, float* out) {
+    check_activation("activate_backward", kind, rows, size);
+    path().activate_backward(kind, gated, d_out, entered, rows, size, d_entered, out);
 }
 
 void softmax_cross_entropy(float* logits, const int64_t* targets, int64_t rows, int64_t columns,

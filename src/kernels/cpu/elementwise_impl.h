@@ -1,8 +1,9 @@
 #pragma once
 
+#include "activation_impl.h"
 #include "dot_impl.h"
 #include "elementwise_path.h"
-#include "norm_rope_swiglu_impl.h"
+#include "norm_rope_impl.h"
 #include "softmax_impl.h"
 
 namespace qlora::kernels::cpu::QLORA_PATH {
@@ -12,8 +13,8 @@ const ElementwisePath kElementwise = {
     rms_norm_recompute,
     rms_norm_backward,
     rope,
-    swiglu,
-    swiglu_backward,
+    activate,
+    activate_backward,
     dot_rows,
     softmax_cross_entropy,
     score_rows,

@@ -11,8 +11,8 @@ struct ElementwisePath {
     decltype(&cpu::rms_norm_recompute) rms_norm_recompute;
     decltype(&cpu::rms_norm_backward) rms_norm_backward;
     decltype(&cpu::rope) rope;
-    decltype(&cpu::swiglu) swiglu;
-    decltype(&cpu::swiglu_backward) swiglu_backward;
+    decltype(&cpu::activate) activate;
+    decltype(&cpu::activate_backward) activate_backward;
     decltype(&cpu::dot_rows) dot_rows;
     decltype(&cpu::softmax_cross_entropy) softmax_cross_entropy;
     decltype(&cpu::score_rows) score_rows;

@@ -4,7 +4,7 @@
 
 namespace qlora::kernels::cpu::QLORA_PATH {
 
-/// The registers of this path for the shared math of exp_math.h and silu_math.h.
+/// The registers of this path for the shared math of exp_math.h and activation_math.h.
 struct RowLanes {
     using Floats = QLORA_PATH::Floats;
     using Ints = QLORA_PATH::Ints;

@@ -12,7 +12,6 @@ constexpr std::int64_t kGrainRows = 4;
 }  // namespace
 
 at::Tensor activate(const at::Tensor& entered, ActivationRule rule) {
-    TORCH_CHECK(rule.kind == kernels::Activation::kSilu && rule.gated, "an activation without kernels");
     const at::Tensor source = entered.contiguous();
     const std::int64_t rows = source.size(0), columns = source.size(1), size = rule.size(columns);
     at::Tensor y = empty_left_factor(rows, size);
@@ -21,14 +20,13 @@ at::Tensor activate(const at::Tensor& entered, ActivationRule rule) {
     const std::int64_t stride = y.stride(0);
     at::parallel_for(0, rows, kGrainRows, [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t row = begin; row < end; ++row) {
-            kernels::cpu::swiglu(from + row * columns, 1, size, to + row * stride);
+            kernels::cpu::activate(rule.kind, rule.gated, from + row * columns, 1, size, to + row * stride);
         }
     });
     return y;
 }
 
 ActivationGradient activate_backward(const at::Tensor& g, const at::Tensor& entered, ActivationRule rule) {
-    TORCH_CHECK(rule.kind == kernels::Activation::kSilu && rule.gated, "an activation without kernels");
     const at::Tensor source = entered.contiguous(), gradient = g.contiguous();
     const std::int64_t rows = source.size(0), columns = source.size(1), size = rule.size(columns);
     ActivationGradient out{.entered = empty_left_factor(rows, columns), .y = empty_left_factor(rows, size)};
@@ -39,8 +37,8 @@ ActivationGradient activate_backward(const at::Tensor& g, const at::Tensor& ente
     const std::int64_t gradient_stride = out.entered.stride(0), stride = out.y.stride(0);
     at::parallel_for(0, rows, kGrainRows, [&](std::int64_t begin, std::int64_t end) {
         for (std::int64_t row = begin; row < end; ++row) {
-            kernels::cpu::swiglu_backward(d_out + row * size, from + row * columns, 1, size,
-                                          d_entered + row * gradient_stride, y + row * stride);
+            kernels::cpu::activate_backward(rule.kind, rule.gated, d_out + row * size, from + row * columns,
+                                            1, size, d_entered + row * gradient_stride, y + row * stride);
         }
     });
     return out;

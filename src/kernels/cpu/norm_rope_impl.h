@@ -1,6 +1,5 @@
 #pragma once
 
-#include "qlora/kernels/silu_math.h"
 #include "vector_exp.h"
 
 namespace qlora::kernels::cpu::QLORA_PATH {
@@ -73,35 +72,6 @@ static void rope(float* x, const float* cos, const float* sin, int64_t tokens, i
                     store(second, place, b * c + a * s);
                 });
         }
-    }
-}
-
-static void swiglu(const float* gate_up, int64_t rows, int64_t size, float* out) {
-    for (int64_t row = 0; row < rows; ++row, gate_up += 2 * size, out += size) {
-        const float* up = gate_up + size;
-        walk(
-            size, [&](auto place) __attribute__((always_inline)) {
-                const Floats gate = load(gate_up, place);
-                store(out, place, silu(gate, sigmoid<RowLanes>(gate)) * load(up, place));
-            });
-    }
-}
-
-static void swiglu_backward(const float* d_out, const float* gate_up, int64_t rows, int64_t size,
-                            float* d_gate_up, float* out) {
-    for (int64_t row = 0; row < rows; ++row, d_out += size, gate_up += 2 * size, d_gate_up += 2 * size) {
-        const float* up_row = gate_up + size;
-        float* d_up = d_gate_up + size;
-        float* out_row = out == nullptr ? nullptr : out + row * size;
-        walk(
-            size, [&](auto place) __attribute__((always_inline)) {
-                const Floats gate = load(gate_up, place), up = load(up_row, place), d = load(d_out, place);
-                const Sigmoid<RowLanes> s = sigmoid<RowLanes>(gate);
-                const Floats activated = silu(gate, s);
-                store(d_gate_up, place, d * up * silu_slope(gate, s));
-                store(d_up, place, d * activated);
-                if (out_row != nullptr) store(out_row, place, activated * up);
-            });
     }
 }
 
