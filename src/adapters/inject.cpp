@@ -14,11 +14,11 @@ namespace {
 struct Modules {
     explicit Modules(models::CausalLM& model) {
         for (nn::Linear* linear : model.linears()) linears[linear->path()] = linear;
-        for (nn::RmsNorm* norm : model.norms()) norms[norm->path()] = norm;
+        for (nn::Norm* norm : model.norms()) norms[norm->path()] = norm;
     }
 
     std::map<std::string, nn::Linear*> linears;
-    std::map<std::string, nn::RmsNorm*> norms;
+    std::map<std::string, nn::Norm*> norms;
     std::map<std::string, const LoraLayer*> adapters;
 };
 
@@ -66,6 +66,9 @@ at::Tensor make_trainable(models::CausalLM& model, const TrainedTensor& tensor, 
             train_whole_module(model, tensor.module, modules);
             return whole_weight(model, tensor.module, modules);
         case TrainedPart::kBias: {
+            // A norm's bias is trained with its weight alone, which comes first.
+            const auto norm = modules.norms.find(tensor.module);
+            if (norm != modules.norms.end()) return norm->second->bias();
             nn::Linear& linear = *modules.linears.at(tensor.module);
             if (!linear.trains_whole_module()) linear.train_bias();
             return linear.bias();

@@ -49,6 +49,8 @@ std::vector<TrainedTensor> trained_tensors(const MatchResult& match, const model
     for (const models::spec::Norm* norm : decoder.norms()) {
         if (!whole.contains(norm->path)) continue;
         out.push_back(make(norm->path, kWeight, TrainedPart::kWeight, {norm->size}, false));
+        if (!norm->bias) continue;
+        out.push_back(make(norm->path, kBias, TrainedPart::kBias, {norm->size}, false));
     }
     if (whole.contains(decoder.head.path)) {
         out.push_back(make(decoder.head.path, kWeight, TrainedPart::kWeight, table));

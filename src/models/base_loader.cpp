@@ -58,9 +58,13 @@ std::vector<Slot> slots_of(CausalLM& model, const LoadOptions& options) {
                              [linear](const io::TensorView& view) { linear->set_bias(load_dense(view)); }});
         }
     }
-    for (nn::RmsNorm* norm : model.norms()) {
+    for (nn::Norm* norm : model.norms()) {
         slots.push_back({norm->path() + ".weight", {norm->size()}, [norm](const io::TensorView& view) {
                              norm->set_weight(load_dense(view));
+                         }});
+        if (!norm->has_bias()) continue;
+        slots.push_back({norm->path() + ".bias", {norm->size()}, [norm](const io::TensorView& view) {
+                             norm->set_bias(load_dense(view));
                          }});
     }
     if (!config.tie_word_embeddings) {

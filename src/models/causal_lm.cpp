@@ -107,7 +107,7 @@ std::int64_t CausalLM::parameter_count() const {
     std::int64_t total = spec_.vocab_size * spec_.hidden_size * (spec_.tie_word_embeddings ? 1 : 2);
     for (const spec::Linear* linear : spec_.linears())
         total += linear->in * linear->out + (linear->bias ? linear->out : 0);
-    for (const spec::Norm* norm : spec_.norms()) total += norm->size;
+    for (const spec::Norm* norm : spec_.norms()) total += norm->size * (norm->bias ? 2 : 1);
     return total;
 }
 

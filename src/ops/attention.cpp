@@ -17,7 +17,7 @@
 #include "cuda_attention.h"
 #include "if_defined.h"
 #include "qlora/ops/gemm.h"
-#include "qlora/ops/rms_norm.h"
+#include "qlora/ops/norm.h"
 
 namespace qlora::ops {
 namespace {
@@ -162,14 +162,14 @@ struct NormedHeads {
 
 NormedHeads norm_heads(const at::Tensor& qkv, const AttentionShape& shape, const HeadNorms& norms) {
     NormedHeads out{.qkv = qkv.clone()};
-    const NormResult q =
-        rms_norm_forward(head_rows(qkv, 0, shape.heads, shape.head_dim), norms.q_weight, norms.eps);
-    const NormResult k = rms_norm_forward(head_rows(qkv, shape.q_size(), shape.kv_heads, shape.head_dim),
-                                          norms.k_weight, norms.eps);
+    const NormResult q = norm_forward(head_rows(qkv, 0, shape.heads, shape.head_dim),
+                                      {.weight = norms.q_weight, .bias = {}, .eps = norms.eps});
+    const NormResult k = norm_forward(head_rows(qkv, shape.q_size(), shape.kv_heads, shape.head_dim),
+                                      {.weight = norms.k_weight, .bias = {}, .eps = norms.eps});
     set_head_rows(out.qkv, 0, q.y);
     set_head_rows(out.qkv, shape.q_size(), k.y);
-    out.q_inverse = q.inverse;
-    out.k_inverse = k.inverse;
+    out.q_inverse = q.statistics.inverse;
+    out.k_inverse = k.statistics.inverse;
     return out;
 }
 
@@ -179,9 +179,11 @@ at::Tensor norm_heads_backward(at::Tensor& d_qkv, const at::Tensor& raw, std::in
                                const at::Tensor& inverse, bool wants_weight) {
     const at::Tensor dy = head_rows(d_qkv, column, heads, head_dim);
     const at::Tensor x = head_rows(raw, column, heads, head_dim);
+    const Norm norm{.weight = weight, .bias = {}};
+    const NormStatistics statistics{.inverse = inverse, .mean = {}};
     at::Tensor d_weight;
-    if (wants_weight) d_weight = rms_norm_weight_gradient(dy, x, weight, inverse);
-    set_head_rows(d_qkv, column, rms_norm_backward(dy, x, weight, inverse));
+    if (wants_weight) d_weight = norm_weight_gradient(dy, x, norm, statistics);
+    set_head_rows(d_qkv, column, norm_backward(dy, x, norm, statistics));
     return d_weight;
 }
 

@@ -1,9 +1,9 @@
 #include "qlora/ops/decoder_nodes.h"
 
 #include "if_defined.h"
+#include "norm_saved.h"
 #include "projections_holder.h"
 #include "qlora/ops/activation.h"
-#include "qlora/ops/rms_norm.h"
 
 namespace qlora::ops {
 namespace {
@@ -16,34 +16,42 @@ constexpr const char* kPending = "pending";
 
 struct NormProject : Function<NormProject> {
     static variable_list forward(AutogradContext* ctx, const at::Tensor& hidden, const at::Tensor& weight,
+                                 const std::optional<at::Tensor>& bias,
                                  const std::optional<at::Tensor>& pending, at::TensorList /*parameters*/,
-                                 double eps, const Holder& holder) {
+                                 const NormForm& form, const Holder& holder) {
         const RoomyRows into = projection_input(holder->value, hidden, hidden.size(1));
-        const NormResult normed =
-            rms_norm_forward(hidden, weight, eps, into.rows(), pending.value_or(at::Tensor()));
+        const Norm norm = form.with(weight, bias);
+        const NormResult normed = norm_forward(hidden, norm, into.rows(), pending.value_or(at::Tensor()));
         const at::Tensor stream = pending ? normed.sum : hidden;
-        ctx->save_for_backward({stream, weight, normed.inverse});
+        save_with_norm(ctx, {stream}, {norm, normed.statistics});
         ctx->saved_data[kPending] = pending.has_value();
         save(ctx, holder);
         return {project(holder->value, into.holding(normed.y)), stream};
     }
     static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
         const variable_list saved = ctx->get_saved_variables();
-        const at::Tensor &hidden = saved[0], &weight = saved[1], &inverse = saved[2];
+        const at::Tensor& hidden = saved[0];
+        const auto [norm, statistics] = saved_norm(ctx, saved);
         const Projections& projections = saved_projections(ctx);
+        // Arguments that are absent have no number.
+        const bool has_bias = norm.bias.defined(), has_pending = ctx->saved_data[kPending].toBool();
         const bool wants_hidden =
-            ctx->needs_input_grad(0) || (ctx->saved_data[kPending].toBool() && ctx->needs_input_grad(2));
+            ctx->needs_input_grad(0) || (has_pending && ctx->needs_input_grad(has_bias ? 3 : 2));
         const bool wants_weight = ctx->needs_input_grad(1);
+        const bool wants_bias = has_bias && ctx->needs_input_grad(2);
         at::Tensor dx, low_rank;
-        if (wants_hidden || wants_weight) dx = project_backward(projections, grads[0], &low_rank);
+        if (wants_hidden || wants_weight || wants_bias) {
+            dx = project_backward(projections, grads[0], &low_rank);
+        }
         variable_list parameters =
-            parameter_gradients(projections, rms_norm_recompute(hidden, weight, inverse), grads[0], low_rank);
-        at::Tensor d_hidden, d_weight;
-        if (wants_hidden) d_hidden = rms_norm_backward(dx, hidden, weight, inverse, grads[1]);
-        if (wants_weight) d_weight = rms_norm_weight_gradient(dx, hidden, weight, inverse);
+            parameter_gradients(projections, norm_recompute(hidden, norm, statistics), grads[0], low_rank);
+        at::Tensor d_hidden, d_weight, d_bias;
+        if (wants_hidden) d_hidden = norm_backward(dx, hidden, norm, statistics, grads[1]);
+        if (wants_weight) d_weight = norm_weight_gradient(dx, hidden, norm, statistics);
+        if (wants_bias) d_bias = norm_bias_gradient(dx);
         at::Tensor d_pending;
-        if (ctx->saved_data[kPending].toBool()) d_pending = d_hidden;
-        return gradients({d_hidden, d_weight, d_pending}, std::move(parameters), 2);
+        if (has_pending) d_pending = d_hidden;
+        return gradients({d_hidden, d_weight, d_bias, d_pending}, std::move(parameters), 2);
     }
 };
 
@@ -91,12 +99,12 @@ struct SwigluProjectResidual : Function<SwigluProjectResidual> {
 
 }  // namespace
 
-NormedProjection norm_project(const at::Tensor& hidden, const at::Tensor& norm_weight, double eps,
-                              Projections projections, const at::Tensor& pending) {
+NormedProjection norm_project(const at::Tensor& hidden, const Norm& norm, Projections projections,
+                              const at::Tensor& pending) {
     const std::vector<at::Tensor> parameters = projections.parameters();
     const variable_list out =
-        NormProject::apply(hidden, norm_weight, if_defined(pending), at::TensorList(parameters), eps,
-                           hold(std::move(projections)));
+        NormProject::apply(hidden, norm.weight, if_defined(norm.bias), if_defined(pending),
+                           at::TensorList(parameters), NormForm(norm), hold(std::move(projections)));
     return {.y = out[0], .residual = out[1]};
 }
 

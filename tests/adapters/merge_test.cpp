@@ -65,7 +65,7 @@ class Merge : public testing::Test {
             tensors.push_back({linear->path() + ".weight",
                                random({linear->out_features(), linear->in_features()}, tensors.size() + 1)});
         }
-        for (const nn::RmsNorm* norm : empty.norms())
+        for (const nn::Norm* norm : empty.norms())
             tensors.push_back({norm->path() + ".weight", at::ones({60})});
         save_tensors(model_ / "model.safetensors", tensors, {{"format", "pt"}});
 

@@ -112,7 +112,7 @@ TEST(CountsOnADevice, weights_of_norms_are_cast_when_they_are_loaded_alone) {
     const DeviceModel device({.model_type = "qwen3", .dtype = io::DType::kBF16}, true,
                              kernels::emulated::kernel_table());
     std::vector<at::Tensor> norms;
-    for (const nn::RmsNorm* norm : device.model->norms()) norms.push_back(norm->weight());
+    for (const nn::Norm* norm : device.model->norms()) norms.push_back(norm->weight());
     const CopiesOf copies(norms);
     device.train_pass();
     EXPECT_EQ(copies.count(), 0);

@@ -197,7 +197,7 @@ TEST(BaseLoader, dense_tensors_are_those_of_the_file_in_each_dtype) {
                 EXPECT_TRUE(linear->bias().to(at::kFloat).equal(stored(linear->path() + ".bias")));
             }
         }
-        for (nn::RmsNorm* norm : model->norms()) {
+        for (nn::Norm* norm : model->norms()) {
             EXPECT_TRUE(norm->weight().to(at::kFloat).equal(stored(norm->path() + ".weight")))
                 << norm->path();
         }

@@ -19,6 +19,10 @@ at::Tensor exact_node_norm(const at::Tensor& x, const at::Tensor& weight) {
     return weight * x / at::sqrt(x.pow(2).mean(-1, true) + 1e-5);
 }
 
+Norm node_norm(const at::Tensor& weight) {
+    return {.weight = weight, .bias = {}, .eps = 1e-5};
+}
+
 /// One linear with an adapter (in[0] A, in[1] B), scaling 0.5.
 Projections adapted(const FrozenWeight& weight, const at::Tensor& a, const at::Tensor& b) {
     Projections out;
@@ -40,7 +44,7 @@ TEST(NormProject, sums_both_gradients_of_the_residual_stream) {
         {gaussian({kNodeTokens, kNodeSize}, 1), gaussian({kNodeSize}, 2),
          gaussian({kNodeRank, kNodeSize}, 3) * 0.2, gaussian({kNodeSize, kNodeRank}, 4) * 0.2},
         [&](const auto& in) {
-            const auto [y, residual] = norm_project(in[0], in[1], 1e-5, adapted(weight, in[2], in[3]));
+            const auto [y, residual] = norm_project(in[0], node_norm(in[1]), adapted(weight, in[2], in[3]));
             return y + residual * 3;
         },
         [&](const auto& in) {
@@ -56,7 +60,8 @@ TEST(NormProject, what_is_pending_is_added_before_the_norm) {
          gaussian({kNodeRank, kNodeSize}, 3) * 0.2, gaussian({kNodeSize, kNodeRank}, 4) * 0.2,
          gaussian({kNodeTokens, kNodeSize}, 6)},
         [&](const auto& in) {
-            const auto [y, residual] = norm_project(in[0], in[1], 1e-5, adapted(weight, in[2], in[3]), in[4]);
+            const auto [y, residual] =
+                norm_project(in[0], node_norm(in[1]), adapted(weight, in[2], in[3]), in[4]);
             return y + residual * 3;
         },
         [&](const auto& in) {
@@ -71,7 +76,8 @@ TEST(NormProject, adapters_train_above_a_frozen_input) {
     const at::Tensor a = gaussian({kNodeRank, kNodeSize}, 3).requires_grad_(),
                      b = gaussian({kNodeSize, kNodeRank}, 4).requires_grad_();
     const at::Tensor hidden = gaussian({kNodeTokens, kNodeSize}, 1);
-    const auto [y, residual] = norm_project(hidden, gaussian({kNodeSize}, 2), 1e-5, adapted(weight, a, b));
+    const auto [y, residual] =
+        norm_project(hidden, node_norm(gaussian({kNodeSize}, 2)), adapted(weight, a, b));
     (y + residual).sum().backward();
     EXPECT_TRUE(a.grad().any().item<bool>());
     EXPECT_TRUE(b.grad().any().item<bool>());

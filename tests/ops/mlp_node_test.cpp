@@ -57,6 +57,7 @@ struct Mlp {
         }
         return out;
     }
+    Norm used_norm() const { return {.weight = norm, .bias = {}, .eps = kEps}; }
     Projections gate_up() const {
         Projections out;
         out.parts = {part(gate, 0, variant.adapts_gate_up), part(up, 1, variant.adapts_gate_up)};
@@ -93,10 +94,10 @@ std::vector<at::Tensor> run(const Variant& variant, Way way) {
         gaussian({kMlpTokens, kMlpHidden}, 5).to(variant.dtype).set_requires_grad(variant.trains_hidden);
     at::Tensor y;
     if (way == Way::kTwoNodes) {
-        const auto [inner, residual] = norm_project(hidden, mlp.norm, kEps, mlp.gate_up());
+        const auto [inner, residual] = norm_project(hidden, mlp.used_norm(), mlp.gate_up());
         y = swiglu_project_residual(inner, residual, mlp.down_projection());
     } else {
-        y = mlp_residual(hidden, mlp.norm, kEps, mlp.gate_up(), mlp.down_projection(),
+        y = mlp_residual(hidden, mlp.used_norm(), mlp.gate_up(), mlp.down_projection(),
                          way == Way::kOneNode ? NodeOutput::kUsed : NodeOutput::kGraphOnly);
     }
     const at::Tensor g = gaussian(y.sizes(), 6).to(variant.dtype), given = g.clone();
@@ -152,7 +153,7 @@ TEST_P(MlpNode, gives_the_bits_of_two_nodes) {
 TEST(MlpResidual, weights_are_made_once_in_each_pass) {
     const Mlp mlp({"adapters"});
     const at::Tensor hidden = gaussian({kMlpTokens, kMlpHidden}, 5).requires_grad_();
-    const at::Tensor y = mlp_residual(hidden, mlp.norm, kEps, mlp.gate_up(), mlp.down_projection());
+    const at::Tensor y = mlp_residual(hidden, mlp.used_norm(), mlp.gate_up(), mlp.down_projection());
     EXPECT_EQ(mlp.times_made, 1);
     y.sum().backward();
     EXPECT_EQ(mlp.times_made, 2);
@@ -164,10 +165,10 @@ TEST(MlpResidual, keeps_nothing_but_its_input) {
     const Mlp mlp({"adapters"}, kWide, 4 * kWide);
     const at::Tensor hidden = gaussian({kRows, kWide}, 5).requires_grad_();
     const std::int64_t before = arena_use().live;
-    const at::Tensor y = mlp_residual(hidden, mlp.norm, kEps, mlp.gate_up(), mlp.down_projection());
+    const at::Tensor y = mlp_residual(hidden, mlp.used_norm(), mlp.gate_up(), mlp.down_projection());
     EXPECT_EQ(arena_use().live - before, static_cast<std::int64_t>(y.nbytes()));
     const at::Tensor graph =
-        mlp_residual(hidden, mlp.norm, kEps, mlp.gate_up(), mlp.down_projection(), NodeOutput::kGraphOnly);
+        mlp_residual(hidden, mlp.used_norm(), mlp.gate_up(), mlp.down_projection(), NodeOutput::kGraphOnly);
     EXPECT_EQ(arena_use().live - before, static_cast<std::int64_t>(y.nbytes())) << "not even its result";
     EXPECT_EQ(graph.sizes(), y.sizes());
     graph.backward(at::ones_like(y));
@@ -177,10 +178,10 @@ TEST(MlpResidual, keeps_nothing_but_its_input) {
 TEST(MlpResidual, without_gradients_it_is_the_same_result) {
     const Mlp mlp({"adapters"});
     const at::Tensor hidden = gaussian({kMlpTokens, kMlpHidden}, 5);
-    const at::Tensor with = mlp_residual(hidden, mlp.norm, kEps, mlp.gate_up(), mlp.down_projection());
+    const at::Tensor with = mlp_residual(hidden, mlp.used_norm(), mlp.gate_up(), mlp.down_projection());
     const at::AutoGradMode off(false);
     EXPECT_TRUE(
-        mlp_residual(hidden, mlp.norm, kEps, mlp.gate_up(), mlp.down_projection()).equal(with.detach()));
+        mlp_residual(hidden, mlp.used_norm(), mlp.gate_up(), mlp.down_projection()).equal(with.detach()));
 }
 
 }  // namespace

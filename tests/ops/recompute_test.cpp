@@ -5,7 +5,7 @@
 
 #include "ops/linears.h"
 #include "ops/reference.h"
-#include "qlora/ops/rms_norm.h"
+#include "qlora/ops/norm.h"
 
 namespace qlora::ops {
 namespace {
@@ -31,8 +31,8 @@ struct Stack {
     at::Tensor layer(std::size_t i, const at::Tensor& x) {
         ++runs;
         const DropoutSite site{.p = 0.25, .seed = 5, .step = 6, .site = static_cast<std::uint32_t>(i)};
-        const at::Tensor y =
-            lora_linear(rms_norm(x, norms[i], 1e-5), weights[i], at::Tensor(), a[i], b[i], 2.0, site);
+        const at::Tensor y = lora_linear(normed(x, {.weight = norms[i], .bias = {}, .eps = 1e-5}), weights[i],
+                                         at::Tensor(), a[i], b[i], 2.0, site);
         return x + at::silu(y) * x;
     }
     at::Tensor forward(at::Tensor x, bool recomputes) {

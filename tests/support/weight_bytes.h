@@ -13,7 +13,7 @@ inline std::int64_t weight_bytes(models::CausalLM& model) {
         total += linear->weight().bytes();
         if (linear->bias().defined()) total += static_cast<std::int64_t>(linear->bias().nbytes());
     }
-    for (const nn::RmsNorm* norm : model.norms()) total += static_cast<std::int64_t>(norm->weight().nbytes());
+    for (const nn::Norm* norm : model.norms()) total += static_cast<std::int64_t>(norm->weight().nbytes());
     return total;
 }
 

@@ -16,13 +16,14 @@ struct RmsNormParams {
     const void* x;         ///< [rows, size]
     const void* residual;  ///< [rows, size], added to x first, or null
     void* sum;             ///< [rows, size]: x + residual rounded, what is normed; null without residual
-    const float* weight;   ///< [size]; rounded to `type` before it multiplies
+    const float* weight;   ///< [size]
     double eps;
     int64_t rows, size;
     void* y;  ///< [rows, size], rows y_stride apart
     int64_t y_stride;
     float* inverse;  ///< [rows]: 1 / sqrt(mean(x^2) + eps)
     FloatType type;
+    NormKind kind = NormKind::kRms;  ///< or kRmsLate
 };
 
 /// y again from the saved statistics, the same bits.
@@ -34,6 +35,7 @@ struct RmsNormRecomputeParams {
     void* y;
     int64_t y_stride;
     FloatType type;
+    NormKind kind = NormKind::kRms;
 };
 
 struct RmsNormBackwardParams {
@@ -92,8 +94,9 @@ struct DropoutParams {
 
 namespace qlora::kernels::QLORA_KERNEL_BACKEND {
 
-/// y = weight * round(x * inverse), as transformers' LlamaRMSNorm. The sum of squares has a fixed order that
-/// `size` alone decides; where it overflows fp32 inverse and the row are 0.
+/// y = round(round(weight) * round(x * inverse)), as transformers' LlamaRMSNorm, or, kRmsLate, round(weight *
+/// (x * inverse)). The sum of squares has a fixed order that `size` alone decides; where it overflows fp32
+/// inverse and the row are 0.
 void rms_norm(const RmsNormParams& params, Stream stream);
 void rms_norm_recompute(const RmsNormRecomputeParams& params, Stream stream);
 /// With n = x * inverse and g = dy * weight in fp32: dx = round(inverse * (g - n * mean(g * n))), plus the

@@ -46,7 +46,7 @@ class CausalLM {
 
     // Parts, for the loader, the adapters and the merge.
     std::vector<nn::Linear*> linears() { return stack_.linears(); }  ///< all but the output head
-    std::vector<nn::RmsNorm*> norms() { return stack_.norms(); }
+    std::vector<nn::Norm*> norms() { return stack_.norms(); }
     nn::Weight& embedding() { return embedding_; }
     const nn::Weight& embedding() const { return embedding_; }
     void set_embedding(nn::Weight weight, at::Tensor stored);

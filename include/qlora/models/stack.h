@@ -10,7 +10,7 @@
 #include "qlora/models/kv_cache.h"
 #include "qlora/models/token_batch.h"
 #include "qlora/nn/linear_group.h"
-#include "qlora/nn/rms_norm.h"
+#include "qlora/nn/norm.h"
 
 namespace qlora::models {
 
@@ -31,7 +31,7 @@ class Stack {
                        const at::Tensor& rows, std::span<KvCache* const> caches) const;
 
     std::vector<nn::Linear*> linears();  ///< in checkpoint order
-    std::vector<nn::RmsNorm*> norms();
+    std::vector<nn::Norm*> norms();
     std::vector<std::vector<nn::LinearGroup*>> groups();  ///< of each layer, as they run
     void to(at::Device device);
 
@@ -41,7 +41,7 @@ class Stack {
     /// One for each of DecoderSpec::ropes; none where no layer reads it.
     std::vector<std::unique_ptr<RotaryEmbedding>> ropes_;
     std::vector<Layer> layers_;
-    nn::RmsNorm norm_;
+    nn::Norm norm_;
 };
 
 }  // namespace qlora::models

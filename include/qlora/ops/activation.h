@@ -16,7 +16,7 @@ struct ActivationRule {
 };
 
 /// [T, size] of `entered` [T, 2 * size], gate first, or [T, size] where nothing is gated. The activation is
-/// rounded to the dtype before the product with up, as in transformers' MLPs. `into` as in rms_norm.h.
+/// rounded to the dtype before the product with up, as in transformers' MLPs. `into` as in norm.h.
 at::Tensor activate(const at::Tensor& entered, ActivationRule rule, const at::Tensor& into = {});
 
 struct ActivationGradient {

@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "qlora/ops/norm.h"
 #include "qlora/ops/projection.h"
 
 /// The autograd nodes of a decoder layer. Each keeps as little as backward can do with and recomputes what
@@ -10,12 +11,12 @@
 namespace qlora::ops {
 
 struct NormedProjection {
-    at::Tensor y;         ///< [T, sum of out] = project(rms_norm(hidden))
+    at::Tensor y;         ///< [T, sum of out] = project(norm(hidden))
     at::Tensor residual;  ///< `hidden` itself, for what follows: its gradient joins that of the norm
 };
 /// `pending`, if defined, is added to `hidden` first: on a device the norm's kernel does that on its way.
-NormedProjection norm_project(const at::Tensor& hidden, const at::Tensor& norm_weight, double eps,
-                              Projections projections, const at::Tensor& pending = {});
+NormedProjection norm_project(const at::Tensor& hidden, const Norm& norm, Projections projections,
+                              const at::Tensor& pending = {});
 
 /// residual + project(x), or project(x) alone where residual is undefined.
 at::Tensor project_residual(const at::Tensor& x, const at::Tensor& residual, Projections projections);

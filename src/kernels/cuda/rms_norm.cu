@@ -99,14 +99,16 @@ struct Norm {
     }
 
     /// Values `at` .. of a row of y.
-    static __device__ void write(const Piece<Elements>& x, float inverse, const float* weight, int64_t at,
-                                 int64_t left, void* y, int64_t row_begin) {
+    static __device__ void write(const Piece<Elements>& x, float inverse, const float* weight, NormKind kind,
+                                 int64_t at, int64_t left, void* y, int64_t row_begin) {
         float values[kPiece], scales[kPiece];
         unpack_piece(x, values);
         load_values<F32Elements, kVectors>(weight, at, left, scales);
 #pragma unroll
         for (int i = 0; i < kPiece; ++i) {
-            values[i] = Elements::rounded(scales[i]) * Elements::rounded(values[i] * inverse);
+            const float n = values[i] * inverse;
+            values[i] = kind == NormKind::kRmsLate ? scales[i] * n
+                                                   : Elements::rounded(scales[i]) * Elements::rounded(n);
         }
         store_values<Elements, kVectors>(y, row_begin + at, left, values);
     }
@@ -126,7 +128,7 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) norm_rows(RmsNormParams pa
         return Row::add(x, residual, params.sum, begin + at, params.size - at);
     };
     const auto write = [&](const Piece<Elements>& x, float inverse, int64_t at) {
-        Row::write(x, inverse, params.weight, at, params.size - at, params.y, y_begin);
+        Row::write(x, inverse, params.weight, params.kind, at, params.size - at, params.y, y_begin);
     };
 
     KeptPieces<Elements, Shape> kept;
@@ -164,7 +166,7 @@ __global__ void __launch_bounds__(kPieceThreads)
     const int64_t row = index / per_row, at = index % per_row * static_cast<int64_t>(kPiece);
     const int64_t left = params.size - at;
     const Piece<Elements> x = load_piece<Elements, kVectors>(params.x, row * params.size + at, left);
-    Norm<Elements, kVectors>::write(x, params.inverse[row], params.weight, at, left, params.y,
+    Norm<Elements, kVectors>::write(x, params.inverse[row], params.weight, params.kind, at, left, params.y,
                                     row * params.y_stride);
 }
 
@@ -235,6 +237,10 @@ __global__ void __launch_bounds__(Shape::kThreads, 1) norm_gradient_rows(RmsNorm
     });
 }
 
+void check_kind(NormKind kind) {
+    require(kind == NormKind::kRms || kind == NormKind::kRmsLate, "rms_norm: the norm is of another kind");
+}
+
 void check_sizes(int64_t rows, int64_t size) {
     require(rows >= 0 && size >= 1, "rms_norm: rows count from 0, sizes from 1");
 }
@@ -253,6 +259,7 @@ void check_alignment(std::initializer_list<const void*> elements, std::initializ
 }  // namespace
 
 void rms_norm(const RmsNormParams& params, Stream stream) {
+    check_kind(params.kind);
     check_sizes(params.rows, params.size);
     require(params.eps >= 0.0 && std::isfinite(params.eps), "rms_norm: eps is negative or not finite");
     require((params.residual == nullptr) == (params.sum == nullptr),
@@ -278,6 +285,7 @@ void rms_norm(const RmsNormParams& params, Stream stream) {
 }
 
 void rms_norm_recompute(const RmsNormRecomputeParams& params, Stream stream) {
+    check_kind(params.kind);
     check_sizes(params.rows, params.size);
     require(params.y_stride >= params.size, "rms_norm_recompute: rows of y that overlap");
     check_alignment({params.x, params.y}, {params.weight, params.inverse}, params.type);

@@ -11,7 +11,7 @@
 namespace qlora::models {
 namespace {
 
-std::optional<nn::RmsNorm> make_head_norm(const std::optional<spec::Norm>& norm) {
+std::optional<nn::Norm> make_head_norm(const std::optional<spec::Norm>& norm) {
     if (!norm) return std::nullopt;
     return make_norm(*norm);
 }
@@ -36,11 +36,11 @@ class AttentionBlock final : public Block {
 
     Stream forward(const Stream& stream, const LayerPass& pass) const override {
         std::optional<ops::HeadNorms> head_norms;
-        if (q_norm_) head_norms = {q_norm_->weight(), k_norm_->weight(), q_norm_->eps()};
+        if (q_norm_) head_norms = {q_norm_->used().weight, k_norm_->used().weight, q_norm_->used().eps};
         const ops::HeadNorms* norms = head_norms ? &*head_norms : nullptr;
         const ops::RopeTable table = rope_ ? pass.ropes.at(*rope_) : ops::RopeTable{};
-        auto [qkv, residual] = ops::norm_project(stream.value, pre_.weight(), pre_.eps(),
-                                                 entry_.projections(pass.context), stream.pending);
+        auto [qkv, residual] =
+            ops::norm_project(stream.value, pre_.used(), entry_.projections(pass.context), stream.pending);
         at::Tensor attended = pass.caches.empty()
                                   ? ops::rotary_attention(qkv, table, pass.offsets, shape_, norms)
                                   : attend_to_caches(ops::rotated(qkv, table, shape_, norms), pass);
@@ -61,8 +61,8 @@ class AttentionBlock final : public Block {
         out.push_back(&last_);
         return out;
     }
-    std::vector<nn::RmsNorm*> norms() override {
-        std::vector<nn::RmsNorm*> out{&pre_};
+    std::vector<nn::Norm*> norms() override {
+        std::vector<nn::Norm*> out{&pre_};
         if (q_norm_) out.push_back(&*q_norm_);
         if (k_norm_) out.push_back(&*k_norm_);
         return out;
@@ -87,10 +87,10 @@ class AttentionBlock final : public Block {
         return attended;
     }
 
-    nn::RmsNorm pre_;
+    nn::Norm pre_;
     std::vector<nn::Linear> first_;
     nn::Linear last_;
-    std::optional<nn::RmsNorm> q_norm_, k_norm_;
+    std::optional<nn::Norm> q_norm_, k_norm_;
     std::optional<std::size_t> rope_;  ///< in LayerPass::ropes; none: no token turns
     ops::AttentionShape shape_;
     nn::LinearGroup entry_, output_;  ///< they point to the linears

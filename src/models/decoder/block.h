@@ -11,7 +11,7 @@
 #include "qlora/models/kv_cache.h"
 #include "qlora/nn/forward_context.h"
 #include "qlora/nn/linear_group.h"
-#include "qlora/nn/rms_norm.h"
+#include "qlora/nn/norm.h"
 #include "qlora/ops/attention.h"
 #include "qlora/ops/rope.h"
 
@@ -45,7 +45,7 @@ class Block {
     virtual Stream forward(const Stream& stream, const LayerPass& pass) const = 0;
     /// In the order of the checkpoint.
     virtual std::vector<nn::Linear*> linears() = 0;
-    virtual std::vector<nn::RmsNorm*> norms() = 0;
+    virtual std::vector<nn::Norm*> norms() = 0;
     /// The linears as they run: those of the entry as one product, then the output.
     virtual std::vector<nn::LinearGroup*> groups() = 0;
 };
@@ -57,6 +57,6 @@ std::unique_ptr<Block> make_mlp_block(const spec::Norm& pre, const spec::Mlp& ml
 nn::Linear make_linear(const spec::Linear& linear);
 std::vector<nn::Linear> make_linears(const std::vector<spec::Linear>& linears);
 std::vector<nn::Linear*> pointers_to(std::vector<nn::Linear>& linears);
-nn::RmsNorm make_norm(const spec::Norm& norm);
+nn::Norm make_norm(const spec::Norm& norm);
 
 }  // namespace qlora::models

@@ -23,14 +23,14 @@ class MlpBlock final : public Block {
             // With whole layers recomputed, gradients are on in backward alone, where nothing reads the
             // values that leave the layer.
             const bool is_read = level != nn::Recomputation::kLayers || !ends_layer_;
-            return {.value =
-                        ops::mlp_residual(stream.settled(), pre_.weight(), pre_.eps(),
-                                          entry_.projections(pass.context), output_.projections(pass.context),
-                                          is_read ? ops::NodeOutput::kUsed : ops::NodeOutput::kGraphOnly),
-                    .pending = {}};
+            return {
+                .value = ops::mlp_residual(stream.settled(), pre_.used(), entry_.projections(pass.context),
+                                           output_.projections(pass.context),
+                                           is_read ? ops::NodeOutput::kUsed : ops::NodeOutput::kGraphOnly),
+                .pending = {}};
         }
-        const auto [gate_up, residual] = ops::norm_project(stream.value, pre_.weight(), pre_.eps(),
-                                                           entry_.projections(pass.context), stream.pending);
+        const auto [gate_up, residual] =
+            ops::norm_project(stream.value, pre_.used(), entry_.projections(pass.context), stream.pending);
         return {.value = ops::swiglu_project_residual(gate_up, residual, output_.projections(pass.context)),
                 .pending = {}};
     }
@@ -40,11 +40,11 @@ class MlpBlock final : public Block {
         out.push_back(&last_);
         return out;
     }
-    std::vector<nn::RmsNorm*> norms() override { return {&pre_}; }
+    std::vector<nn::Norm*> norms() override { return {&pre_}; }
     std::vector<nn::LinearGroup*> groups() override { return {&entry_, &output_}; }
 
   private:
-    nn::RmsNorm pre_;
+    nn::Norm pre_;
     std::vector<nn::Linear> first_;
     nn::Linear last_;
     bool ends_layer_;

@@ -50,8 +50,9 @@ std::vector<nn::Linear*> pointers_to(std::vector<nn::Linear>& linears) {
     return out;
 }
 
-nn::RmsNorm make_norm(const spec::Norm& norm) {
-    return nn::RmsNorm(norm.path, norm.size, norm.eps);
+nn::Norm make_norm(const spec::Norm& norm) {
+    return nn::Norm(norm.path, norm.size,
+                    {.eps = norm.eps, .kind = norm.kind, .bias = norm.bias, .offset = norm.offset});
 }
 
 Stack::Stack(const DecoderSpec& decoder, at::ScalarType compute_dtype)
@@ -103,11 +104,11 @@ std::vector<nn::Linear*> Stack::linears() {
     return out;
 }
 
-std::vector<nn::RmsNorm*> Stack::norms() {
-    std::vector<nn::RmsNorm*> out;
+std::vector<nn::Norm*> Stack::norms() {
+    std::vector<nn::Norm*> out;
     for (const Layer& layer : layers_) {
         for (const std::unique_ptr<Block>& block : layer) {
-            for (nn::RmsNorm* norm : block->norms()) out.push_back(norm);
+            for (nn::Norm* norm : block->norms()) out.push_back(norm);
         }
     }
     out.push_back(&norm_);
@@ -127,7 +128,7 @@ std::vector<std::vector<nn::LinearGroup*>> Stack::groups() {
 
 void Stack::to(at::Device device) {
     for (nn::Linear* linear : linears()) linear->to(device);
-    for (nn::RmsNorm* norm : norms()) norm->to(device);
+    for (nn::Norm* norm : norms()) norm->to(device);
     for (const std::unique_ptr<RotaryEmbedding>& rope : ropes_) {
         if (rope) rope->to(device);
     }

@@ -1,0 +1,64 @@
+#pragma once
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/Tensor.h>
+
+#include <string>
+#include <utility>
+
+#include "qlora/nn/move.h"
+#include "qlora/ops/norm.h"
+
+namespace qlora::nn {
+
+struct NormSettings {
+    double eps = 1e-6;
+    kernels::NormKind kind = kernels::NormKind::kRms;
+    bool bias = false;
+    bool offset = false;  ///< it multiplies with 1 + the stored weight
+};
+
+/// Norm of the last dimension with a learned scale, and for kLayer perhaps a bias.
+class Norm {
+  public:
+    Norm(std::string path, std::int64_t size, const NormSettings& settings)
+        : path_(std::move(path)), size_(size), settings_(settings) {}
+
+    const std::string& path() const { return path_; }
+    std::int64_t size() const { return size_; }
+    bool has_bias() const { return settings_.bias; }
+    /// As stored, in fp32: every stored dtype fits into it without rounding.
+    const at::Tensor& weight() const { return weight_; }
+    const at::Tensor& bias() const { return bias_; }
+    void set_weight(const at::Tensor& weight) {
+        weight_ = weight.to(at::kFloat);
+        if (settings_.offset) offset_weight_ = weight_ + 1;
+    }
+    void set_bias(const at::Tensor& bias) { bias_ = bias.to(at::kFloat); }
+    void train_whole_module() {
+        weight_ = weight_.clone().requires_grad_();
+        if (settings_.bias) bias_ = bias_.clone().requires_grad_();
+        offset_weight_.reset();
+    }
+
+    void to(at::Device device) {
+        for (at::Tensor* tensor : {&weight_, &bias_, &offset_weight_}) move_to(*tensor, device);
+    }
+
+    /// As it computes.
+    ops::Norm used() const {
+        at::Tensor weight = weight_;
+        if (settings_.offset) weight = offset_weight_.defined() ? offset_weight_ : weight_ + 1;
+        return {.kind = settings_.kind, .weight = std::move(weight), .bias = bias_, .eps = settings_.eps};
+    }
+    at::Tensor forward(const at::Tensor& x) const { return ops::normed(x, used()); }
+
+  private:
+    std::string path_;
+    std::int64_t size_;
+    NormSettings settings_;
+    at::Tensor weight_, bias_;
+    at::Tensor offset_weight_;  ///< 1 + a frozen weight; of a trained one it is made in each pass
+};
+
+}  // namespace qlora::nn
