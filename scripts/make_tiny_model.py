@@ -2,22 +2,33 @@
 """Makes a tiny random Hugging Face model folder with a tokenizer, for tests against the Python peers.
 
 Weights are scaled by their fan-in, norms and biases are not left at 1 and 0, so that every tensor shows in
-the logits.
+the logits. What has no flag is set by --config, with any key of the type's config.json:
+  make_tiny_model.py models/tiny-gemma2 --model-type gemma2 --config sliding_window=16
+  make_tiny_model.py models/tiny-gemma3 --model-type gemma3 --config text_config.sliding_window=16
 Needs torch, transformers and tokenizers (scripts/setup.sh --tests). The same options give the same bytes.
 """
 
 import argparse
 import dataclasses
+import functools
 import json
 import math
 import shutil
 import sys
+import tempfile
 from pathlib import Path
+
+from tiny_model_config import (
+    MODEL_TYPES,
+    ROPE_TYPES,
+    TinyModel,
+    auto_class,
+    check,
+    transformers_config,
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 CORPUS = ROOT / "data" / "wordnet_train.jsonl"
-MODEL_TYPES = ("llama", "ministral", "mistral", "phi3", "qwen2", "qwen3", "smollm3")
-ROPE_TYPES = ("default", "linear", "llama3")
 CONTROL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>")
 CHATML = (
     "{% for message in messages %}{{ '<|im_start|>' + message['role'] + '\\n' + message['content'] + "
@@ -26,128 +37,31 @@ CHATML = (
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class TinyModel:
-    """What to make; the fields are the command's flags."""
-
-    model_type: str = "llama"
-    hidden: int = 64
-    layers: int = 2
-    heads: int = 4
-    kv_heads: int = 2
-    head_dim: int | None = None  # hidden / heads
-    intermediate: int | None = None  # 3 * hidden - 8, so that it is no power of two
-    vocab: int = 512
-    max_positions: int = 512
-    tie: bool = False
-    bias: bool = False  # llama: attention and MLP; qwen3: attention; qwen2 has q, k, v biases in any case
-    rope: str = "default"
-    rope_theta: float = 10000.0
-    sliding_window: int | None = None
-    seed: int = 0
-    dtype: str = "float32"
-    max_shard_size: str = "5GB"
-    old_config: bool = False  # write rope_theta, rope_scaling and torch_dtype as transformers 4 did
-    tokenizer: str | None = None  # folder to copy the tokenizer from; else a small BPE is trained
-
-
-def check(options):
-    """Refuses what the model type cannot express: an ignored flag would make a test prove nothing."""
-    faults = []
-    if options.model_type not in MODEL_TYPES:
-        faults.append(f"model type {options.model_type!r} is not one of {', '.join(MODEL_TYPES)}")
-    if options.rope not in ROPE_TYPES:
-        faults.append(f"rope {options.rope!r} is not one of {', '.join(ROPE_TYPES)}")
-    if options.bias and options.model_type in ("ministral", "mistral", "phi3"):
-        faults.append(f"{options.model_type} has no biases")
-    if options.model_type == "phi3" and (options.head_dim is not None or options.rope != "default"):
-        faults.append("phi3 has heads of hidden / heads and rope default")
-    if options.sliding_window and options.model_type == "llama":
-        faults.append("llama has no sliding window")
-    if options.heads % options.kv_heads:
-        faults.append(f"{options.heads} heads cannot share {options.kv_heads} key-value heads")
-    if options.head_dim is None and options.hidden % options.heads:
-        faults.append(f"hidden {options.hidden} is not a multiple of {options.heads} heads; give --head-dim")
-    if faults:
-        raise ValueError("; ".join(faults))
-
-
-def rope_parameters(options):
-    parameters = {"rope_type": options.rope, "rope_theta": options.rope_theta}
-    if options.rope == "linear":
-        parameters["factor"] = 2.0
-    if options.rope == "llama3":
-        parameters |= {
-            "factor": 8.0,
-            "low_freq_factor": 1.0,
-            "high_freq_factor": 4.0,
-            "original_max_position_embeddings": options.max_positions // 4,
-        }
-    return parameters
-
-
-def transformers_config(options, vocab):
-    from transformers import AutoConfig
-
-    values = {
-        "vocab_size": vocab,
-        "hidden_size": options.hidden,
-        "intermediate_size": options.intermediate or 3 * options.hidden - 8,
-        "num_hidden_layers": options.layers,
-        "num_attention_heads": options.heads,
-        "num_key_value_heads": options.kv_heads,
-        "head_dim": options.head_dim or options.hidden // options.heads,
-        "max_position_embeddings": options.max_positions,
-        "tie_word_embeddings": options.tie,
-        "rope_parameters": rope_parameters(options),
-    }
-    if options.model_type in ("llama", "qwen3", "smollm3"):
-        values["attention_bias"] = options.bias
-    if options.model_type in ("llama", "smollm3"):
-        values["mlp_bias"] = options.bias
-    if options.model_type in ("phi3", "smollm3"):
-        values["pad_token_id"] = None  # the default is beyond a small vocabulary
-    if options.model_type == "smollm3":
-        # Each second layer knows no positions, and has the window.
-        values |= {
-            "no_rope_layer_interval": 2,
-            "sliding_window": options.sliding_window,
-            "use_sliding_window": options.sliding_window is not None,
-        }
-    if options.model_type == "ministral" and options.sliding_window:
-        # Both kinds of layers in one model.
-        kinds = ("sliding_attention", "full_attention")
-        values["layer_types"] = [kinds[layer % 2] for layer in range(options.layers)]
-    if options.model_type in ("ministral", "mistral", "phi3"):
-        values["sliding_window"] = options.sliding_window
-    if options.model_type in ("qwen2", "qwen3"):
-        # The first layer stays full attention, so that both kinds are in one model.
-        values |= {
-            "sliding_window": options.sliding_window,
-            "use_sliding_window": options.sliding_window is not None,
-            "max_window_layers": min(1, options.layers - 1),
-        }
-    return AutoConfig.for_model(options.model_type, **values)
-
-
 def fill(model, seed):
-    """Random weights: logits of deviation about 2, norm weights in 0.5..1.5, biases of deviation 0.1."""
+    """Random weights: logits of deviation about 2, factors of norms in 0.5..1.5, biases of deviation 0.1."""
     import torch
+    from transformers.pytorch_utils import Conv1D
 
     generator = torch.Generator().manual_seed(seed)
+    outer = {id(part.weight) for part in (model.get_input_embeddings(), model.get_output_embeddings())}
+    in_columns = {id(module.weight) for module in model.modules() if isinstance(module, Conv1D)}
     with torch.no_grad():
         for name, parameter in sorted(model.named_parameters()):
-            if parameter.dim() == 1 and "norm" in name:
-                parameter.uniform_(0.5, 1.5, generator=generator)
-            elif parameter.dim() == 1:
+            if name.endswith("bias"):
                 parameter.normal_(0.0, 0.1, generator=generator)
+            elif (parameter == 1).all():
+                parameter.uniform_(0.5, 1.5, generator=generator)
+            elif parameter.dim() == 1:  # 1 + this is what multiplies
+                parameter.uniform_(-0.5, 0.5, generator=generator)
             else:
-                gain = 2.0 if "embed_tokens" in name or "lm_head" in name else 1.0
-                parameter.normal_(0.0, gain / math.sqrt(parameter.shape[-1]), generator=generator)
+                gain = 2.0 if id(parameter) in outer else 1.0
+                fan_in = parameter.shape[0 if id(parameter) in in_columns else -1]
+                parameter.normal_(0.0, gain / math.sqrt(fan_in), generator=generator)
 
 
-def train_tokenizer(vocab, output):
-    """A byte-level BPE of `vocab` tokens, trained on the WordNet rows, with ChatML's tokens and template."""
+@functools.lru_cache
+def trained_tokenizer(vocab):
+    """A byte-level BPE of `vocab` tokens, trained on the WordNet rows, with ChatML's tokens: the file's text."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -163,7 +77,14 @@ def train_tokenizer(vocab, output):
     tokenizer.train_from_iterator(
         (message["content"] for row in rows for message in row["messages"]), trainer
     )
-    tokenizer.save(str(output / "tokenizer.json"))
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save(f"{folder}/tokenizer.json")
+        return Path(folder, "tokenizer.json").read_text(encoding="utf-8")
+
+
+def train_tokenizer(vocab, output):
+    """The tokenizer's files, with ChatML's template."""
+    (output / "tokenizer.json").write_text(trained_tokenizer(vocab), encoding="utf-8")
     end_of_text, start, end = CONTROL_TOKENS
     (output / "tokenizer_config.json").write_text(
         json.dumps(
@@ -204,19 +125,68 @@ def copy_tokenizer(source, output):
         shutil.copyfile(source / name, output / name)
 
 
-def to_old_config(path):
-    config = json.loads(path.read_text(encoding="utf-8"))
-    rope = config.pop("rope_parameters")
-    config["rope_theta"] = rope.pop("rope_theta")
-    config["rope_scaling"] = None if rope["rope_type"] == "default" else rope
-    config["torch_dtype"] = config.pop("dtype")
-    path.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+def to_old_config(config):
+    """As transformers 4 spelled it."""
+    if "text_config" in config:
+        to_old_config(config["text_config"])
+    rope = config.pop("rope_parameters", None)
+    if rope and "full_attention" in rope:
+        config["rope_local_base_freq"] = rope["sliding_attention"]["rope_theta"]
+        rope = rope["full_attention"]
+    if rope:
+        names = {"rope_theta": "rope_theta", "partial_rotary_factor": "partial_rotary_factor"}
+        if config["model_type"] == "gpt_neox":
+            names = {"rope_theta": "rotary_emb_base", "partial_rotary_factor": "rotary_pct"}
+        config |= {names[key]: rope.pop(key) for key in names if key in rope}
+        config["rope_scaling"] = None if rope["rope_type"] == "default" else rope
+    if "dtype" in config:
+        config["torch_dtype"] = config.pop("dtype")
+
+
+def within(config, key):
+    """The object that holds the dotted `key`, and the key's last part."""
+    *outer, last = key.split(".")
+    for part in outer:
+        config = config.setdefault(part, {})
+    return config, last
+
+
+def without_defaults(config):
+    """What differs from the values of transformers' class for the type."""
+    from transformers import AutoConfig
+
+    defaults = AutoConfig.for_model(config["model_type"]).to_dict()
+    kept = {}
+    for key, value in config.items():
+        if isinstance(value, dict) and "model_type" in value:
+            kept[key] = without_defaults(value)
+        elif key == "model_type" or key not in defaults or value != defaults[key]:
+            kept[key] = value
+    return kept
+
+
+def rewrite_config(file, options):
+    """Puts the old spelling, the keys of `config` and what is left out into config.json."""
+    if not (options.old_config or options.config or options.drop or options.bare):
+        return
+    config = json.loads(file.read_text(encoding="utf-8"))
+    if options.bare:
+        config = without_defaults(config)
+    if options.old_config:
+        to_old_config(config)
+    for key in options.drop:
+        holder, last = within(config, key)
+        holder.pop(last, None)
+    for key, value in options.config.items():
+        holder, last = within(config, key)
+        holder[last] = value
+    file.write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
 
 
 def make_tiny_model(output, options=TinyModel()):
     """Writes the folder `output` and returns it."""
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoConfig, AutoTokenizer
 
     check(options)
     output = Path(output)
@@ -227,19 +197,41 @@ def make_tiny_model(output, options=TinyModel()):
         train_tokenizer(options.vocab, output)
     tokenizer = AutoTokenizer.from_pretrained(output)
     config = transformers_config(options, max(options.vocab, len(tokenizer)))
-    config.bos_token_id, config.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
-    config.pad_token_id = tokenizer.pad_token_id
-    model = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    for part in {id(part): part for part in (config, config.get_text_config())}.values():
+        part.bos_token_id, part.eos_token_id = tokenizer.bos_token_id, tokenizer.eos_token_id
+        part.pad_token_id = tokenizer.pad_token_id
+    config.save_pretrained(output)
+    rewrite_config(output / "config.json", options)  # the model is what transformers makes of that file
+    config = AutoConfig.from_pretrained(output)
+    model = auto_class(options.model_type).from_config(config, dtype=torch.float32)
     fill(model, options.seed)
     model.to(getattr(torch, options.dtype)).save_pretrained(output, max_shard_size=options.max_shard_size)
-    if options.old_config:
-        to_old_config(output / "config.json")
+    rewrite_config(output / "config.json", options)
     return output
+
+
+def setting(text):
+    """KEY=VALUE; the value is JSON, or a text without quotes."""
+    key, equals, value = text.partition("=")
+    if not key or not equals:
+        raise argparse.ArgumentTypeError(f"{text!r} is not KEY=VALUE")
+    try:
+        return key, json.loads(value)
+    except json.JSONDecodeError:
+        return key, value
 
 
 def add_flags(parser):
     for field in dataclasses.fields(TinyModel):
         flag = "--" + field.name.replace("_", "-")
+        if field.name == "config":
+            words = "any key of config.json, dots between nested ones; may be repeated"
+            parser.add_argument(flag, action="append", type=setting, default=[], metavar="KEY=VALUE", help=words)
+            continue
+        if field.name == "drop":
+            words = "a key that config.json does not have; may be repeated"
+            parser.add_argument(flag, action="append", default=[], metavar="KEY", help=words)
+            continue
         if field.type in (bool, "bool"):
             parser.add_argument(flag, action="store_true")
             continue
@@ -263,6 +255,7 @@ def main():
     add_flags(parser)
     arguments = vars(parser.parse_args())
     output = arguments.pop("output")
+    arguments |= {"config": dict(arguments["config"]), "drop": tuple(arguments["drop"])}
     try:
         make_tiny_model(output, TinyModel(**arguments))
     except (ValueError, OSError) as error:

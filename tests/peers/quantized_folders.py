@@ -1,16 +1,18 @@
 """Checkpoints stored in 4 bits, made once for each file of tests, and what is read out of them."""
 
 import json
+import shutil
 import subprocess
 
 import numpy as np
 import pytest
 import torch
+from make_tiny_model import auto_class
 from peft_loop import qlora_train
 from safetensors.torch import load_file
 from test_model_parity import probe, sequences
 from test_nf4 import NF4
-from transformers import AutoModelForCausalLM
+from transformers import BitsAndBytesConfig
 
 import bitsandbytes.functional as bnb
 
@@ -94,7 +96,8 @@ def quantized(bin_dir, tiny_model, tmp_path_factory):
 
 
 def load_strictly(folder):
-    model, info = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, output_loading_info=True)
+    model, info = auto_class(config_of(folder)["model_type"]).from_pretrained(
+        folder, dtype=torch.float32, output_loading_info=True)
     assert not any(info[kind] for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")), info
     # transformers leaves dense tensors of a stored 4-bit model in the file's dtype, whatever dtype is asked for.
     for parameter in model.parameters():
@@ -117,6 +120,15 @@ def multiply_dequantized(model):
     for module in model.modules():
         if type(module).__name__ == "Linear4bit":
             module.forward = exact(module)
+
+
+def save_with_bitsandbytes(folder, output, dtype=torch.float32, **settings):
+    settings = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", **settings)
+    model = auto_class(config_of(folder)["model_type"]).from_pretrained(folder, dtype=dtype, quantization_config=settings)
+    model.save_pretrained(output, max_shard_size="100KB")
+    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+        shutil.copy(folder / name, output)
+    return output
 
 
 def logits_of(model):

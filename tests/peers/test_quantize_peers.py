@@ -20,12 +20,12 @@ from quantized_folders import (
     logits_of,
     probe_quantized,
     quantized,
+    save_with_bitsandbytes,
     state_of,
     tensors_of,
 )
 from safetensors.torch import save_file
 from test_model_parity import close_to_largest
-from transformers import AutoModelForCausalLM, BitsAndBytesConfig
 
 import bitsandbytes.functional as bnb
 
@@ -66,15 +66,6 @@ SAVED = {
     "storage-fp32": {"bnb_4bit_quant_storage": torch.float32},
     "skips": {"llm_int8_skip_modules": ["lm_head", "model.layers.0.mlp", "v_proj"]},
 }
-
-
-def save_with_bitsandbytes(folder, output, dtype=torch.float32, **settings):
-    config = BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", **settings)
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype, quantization_config=config)
-    model.save_pretrained(output, max_shard_size="100KB")
-    for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
-        shutil.copy(folder / name, output)
-    return output
 
 
 @pytest.mark.parametrize("case", SAVED)

@@ -1,12 +1,15 @@
 // model_probe REQUEST.json OUTPUT.safetensors: what the tests need to see of a model. The request holds
 //   model: folder; quantization: section or absent (dense); compute_dtype; peft: section or absent; adapter:
 //   folder; sequences: [[ids]]; supervised: [[0/1]]; gradients: bool; recomputation: none, mlp or layers;
-//   dropout_step: int; states: bool
+//   dropout_step: int; states: bool; cached: bool
 // and the output: logits [T, V], loss (sum), "grad.KEY", "param.KEY", with states "dequantized.NAME" and the
-// codes.
+// codes, with cached "cached_logits", those of a pass over each sequence's first half and of one a token.
+// A request may be a list of such ones, each with a "name": "NAME/" stands before the keys of each, and one
+// that fails is told on stderr and puts nothing out.
 
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/scalar_tensor.h>
 #include <iostream>
 
@@ -37,30 +40,7 @@ qlora::nn::Recomputation recomputation_of(const std::string& name) {
     throw qlora::ConfigError("recomputation: " + name);
 }
 
-int run(const std::string& request_file, const std::string& output_file) {
-    const Json request = qlora::read_json_file(request_file);
-    const std::filesystem::path folder = request.at("model").get<std::string>();
-    qlora::models::LoadOptions options;
-    options.quantization.load_in_4bit = false;
-    if (request.contains("quantization")) {
-        options.quantization = read_section<qlora::quant::QuantConfig>(request, "quantization");
-    }
-    options.compute_dtype =
-        request.value("compute_dtype", "float32") == "bfloat16" ? at::kBFloat16 : at::kFloat;
-    const qlora::io::Checkpoint checkpoint(folder);
-    const auto model =
-        qlora::models::load_base(checkpoint, qlora::models::load_decoder_spec(folder), options);
-
-    qlora::adapters::Adaptation adaptation;
-    if (request.contains("adapter")) {
-        const std::string adapter = request.at("adapter").get<std::string>();
-        adaptation = qlora::adapters::inject(*model, qlora::adapters::load_adapter_config(adapter), 1);
-        qlora::adapters::load_adapter_weights(adapter, adaptation);
-    } else if (request.contains("peft")) {
-        adaptation = qlora::adapters::inject(
-            *model, read_section<qlora::adapters::LoraConfig>(request, "peft"), request.value("seed", 1));
-    }
-
+std::vector<qlora::data::Example> read_examples(const Json& request) {
     std::vector<qlora::data::Example> examples;
     for (std::size_t i = 0; i < request.at("sequences").size(); ++i) {
         qlora::data::Example example;
@@ -72,6 +52,92 @@ int run(const std::string& request_file, const std::string& output_file) {
         }
         examples.push_back(std::move(example));
     }
+    return examples;
+}
+
+qlora::adapters::Adaptation adapt(qlora::models::CausalLM& model, const Json& request) {
+    if (request.contains("adapter")) {
+        const std::string adapter = request.at("adapter").get<std::string>();
+        auto adaptation = qlora::adapters::inject(model, qlora::adapters::load_adapter_config(adapter), 1);
+        qlora::adapters::load_adapter_weights(adapter, adaptation);
+        return adaptation;
+    }
+    if (!request.contains("peft")) return {};
+    return qlora::adapters::inject(model, read_section<qlora::adapters::LoraConfig>(request, "peft"),
+                                   request.value("seed", 1));
+}
+
+using Tensors = std::vector<qlora::nn::TrainableParameter>;
+
+/// What the linears multiply with, and how it is stored.
+void put_states(qlora::models::CausalLM& model, Tensors& out) {
+    for (qlora::nn::Linear* linear : model.linears()) {
+        const std::string name = linear->path() + ".weight";
+        out.push_back({"dequantized." + name, linear->weight().dense()});
+        if (!linear->weight().is_quantized()) continue;
+        const auto& state = linear->weight().quantized();
+        out.push_back({"codes." + name, state.codes});
+        out.push_back({"absmax." + name, state.absmax});
+        if (!state.double_quantized()) continue;
+        out.push_back({"nested_absmax." + name, state.nested_absmax});
+        out.push_back({"nested_offset." + name, at::scalar_tensor(state.nested_offset, at::kFloat)});
+    }
+}
+
+/// Logits [T, V] as generation sees them: each sequence's first half in one pass, then one token at a time,
+/// the sequences that are not at their end together.
+at::Tensor cached_logits(const qlora::models::CausalLM& model,
+                         const std::vector<qlora::data::Example>& examples) {
+    std::vector<qlora::models::KvCache> caches(examples.size(),
+                                               qlora::models::KvCache(model.spec().layers.size()));
+    std::vector<std::vector<at::Tensor>> logits(examples.size());
+    for (bool first = true;; first = false) {
+        std::vector<std::int64_t> ids, positions, offsets{0};
+        std::vector<std::size_t> going;
+        std::vector<qlora::models::KvCache*> active;
+        for (std::size_t i = 0; i < examples.size(); ++i) {
+            const std::int64_t seen = caches[i].length(), tokens = examples[i].tokens();
+            if (seen == tokens) continue;
+            const std::int64_t end = first ? (tokens + 1) / 2 : seen + 1;
+            for (std::int64_t at = seen; at < end; ++at) {
+                ids.push_back(examples[i].ids[static_cast<std::size_t>(at)]);
+                positions.push_back(at);
+            }
+            offsets.push_back(static_cast<std::int64_t>(ids.size()));
+            going.push_back(i);
+            active.push_back(&caches[i]);
+        }
+        if (going.empty()) break;
+        const auto batch = qlora::models::upload(
+            {.ids = ids, .positions = positions, .offsets = offsets, .rows = {}, .targets = {}},
+            model.device());
+        const at::Tensor found = model.logits(model.forward(batch, {}, {}, active));
+        for (std::size_t k = 0; k < going.size(); ++k) {
+            const std::int64_t count = offsets[k + 1] - offsets[k];
+            logits[going[k]].push_back(found.narrow(0, offsets[k], count));
+            active[k]->advance(count);
+        }
+    }
+    std::vector<at::Tensor> all;
+    for (const auto& sequence : logits) all.insert(all.end(), sequence.begin(), sequence.end());
+    return at::cat(all);
+}
+
+Tensors answer(const Json& request) {
+    const std::filesystem::path folder = request.at("model").get<std::string>();
+    qlora::models::LoadOptions options;
+    options.quantization.load_in_4bit = false;
+    if (request.contains("quantization")) {
+        options.quantization = read_section<qlora::quant::QuantConfig>(request, "quantization");
+    }
+    options.compute_dtype =
+        request.value("compute_dtype", "float32") == "bfloat16" ? at::kBFloat16 : at::kFloat;
+    const qlora::io::Checkpoint checkpoint(folder);
+    const auto model =
+        qlora::models::load_base(checkpoint, qlora::models::load_decoder_spec(folder), options);
+    const qlora::adapters::Adaptation adaptation = adapt(*model, request);
+
+    const std::vector<qlora::data::Example> examples = read_examples(request);
     std::vector<const qlora::data::Example*> pointers;
     for (const auto& example : examples) pointers.push_back(&example);
     const qlora::data::Batch batch = qlora::data::collate(pointers);
@@ -81,7 +147,7 @@ int run(const std::string& request_file, const std::string& output_file) {
         .recomputation = recomputation_of(request.value("recomputation", "none")),
         .seed = request.value("seed", std::uint64_t{1}),
         .micro_step = request.value("dropout_step", std::uint32_t{0})};
-    std::vector<qlora::nn::TrainableParameter> out;
+    Tensors out;
     const bool gradients = request.value("gradients", false);
     const at::AutoGradMode mode(gradients);
     const qlora::models::TokenBatch there = qlora::eval::token_batch(batch, model->device());
@@ -99,24 +165,31 @@ int run(const std::string& request_file, const std::string& output_file) {
     out.push_back({"loss", loss});
     for (const auto& parameter : adaptation.parameters)
         out.push_back({"param." + parameter.key, parameter.tensor});
-    if (request.value("states", false)) {
-        for (qlora::nn::Linear* linear : model->linears()) {
-            const std::string name = linear->path() + ".weight";
-            out.push_back({"dequantized." + name, linear->weight().dense()});
-            if (!linear->weight().is_quantized()) continue;
-            const auto& state = linear->weight().quantized();
-            out.push_back({"codes." + name, state.codes});
-            out.push_back({"absmax." + name, state.absmax});
-            if (!state.double_quantized()) continue;
-            out.push_back({"nested_absmax." + name, state.nested_absmax});
-            out.push_back({"nested_offset." + name, at::scalar_tensor(state.nested_offset, at::kFloat)});
-        }
-    }
-    qlora::adapters::save_tensors(output_file, out, {});
+    if (request.value("states", false)) put_states(*model, out);
+    if (request.value("cached", false)) out.push_back({"cached_logits", cached_logits(*model, examples)});
     if (request.contains("save_adapter")) {
         qlora::adapters::save_adapter(request.at("save_adapter").get<std::string>(), adaptation,
                                       folder.string(), {});
     }
+    return out;
+}
+
+int run(const std::string& request_file, const std::string& output_file) {
+    const Json request = qlora::read_json_file(request_file);
+    if (!request.is_array()) {
+        qlora::adapters::save_tensors(output_file, answer(request), {});
+        return 0;
+    }
+    Tensors out;
+    for (const Json& one : request) {
+        const std::string name = one.at("name").get<std::string>();
+        try {
+            for (const auto& found : answer(one)) out.push_back({name + "/" + found.key, found.tensor});
+        } catch (const qlora::Error& error) {
+            std::cerr << name << ": " << error.what() << '\n';
+        }
+    }
+    qlora::adapters::save_tensors(output_file, out, {});
     return 0;
 }
 
