@@ -4,6 +4,7 @@
 
 #include "if_defined.h"
 #include "norm_saved.h"
+#include "projection_parts.h"
 #include "projections_holder.h"
 #include "qlora/ops/activation.h"
 
@@ -16,14 +17,6 @@ using torch::autograd::variable_list;
 
 constexpr const char* kGateUp = "gate_up";
 constexpr const char* kDown = "down";
-
-/// The same with the stacked weights made now, for two products.
-Projections with_weights_made(Projections projections) {
-    if (projections.stacked) {
-        projections.stacked = [made = projections.stacked()] { return made; };
-    }
-    return projections;
-}
 
 /// The output of gate_up [T, 2 * intermediate]; the normed rows are gone when it returns.
 at::Tensor inner_values(const Projections& gate_up, const at::Tensor& hidden, const Norm& norm) {

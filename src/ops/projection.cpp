@@ -119,6 +119,13 @@ at::Tensor stored_product(const Projections& projections, const at::Tensor& x) {
     return products.size() == 1 ? products.front() : at::cat(products, 1);
 }
 
+Projections with_weights_made(Projections projections) {
+    if (projections.stacked) {
+        projections.stacked = [made = projections.stacked()] { return made; };
+    }
+    return projections;
+}
+
 std::int64_t Projection::out_features() const {
     return trained_weight.defined() ? trained_weight.size(0) : weight->out_features();
 }

@@ -18,4 +18,7 @@ void for_each_part(const Projections& projections, F&& f) {
 /// x W^T of all parts from their stored weights; undefined unless every part can and x is short enough.
 at::Tensor stored_product(const Projections& projections, const at::Tensor& x);
 
+/// The same with the stacked weights made now, for two products.
+Projections with_weights_made(Projections projections);
+
 }  // namespace qlora::ops
