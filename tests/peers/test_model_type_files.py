@@ -5,12 +5,14 @@ weights 1e-4, as in test_quantize_peers.py.
 """
 
 import functools
+import shutil
 
 import pytest
 import torch
 from model_case import VISION, case_of, names_of, probe_all
 from quantized_folders import load_strictly, quantize, save_with_bitsandbytes, tensors_of
-from test_model_parity import close_to_largest
+from safetensors.torch import save_file
+from test_model_parity import close_to_largest, peer
 
 NAMES = names_of(1)
 
@@ -59,3 +61,24 @@ def test_our_4bit_folder_holds_the_tensors_of_bitsandbytes(name, in_4bit):
 def test_a_4bit_folder_gives_transformers_logits(name, whose, case_of, in_4bit):
     folders, answers = in_4bit(name)
     close_to_largest(answers(whose)["logits"], case_of(name).logits_of(load_strictly(folders[whose])), 1e-4)
+
+
+# Type -> the beginning that a decoder saved without its head lacks, and tensors that its releases hold and that are made
+# anew when a model is loaded.
+RELEASED = {
+    "gpt2-plain": ("transformer.", {"h.0.attn.bias": torch.ones(1, 1, 8, 8), "h.1.attn.masked_bias": torch.tensor(-1e4)}),
+    "gpt_neox-plain": ("", {"gpt_neox.layers.0.attention.bias": torch.ones(1, 1, 8, 8),
+                            "gpt_neox.layers.0.attention.masked_bias": torch.tensor(-1e9),
+                            "gpt_neox.layers.1.attention.rotary_emb.inv_freq": torch.ones(2)}),
+}
+
+
+@pytest.mark.parametrize("name", [name for name in RELEASED if name in NAMES])
+def test_the_names_of_released_files_give_the_same_logits(name, case_of, bin_dir, tmp_path):
+    case, (beginning, more) = case_of(name), RELEASED[name]
+    folder = shutil.copytree(case.folder, tmp_path / "model")
+    tensors = {key.removeprefix(beginning): value for key, value in tensors_of(folder).items()} | more
+    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    assert torch.equal(case.logits_of(peer(folder)), case.logits)
+    answers = probe_all(bin_dir, tmp_path / "probe", [{"name": "released", "model": str(folder), "sequences": case.ids}])
+    assert torch.equal(answers("released")["logits"], case.probed("plain")["logits"])

@@ -1,6 +1,6 @@
 """Twenty steps of qlora-train against transformers + peft for one model of each family, as test_training_parity.py does for
-whole runs: the same rows, adapter and quantized weights; every loss within 1e-3. An ordinary run takes one NF4 and one dense
-base, QLORA_FULL=1 both of every family.
+whole runs: the same rows, adapter and quantized weights, its bounds for tiny models. An ordinary run takes one NF4 and one
+dense base, QLORA_FULL=1 both of every family.
 """
 
 import pytest
@@ -33,4 +33,4 @@ def test_twenty_losses_are_those_of_transformers_and_peft(family, base, root, ti
     adapter = seeded_adapter(model, tmp_path / "start", r=4, lora_alpha=8, target_modules=targets)
     result = compare_run(bin_dir, tmp_path, folder, model, adapter, short_rows(root, tmp_path, 60),
                          {**TRAINING, "learning_rate": 5e-3}, quantization, capsys, template="chatml")
-    hold(result, {**TINY_FP32, "loss": 1e-3})
+    hold(result, TINY_FP32)
