@@ -1,6 +1,7 @@
 #include "qlora/models/decoder_spec.h"
 
 #include <algorithm>
+#include <set>
 
 #include "architectures/registry.h"
 #include "qlora/core/error.h"
@@ -63,6 +64,17 @@ std::vector<const spec::Linear*> DecoderSpec::linears() const {
     return out;
 }
 
+std::vector<std::size_t> DecoderSpec::used_ropes() const {
+    std::set<std::size_t> out;
+    for (const spec::Layer& layer : layers) {
+        for (const spec::Branch& branch : layer.branches) {
+            const auto* attention = std::get_if<spec::Attention>(&branch.block);
+            if (attention != nullptr && attention->rope) out.insert(*attention->rope);
+        }
+    }
+    return {out.begin(), out.end()};
+}
+
 std::vector<const spec::Norm*> DecoderSpec::norms() const {
     std::vector<const spec::Norm*> out;
     for (const spec::Layer& layer : layers) {
@@ -114,12 +126,38 @@ void log_passed_over(const DecoderSpec& decoder) {
 }
 
 std::int64_t trained_positions(const DecoderSpec& decoder) {
-    if (decoder.ropes[0].frequencies.type != RopeType::kLlama3) return decoder.max_position_embeddings;
-    const double stretched =
-        decoder.ropes[0].frequencies.factor *
-        static_cast<double>(decoder.ropes[0].frequencies.original_max_position_embeddings);
-    return std::max(decoder.max_position_embeddings,
-                    static_cast<std::int64_t>(std::min(stretched, static_cast<double>(kLargestSize))));
+    std::int64_t out = decoder.max_position_embeddings;
+    for (const std::size_t place : decoder.used_ropes()) {
+        const RopeConfig& rope = decoder.ropes.at(place).frequencies;
+        if (rope.type != RopeType::kLlama3 && rope.type != RopeType::kYarn &&
+            rope.type != RopeType::kLongrope)
+            continue;
+        const double stretched = rope.factor * static_cast<double>(rope.original_max_position_embeddings);
+        out =
+            std::max(out, static_cast<std::int64_t>(std::min(stretched, static_cast<double>(kLargestSize))));
+    }
+    return out;
+}
+
+std::optional<PositionLimit> position_limit(const DecoderSpec& decoder) {
+    std::optional<PositionLimit> out;
+    if (!decoder.positions.empty()) {
+        out = {decoder.max_position_embeddings,
+               "its positions are learned, and it has none beyond max_position_embeddings"};
+    }
+    for (const std::size_t place : decoder.used_ropes()) {
+        const RopeConfig& rope = decoder.ropes.at(place).frequencies;
+        if (rope.most_positions > 0 && (!out || rope.most_positions < out->tokens))
+            out = {rope.most_positions, rope.beyond};
+    }
+    return out;
+}
+
+std::size_t long_ropes(const DecoderSpec& decoder, std::int64_t tokens) {
+    const std::vector<std::size_t> used = decoder.used_ropes();
+    return static_cast<std::size_t>(std::count_if(used.begin(), used.end(), [&](std::size_t place) {
+        return decoder.ropes.at(place).frequencies.turns_long(tokens);
+    }));
 }
 
 DecoderSpec load_decoder_spec(const std::filesystem::path& folder) {

@@ -8,9 +8,11 @@
 
 namespace qlora::ops {
 
-RopeTable rope_table(const at::Tensor& positions, const at::Tensor& inverse_frequency, at::ScalarType dtype) {
-    const at::Tensor angles = positions.to(at::kFloat).unsqueeze(1) * inverse_frequency.unsqueeze(0);
-    return {.cos = angles.cos().to(dtype), .sin = angles.sin().to(dtype)};
+RopeTable rope_table(const at::Tensor& positions, const at::Tensor& inverse_frequency, at::ScalarType dtype,
+                     double factor) {
+    const at::Tensor angles = positions.to(at::kFloat).unsqueeze(1) * inverse_frequency;
+    if (factor == 1.0) return {.cos = angles.cos().to(dtype), .sin = angles.sin().to(dtype)};
+    return {.cos = (angles.cos() * factor).to(dtype), .sin = (angles.sin() * factor).to(dtype)};
 }
 
 void rope_(at::Tensor& x, std::int64_t heads, std::int64_t head_dim, const RopeTable& table,

@@ -203,5 +203,77 @@ TEST(RotaryEmbeddings, each_layer_turns_by_its_own) {
     EXPECT_FALSE(one.equal(states({10000.0}, 0, 0)));
 }
 
+/// A llama with longrope: sequences of more than 20 tokens turn by other frequencies than shorter ones.
+std::unique_ptr<CausalLM> with_longrope(bool only_short = false) {
+    return load_changed({}, [&](DecoderSpec& decoder) {
+        RopeConfig& rope = decoder.ropes[0].frequencies;
+        rope.type = RopeType::kLongrope;
+        rope.short_factor = {1.0, 1.5, 2.0, 2.5};
+        rope.long_factor = {1.0, 4.0, 9.0, 30.0};
+        rope.original_max_position_embeddings = only_short ? 1000 : 20;
+        rope.attention_factor = 1.2;
+    });
+}
+
+TEST(RotaryEmbeddings, longrope_is_chosen_for_each_sequence_by_its_length) {
+    const at::AutoGradMode off(false);
+    const auto model = with_longrope(), short_model = with_longrope(true);
+    const std::vector<Ids> rows = {some_ids(7, 1), some_ids(21, 2), some_ids(20, 3), some_ids(40, 4)};
+    const at::Tensor packed = model->forward(batch_of(rows), {});
+    std::int64_t begin = 0;
+    for (const Ids& row : rows) {
+        const auto n = static_cast<std::int64_t>(row.size());
+        const at::Tensor alone = model->forward(batch_of({row}), {});
+        const auto gap = [&](const at::Tensor& other) { return (alone - other).abs().max().item<double>(); };
+        // Products of another number of rows may sum in another order.
+        EXPECT_LE(gap(packed.narrow(0, begin, n)), 1e-5 * alone.abs().max().item<double>()) << n;
+        EXPECT_EQ(gap(short_model->forward(batch_of({row}), {})) > 1e-3, n > 20) << n;
+        begin += n;
+    }
+}
+
+TEST(RotaryEmbeddings, an_answer_that_grows_past_longropes_edge_is_that_of_whole_passes) {
+    const at::AutoGradMode off(false);
+    const auto model = with_longrope();
+    const std::vector<Ids> prompts = {some_ids(15, 1), some_ids(20, 2), some_ids(30, 3), some_ids(1, 4)};
+    const auto out = eval::generate(*model, prompts, {.max_new_tokens = 12, .stop_ids = {}, .batch_rows = 4});
+    for (std::size_t i = 0; i < prompts.size(); ++i)
+        EXPECT_EQ(out[i], slow_continuation(*model, prompts[i], 12)) << "prompt " << i;
+}
+
+TEST(RotaryEmbeddings, the_attention_factor_scales_queries_and_keys) {
+    const at::AutoGradMode off(false);
+    const TinyModel tiny;
+    const auto states = [&](double factor, float query_scale) {
+        const TempDir dir;
+        auto tensors = tiny.tensors();
+        for (auto& [name, tensor] : tensors) {
+            if (name.find("q_proj") == std::string::npos) continue;
+            for (float& value : tensor.values) value *= query_scale;
+        }
+        TinyModel::write(dir.path(), tiny.config(), tensors);
+        DecoderSpec decoder = load_decoder_spec(dir.path());
+        decoder.ropes[0].frequencies.attention_factor = factor;
+        LoadOptions options;
+        options.compute_dtype = at::kFloat;
+        return load_base(io::Checkpoint(dir.path()), decoder, options)
+            ->forward(batch_of({some_ids(20, 1)}), {});
+    };
+    // Powers of two round nowhere.
+    EXPECT_TRUE(states(2.0, 1.0F).equal(states(1.0, 4.0F)));
+    EXPECT_FALSE(states(2.0, 1.0F).equal(states(1.0, 1.0F)));
+}
+
+TEST(Generation, ends_where_the_model_takes_no_more_positions) {
+    const at::AutoGradMode off(false);
+    const auto model =
+        load_changed({}, [](DecoderSpec& decoder) { decoder.ropes[0].frequencies.most_positions = 30; });
+    const std::vector<Ids> prompts = {some_ids(28, 1), some_ids(3, 2), some_ids(30, 3)};
+    const auto out = eval::generate(*model, prompts, {.max_new_tokens = 12, .stop_ids = {}});
+    EXPECT_EQ(out[0].size(), 3U) << "the last token is read off the 30th position";
+    EXPECT_EQ(out[1].size(), 12U);
+    EXPECT_EQ(out[2].size(), 1U);
+}
+
 }  // namespace
 }  // namespace qlora::models

@@ -135,37 +135,6 @@ TEST(DecoderSpec, linears_and_norms_stand_in_the_order_of_the_checkpoint) {
                                                "model.layers.0.post_attention_layernorm", "model.norm"}));
 }
 
-/// Values of transformers 5.24.
-TEST(DecoderSpec, a_rope_scaling_that_says_anything_replaces_rope_parameters) {
-    const auto rope = [](const Json& scaling, const Json& more = Json::object()) {
-        Json json = TinyModel{}.config();
-        json["rope_parameters"] = {{"rope_type", "linear"}, {"factor", 2.0}, {"rope_theta", 5e5}};
-        json["rope_scaling"] = scaling;
-        json.erase("rope_theta");
-        json.update(more);
-        return parse_decoder_spec(json, "config.json").ropes[0].frequencies;
-    };
-    for (const Json& nothing : {Json(nullptr), Json::object()}) {
-        EXPECT_EQ(rope(nothing).factor, 2.0);
-        EXPECT_EQ(rope(nothing).theta, 5e5);
-    }
-    const Json linear = {{"type", "linear"}, {"factor", 4.0}};
-    EXPECT_EQ(rope(linear).factor, 4.0);
-    EXPECT_EQ(rope(linear).theta, 1e4) << "the theta of what is replaced is lost with it";
-    EXPECT_EQ(rope(linear, {{"rope_theta", 2e4}}).theta, 2e4);
-    EXPECT_EQ(rope({{"factor", 4.0}}).type, RopeType::kDefault);
-
-    const Json llama3 = {{"rope_type", "llama3"},
-                         {"factor", 8.0},
-                         {"low_freq_factor", 1.0},
-                         {"high_freq_factor", 4.0},
-                         {"original_max_position_embeddings", 1024}};
-    EXPECT_EQ(rope(llama3).original_max_position_embeddings, 1024);
-    EXPECT_EQ(rope(llama3, {{"original_max_position_embeddings", 2048}}).original_max_position_embeddings,
-              2048)
-        << "the one beside the section wins";
-}
-
 TEST(DecoderSpec, python_code_of_a_type_that_is_built_in_is_passed_over_in_one_line) {
     Json json = TinyModel{}.config();
     EXPECT_TRUE(parse_decoder_spec(json, "config.json").passed_over.empty());
@@ -176,53 +145,11 @@ TEST(DecoderSpec, python_code_of_a_type_that_is_built_in_is_passed_over_in_one_l
     EXPECT_EQ(log.count("config.json: auto_map is passed over"), 1U) << log.text();
 }
 
-TEST(DecoderSpec, positions_count_what_a_scaling_of_rope_adds) {
-    const auto positions = [](const Json& scaling) {
-        Json json = TinyModel{}.config();
-        json["max_position_embeddings"] = 4096;
-        json["rope_scaling"] = scaling;
-        return trained_positions(parse_decoder_spec(json, "config.json"));
-    };
-    Json llama3 = {
-        {"rope_type", "llama3"}, {"factor", 8.0}, {"low_freq_factor", 1.0}, {"high_freq_factor", 4.0}};
-    EXPECT_EQ(positions(nullptr), 4096);
-    EXPECT_EQ(positions({{"rope_type", "linear"}, {"factor", 4.0}}), 4096);
-    EXPECT_EQ(positions(llama3), 32768) << "max_position_embeddings is what it was before the scaling";
-    llama3["original_max_position_embeddings"] = 256;
-    EXPECT_EQ(positions(llama3), 4096) << "as Llama 3.1's own file has it";
-    llama3["factor"] = 1e300;
-    EXPECT_EQ(positions(llama3), 1'000'000'000);
-}
-
 TEST(DecoderSpec, a_null_number_of_key_heads_means_all_heads) {
     for (const char* type : {"llama", "mistral", "qwen2", "qwen3"}) {
         Json json = TinyModel{.model_type = type}.config();
         json["num_key_value_heads"] = nullptr;
         EXPECT_EQ(attention_of(parse_decoder_spec(json, "config.json"), 0).kv_heads, 4) << type;
-    }
-}
-
-TEST(DecoderSpec, old_and_new_spellings_of_rope_agree) {
-    const Json scaling = {{"factor", 8.0},
-                          {"low_freq_factor", 1.0},
-                          {"high_freq_factor", 4.0},
-                          {"original_max_position_embeddings", 64}};
-    Json fresh = TinyModel{}.config(), old = fresh;
-    fresh["rope_parameters"] = scaling;
-    fresh["rope_parameters"]["rope_type"] = "llama3";
-    fresh["rope_parameters"]["rope_theta"] = 500000.0;
-    old.erase("rope_parameters");
-    old["rope_theta"] = 500000.0;
-    old["rope_scaling"] = scaling;
-    old["rope_scaling"]["type"] = "llama3";
-    for (const Json& json : {fresh, old}) {
-        const RopeConfig rope = parse_decoder_spec(json, "config.json").ropes[0].frequencies;
-        EXPECT_EQ(rope.type, RopeType::kLlama3);
-        EXPECT_EQ(rope.theta, 500000.0);
-        EXPECT_EQ(rope.factor, 8.0);
-        EXPECT_EQ(rope.low_freq_factor, 1.0);
-        EXPECT_EQ(rope.high_freq_factor, 4.0);
-        EXPECT_EQ(rope.original_max_position_embeddings, 64);
     }
 }
 

@@ -18,7 +18,8 @@ struct GenerateOptions {
     std::function<void(std::int64_t prompts)> progress;
 };
 
-/// Greedy continuation of each prompt with a KV cache. Prompts run in groups, laid end to end.
+/// Greedy continuation of each prompt with a KV cache. Prompts run in groups, laid end to end. An answer ends
+/// where the model takes no more positions (models::position_limit).
 std::vector<std::vector<tokenizer::TokenId>> generate(
     const models::CausalLM& model, std::span<const std::vector<tokenizer::TokenId>> prompts,
     const GenerateOptions& options);

@@ -14,16 +14,30 @@
 
 namespace qlora::models {
 
-enum class RopeType { kDefault, kLinear, kLlama3 };
+enum class RopeType { kDefault, kLinear, kDynamic, kLlama3, kYarn, kLongrope };
 
-/// Rotary embedding as `rope_scaling` (transformers 4) or `rope_parameters` (transformers 5) spell it.
+/// Rotary embedding as `rope_scaling` (transformers 4) or `rope_parameters` (transformers 5) spell it; the
+/// type's defaults stand where they leave a value out.
 struct RopeConfig {
     RopeType type = RopeType::kDefault;
     double theta = 10000.0;
-    double factor = 1.0;  ///< linear, llama3
-    double low_freq_factor = 1.0;
-    double high_freq_factor = 4.0;
-    std::int64_t original_max_position_embeddings = 8192;
+    double factor = 1.0;                                   ///< all types but default
+    double low_freq_factor = 1.0, high_freq_factor = 4.0;  ///< llama3
+    double beta_fast = 32.0, beta_slow = 1.0;              ///< yarn
+    bool truncate = true;                                  ///< yarn
+    std::vector<double> short_factor, long_factor;         ///< longrope: a divisor for each angle
+    double attention_factor = 1.0;                         ///< of cos and sin
+    std::int64_t original_max_position_embeddings = 8192;  ///< llama3, yarn, longrope
+
+    /// What transformers does to rows of more tokens than `most_positions` (0: to none anything else) is not
+    /// built; `beyond` says in words what it does.
+    std::int64_t most_positions = 0;
+    std::string beyond;
+
+    /// Whether longrope turns a sequence of so many tokens by `long_factor`, all its tokens alike.
+    bool turns_long(std::int64_t tokens) const {
+        return type == RopeType::kLongrope && tokens > original_max_position_embeddings;
+    }
 };
 
 /// The parts of a decoder. Paths are those of transformers' modules, which are the names of their tensors in
@@ -146,6 +160,8 @@ struct DecoderSpec {
     bool ignores(const std::string& parameter) const;
     /// All linears of the layers, in the order of the checkpoint: those of `entry`, then `output`.
     std::vector<const spec::Linear*> linears() const;
+    /// Of `ropes`, those that some layer turns by.
+    std::vector<std::size_t> used_ropes() const;
     /// All norms: of each branch the one before it, those within and the one after it, then the last.
     std::vector<const spec::Norm*> norms() const;
 };
@@ -161,8 +177,20 @@ void log_passed_over(const DecoderSpec& decoder);
 
 /// The tokens a row may have before its last ones stand where the model has never seen any.
 /// `max_position_embeddings` counts what `rope_scaling` adds, except where it was left as it was before a
-/// llama3 scaling was put in. (Of linear scaling a file does not tell; it is taken as counted.)
+/// llama3, yarn or longrope scaling was put in. (Of linear scaling a file does not tell; it is taken as
+/// counted.)
 std::int64_t trained_positions(const DecoderSpec& decoder);
+
+struct PositionLimit {
+    std::int64_t tokens = 0;
+    std::string reason;  ///< what lies beyond, for a message
+};
+/// The tokens that a row may have at all; none: any number.
+std::optional<PositionLimit> position_limit(const DecoderSpec& decoder);
+
+/// How many of the rotary embeddings turn a sequence of so many tokens by longrope's long factors. Where it
+/// grows, keys that a shorter sequence has cached are of no use.
+std::size_t long_ropes(const DecoderSpec& decoder, std::int64_t tokens);
 
 /// `model_type`s that can be loaded.
 std::vector<std::string> supported_model_types();

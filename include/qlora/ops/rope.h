@@ -11,8 +11,10 @@ struct RopeTable {
     at::Tensor sin;
 };
 
-/// Angles positions[t] * inverse_frequency[i]; positions [T] int64, inverse_frequency [head_dim / 2] fp32.
-RopeTable rope_table(const at::Tensor& positions, const at::Tensor& inverse_frequency, at::ScalarType dtype);
+/// `factor` times the cosines and sines of the angles positions[t] * inverse_frequency[i]; positions [T]
+/// int64, inverse_frequency [dims / 2] fp32, or [T, dims / 2] where tokens differ in it.
+RopeTable rope_table(const at::Tensor& positions, const at::Tensor& inverse_frequency, at::ScalarType dtype,
+                     double factor = 1.0);
 
 enum class RopeDirection { kForward, kBackward };
 

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <cmath>
 
-#include "../rope_config.h"
-
 namespace qlora::models {
 namespace {
 
@@ -70,7 +68,7 @@ DecoderSpec decoder(ConfigReader& config, const Sizes& sizes, const DecoderDefau
     out.max_position_embeddings = sizes.max_positions;
     out.embedding = "model.embed_tokens";
     out.ropes = {
-        {.frequencies = read_rope(config, sizes.max_positions, defaults.rope_theta), .dims = sizes.head_dim}};
+        read_rope(config, {.head_dim = sizes.head_dim, .max_positions = sizes.max_positions}, defaults.rope)};
     out.final_norm = {.path = "model.norm", .size = sizes.hidden, .eps = sizes.eps};
     out.head = {.path = "lm_head", .in = sizes.hidden, .out = sizes.vocabulary};
     // Old transformers saved the frequencies, of each layer or of the model.
@@ -165,9 +163,6 @@ void refuse_unbuilt_settings(ConfigReader& config) {
     if (config.has("attention_dropout") && config.json().at("attention_dropout") != 0 &&
         config.json().at("attention_dropout") != 0.0) {
         config.faults().add("attention_dropout", "only 0 is supported");
-    }
-    if (config.has("partial_rotary_factor") && config.json().at("partial_rotary_factor") != 1.0) {
-        config.faults().add("partial_rotary_factor", "only 1.0 is supported");
     }
 }
 

@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "../config_reader.h"
+#include "../rope_config.h"
 #include "qlora/models/decoder_spec.h"
 
 /// What the files of this folder put their decoders together from.
@@ -27,7 +28,7 @@ Sizes read_sizes(ConfigReader& config, const SizeDefaults& defaults);
 
 /// More of transformers' defaults.
 struct DecoderDefaults {
-    double rope_theta = 10000.0;
+    RopeDefaults rope = {};
     bool tied = false;
     std::int64_t padding = -1;  ///< pad_token_id where the key is missing; below 0: none
 };
@@ -65,8 +66,7 @@ void add_layers(DecoderSpec& decoder, const Sizes& sizes, const std::vector<std:
 /// "model.layers.N." and the rest.
 std::string layer_path(std::int64_t layer, const std::string& rest);
 
-/// Faults for a dropout in attention, for another activation than silu and for a rotation of a part of a
-/// head.
+/// Faults for a dropout in attention and for another activation than silu.
 void refuse_unbuilt_settings(ConfigReader& config);
 
 }  // namespace qlora::models

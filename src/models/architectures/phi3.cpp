@@ -21,12 +21,12 @@ spec::Mlp fused_mlp(const Sizes& sizes, std::int64_t layer) {
 
 }  // namespace
 
-/// A llama whose first linears are fused; Phi-3's and 3.5's long texts (longrope) are refused.
+/// A llama whose first linears are fused, and whose scaled rope is longrope.
 DecoderSpec phi3(ConfigReader& config) {
     const Sizes sizes = read_sizes(config, {.max_positions = 4096, .eps = 1e-5});
-    DecoderSpec out = decoder(config, sizes, {.padding = 32000});
-    if (out.ropes[0].frequencies.type != RopeType::kDefault)
-        config.faults().add("rope_type", "only default is built for phi3; longrope (the 128k models) is not");
+    DecoderSpec out = decoder(
+        config, sizes,
+        {.rope = {.partial = 1.0, .original_positions = 4096, .only_longrope = true}, .padding = 32000});
     for (const char* key : {"resid_pdrop", "embd_pdrop"}) {
         if (config.has(key) && config.json().at(key) != 0 && config.json().at(key) != 0.0)
             out.passed_over.push_back(std::string(key) + " is taken as 0");

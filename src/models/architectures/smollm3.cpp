@@ -27,7 +27,7 @@ std::vector<bool> rotating_layers(ConfigReader& config, std::int64_t layers) {
 /// A llama of which some layers know no positions; those have the window where one is switched on.
 DecoderSpec smollm3(ConfigReader& config) {
     const Sizes sizes = read_sizes(config, {.max_positions = 32768, .kv_heads = 4});
-    DecoderSpec out = decoder(config, sizes, {.rope_theta = 2e6, .tied = true, .padding = 128004});
+    DecoderSpec out = decoder(config, sizes, {.rope = {.theta = 2e6}, .tied = true, .padding = 128004});
     const bool bias = config.boolean("attention_bias", false), mlp_bias = config.boolean("mlp_bias", false);
     const std::vector<bool> rotates = rotating_layers(config, sizes.layers);
     const bool has_window = config.boolean("use_sliding_window", false) && config.has("sliding_window");

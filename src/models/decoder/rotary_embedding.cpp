@@ -1,18 +1,46 @@
 #include "rotary_embedding.h"
 
+#include <ATen/ops/cat.h>
+
+#include <algorithm>
+
 #include "rope_frequencies.h"
 
 namespace qlora::models {
 
 RotaryEmbedding::RotaryEmbedding(const spec::Rope& rope, at::ScalarType dtype)
-    : dtype_(dtype), inverse_frequency_(inverse_frequencies(rope.frequencies, rope.dims)) {}
+    : config_(rope.frequencies),
+      dtype_(dtype),
+      inverse_frequency_(inverse_frequencies(rope.frequencies, rope.dims)) {
+    if (config_.type == RopeType::kLongrope) {
+        long_inverse_frequency_ =
+            inverse_frequencies(config_, rope.dims, config_.original_max_position_embeddings + 1);
+    }
+}
 
-ops::RopeTable RotaryEmbedding::table(const TokenBatch& batch, std::span<KvCache* const> /*caches*/) const {
-    return ops::rope_table(batch.positions, inverse_frequency_, dtype_);
+at::Tensor RotaryEmbedding::frequencies_of_tokens(const TokenBatch& batch,
+                                                  std::span<KvCache* const> caches) const {
+    if (!long_inverse_frequency_.defined()) return inverse_frequency_;
+    std::vector<at::Tensor> rows;
+    std::size_t long_sequences = 0;
+    for (std::size_t s = 0; s + 1 < batch.offsets.size(); ++s) {
+        const std::int64_t n = batch.offsets[s + 1] - batch.offsets[s];
+        const bool is_long = config_.turns_long(n + (caches.empty() ? 0 : caches[s]->length()));
+        if (is_long) ++long_sequences;
+        rows.push_back((is_long ? long_inverse_frequency_ : inverse_frequency_).expand({n, -1}));
+    }
+    if (long_sequences == 0) return inverse_frequency_;
+    return long_sequences == rows.size() ? long_inverse_frequency_ : at::cat(rows);
+}
+
+ops::RopeTable RotaryEmbedding::table(const TokenBatch& batch, std::span<KvCache* const> caches) const {
+    return ops::rope_table(batch.positions, frequencies_of_tokens(batch, caches), dtype_,
+                           config_.attention_factor);
 }
 
 void RotaryEmbedding::to(at::Device device) {
     inverse_frequency_ = inverse_frequency_.to(device);
+    if (long_inverse_frequency_.defined()) long_inverse_frequency_ = long_inverse_frequency_.to(device);
 }
 
 }  // namespace qlora::models

@@ -16,13 +16,19 @@ class RotaryEmbedding {
   public:
     RotaryEmbedding(const spec::Rope& rope, at::ScalarType dtype);
 
-    /// For the tokens of a pass; `caches` (one a sequence, or none) say what comes before them.
+    /// For the tokens of a pass; `caches` (one a sequence, or none) say how many come before them. longrope's
+    /// factors are chosen for each sequence by its length, so that a row gives the same alone and packed with
+    /// others (transformers lets the longest row of a batch choose for all).
     ops::RopeTable table(const TokenBatch& batch, std::span<KvCache* const> caches) const;
     void to(at::Device device);
 
   private:
+    at::Tensor frequencies_of_tokens(const TokenBatch& batch, std::span<KvCache* const> caches) const;
+
+    RopeConfig config_;
     at::ScalarType dtype_;
-    at::Tensor inverse_frequency_;  ///< fp32 [dims / 2]
+    at::Tensor inverse_frequency_;       ///< fp32 [dims / 2]
+    at::Tensor long_inverse_frequency_;  ///< the same of longrope's long sequences
 };
 
 }  // namespace qlora::models

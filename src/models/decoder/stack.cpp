@@ -18,13 +18,8 @@ std::unique_ptr<Block> make_block(const spec::Branch& branch, bool ends_layer) {
 
 std::vector<std::unique_ptr<RotaryEmbedding>> make_ropes(const DecoderSpec& decoder, at::ScalarType dtype) {
     std::vector<std::unique_ptr<RotaryEmbedding>> out(decoder.ropes.size());
-    for (const spec::Layer& layer : decoder.layers) {
-        for (const spec::Branch& branch : layer.branches) {
-            const auto* attention = std::get_if<spec::Attention>(&branch.block);
-            if (attention == nullptr || !attention->rope || out.at(*attention->rope)) continue;
-            out[*attention->rope] = std::make_unique<RotaryEmbedding>(decoder.ropes[*attention->rope], dtype);
-        }
-    }
+    for (const std::size_t place : decoder.used_ropes())
+        out.at(place) = std::make_unique<RotaryEmbedding>(decoder.ropes[place], dtype);
     return out;
 }
 
