@@ -1,14 +1,12 @@
 #include "added_tokens.h"
 
-#include <algorithm>
-
 #include "unicode.h"
 
 namespace qlora::tokenizer {
 namespace {
 
-std::size_t skip_white_space_back(std::string_view text, std::size_t end) {
-    while (end > 0) {
+std::size_t skip_white_space_back(std::string_view text, std::size_t begin, std::size_t end) {
+    while (end > begin) {
         const CodePoint point = code_point_before(text, end);
         if (!is_white_space(point.value)) break;
         end -= point.length;
@@ -80,7 +78,7 @@ std::vector<AddedTokenMatcher::Segment> AddedTokenMatcher::split(std::string_vie
         at = end;
         if (token.special && !parse_special) continue;
         if (token.single_word && touches_word(text, begin, end)) continue;
-        if (token.lstrip) begin = std::max(skip_white_space_back(text, begin), done);
+        if (token.lstrip) begin = skip_white_space_back(text, done, begin);
         if (token.rstrip) end = skip_white_space(text, end);
         if (done < begin) segments.push_back({done, begin, std::nullopt});
         segments.push_back({begin, end, token.id});

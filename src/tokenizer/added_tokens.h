@@ -22,6 +22,8 @@ struct AddedToken {
     bool rstrip = false;
     bool normalized = false;  // looked for in the normalized text
     bool special = false;     // a control token: only recognised when asked for
+
+    bool operator==(const AddedToken&) const = default;
 };
 
 /// Finds added tokens in a text: leftmost, then longest, never overlapping, as Hugging Face tokenizers does.

@@ -25,15 +25,20 @@ std::optional<std::string> token_content(const Json& value) {
     return content->get<std::string>();
 }
 
-std::optional<std::string> special_token_name(const Json& tokenizer_config, const Json& special_tokens_map,
-                                              const std::string& role) {
+const Json* special_token_value(const Json& tokenizer_config, const Json& special_tokens_map,
+                                const std::string& role) {
     if (!tokenizer_config.contains("added_tokens_decoder")) {
         const auto mapped = special_tokens_map.find(role);
-        if (mapped != special_tokens_map.end()) return token_content(*mapped);
+        if (mapped != special_tokens_map.end()) return &*mapped;
     }
     const auto configured = tokenizer_config.find(role);
-    if (configured == tokenizer_config.end()) return std::nullopt;
-    return token_content(*configured);
+    return configured == tokenizer_config.end() ? nullptr : &*configured;
+}
+
+std::optional<std::string> special_token_name(const Json& tokenizer_config, const Json& special_tokens_map,
+                                              const std::string& role) {
+    const Json* value = special_token_value(tokenizer_config, special_tokens_map, role);
+    return value == nullptr ? std::nullopt : token_content(*value);
 }
 
 }  // namespace qlora::tokenizer

@@ -37,10 +37,11 @@ std::unique_ptr<JsonTokenizer> JsonTokenizer::load(const std::filesystem::path& 
     } catch (const ConfigError& error) {
         throw CheckpointError(error.what());
     }
-    return std::make_unique<JsonTokenizer>(json, file.string());
+    return std::make_unique<JsonTokenizer>(json, file.string(),
+                                           tokenizer::read_token_files(file.parent_path()));
 }
 
-JsonTokenizer::JsonTokenizer(const Json& json, const std::string& name) {
+JsonTokenizer::JsonTokenizer(const Json& json, const std::string& name, const TokenFiles& files) {
     FaultList faults;
     {
         ComponentReader file(json, "", faults);
@@ -60,7 +61,10 @@ JsonTokenizer::JsonTokenizer(const Json& json, const std::string& name) {
             model_ = read_model(*model, faults);
         }
         const Json& added_tokens = field_or_null(file, "added_tokens");
-        if (model_ != nullptr) read_added_tokens(added_tokens, faults);
+        if (model_ != nullptr) {
+            read_added_tokens(added_tokens, faults);
+            read_token_files(files, faults);
+        }
     }
     if (faults.empty() && pre_tokenizer_ && pre_tokenizer_->needs_start() && normalizer_ &&
         !normalizer_->keeps_start()) {
@@ -90,6 +94,47 @@ void JsonTokenizer::read_added_tokens(const Json& list, FaultList& faults) {
     }
 }
 
+// A token that the folder's other files describe otherwise than tokenizer.json takes their flags, yet stays
+// special once it is; one that tokenizer.json lacks is added behind its own.
+void JsonTokenizer::read_token_files(const TokenFiles& files, FaultList& faults) {
+    const std::vector<FolderToken> with_role = role_tokens(files);
+    const auto has_role = [&](const std::string& content) {
+        return std::any_of(with_role.begin(), with_role.end(),
+                           [&](const FolderToken& token) { return token.token.content == content; });
+    };
+    const bool changes_flags = files.config.contains("added_tokens_decoder");
+    for (auto& [token, place] : numbered_tokens(files, faults)) {
+        const auto known = added_by_content_.find(token.content);
+        if (known == added_by_content_.end()) {
+            token.special = token.special || has_role(token.content);
+            register_added_token(std::move(token), place, faults);
+        } else if (token.id != known->second) {
+            faults.add(place, "'" + token.content + "' has the id " + std::to_string(known->second) +
+                                  " in tokenizer.json, not " + std::to_string(token.id));
+        } else if (AddedToken& mine = added_tokens_[added_by_id_.at(token.id)];
+                   changes_flags && token != mine) {
+            token.special = token.special || mine.special || has_role(token.content);
+            mine = std::move(token);
+        }
+    }
+    const auto add_missing = [&](AddedToken token, const std::string& place) {
+        if (added_by_content_.count(token.content) != 0) return;
+        token.id = id_to_add(token.content);
+        register_added_token(std::move(token), place, faults);
+    };
+    for (const auto& [token, role] : with_role) {
+        // A model that knows no such end or start has a wrong name in its configuration.
+        const bool must_be_known = role == "bos_token" || role == "eos_token";
+        if (!must_be_known || model_->token_to_id(token.content)) add_missing(token, role);
+    }
+    for (const auto& [token, list] : listed_tokens(files)) add_missing(token, list);
+}
+
+TokenId JsonTokenizer::id_to_add(const std::string& content) const {
+    const auto next = std::max(static_cast<TokenId>(model_->size()), added_id_limit_);
+    return model_->token_to_id(content).value_or(next);
+}
+
 // Hugging Face tokenizers does not take the ids of the file: a content that the model has keeps the model's
 // id, any other gets the next free one. A file that says otherwise would mean different ids to different
 // readers.
@@ -98,8 +143,7 @@ void JsonTokenizer::register_added_token(AddedToken token, const std::string& pl
     if (added_by_content_.count(token.content) != 0) {
         return faults.add(place, "'" + token.content + "' is listed twice");
     }
-    const auto next = std::max(static_cast<TokenId>(model_->size()), added_id_limit_);
-    const TokenId expected = model_->token_to_id(token.content).value_or(next);
+    const TokenId expected = id_to_add(token.content);
     const std::string& holder = model_->id_to_token(token.id);
     if (!holder.empty() && holder != token.content) {
         return faults.add(place, "the id " + std::to_string(token.id) + " of '" + token.content +

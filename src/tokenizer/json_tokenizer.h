@@ -10,6 +10,7 @@
 #include "added_tokens.h"
 #include "bpe_model.h"
 #include "decoder.h"
+#include "folder_tokens.h"
 #include "normalizer.h"
 #include "post_processor.h"
 #include "pre_tokenizer.h"
@@ -23,8 +24,10 @@ namespace qlora::tokenizer {
 /// are not applied: lengths are the business of the data pipeline.
 class JsonTokenizer final : public Tokenizer {
   public:
-    /// Throws CheckpointError with all faults; `name` heads the message.
-    JsonTokenizer(const Json& json, const std::string& name);
+    /// What `files` say of added tokens goes before what `json` says, as in transformers. Throws
+    /// CheckpointError with all faults; `name` heads the message.
+    JsonTokenizer(const Json& json, const std::string& name, const TokenFiles& files = {});
+    /// With what the files beside it say.
     static std::unique_ptr<JsonTokenizer> load(const std::filesystem::path& file);
 
     std::vector<TokenId> encode(std::string_view text, const EncodeOptions& options) const override;
@@ -36,7 +39,9 @@ class JsonTokenizer final : public Tokenizer {
 
   private:
     void read_added_tokens(const Json& list, FaultList& faults);
+    void read_token_files(const TokenFiles& files, FaultList& faults);
     void register_added_token(AddedToken token, const std::string& place, FaultList& faults);
+    TokenId id_to_add(const std::string& content) const;
     void build_matchers(FaultList& faults);
     void encode_text(std::string_view text, bool at_start, std::vector<TokenId>& ids) const;
     const AddedToken* added_token(TokenId id) const;

@@ -39,8 +39,14 @@ std::optional<TokenId> id_in(const Json& config, const std::string& field, const
 
 std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& folder) {
     const std::filesystem::path file = vocabulary_file(folder);
-    if (file.filename() == "tokenizer.json") return JsonTokenizer::load(file);
-    return SentencePieceTokenizer::load(folder);
+    if (file.filename() != "tokenizer.json") return SentencePieceTokenizer::load(folder);
+    try {
+        return JsonTokenizer::load(file);
+    } catch (const CheckpointError& error) {
+        if (!optional_file_exists(folder / "tokenizer.model")) throw;
+        throw CheckpointError(std::string(error.what()) +
+                              "; without this file, the folder's tokenizer.model is read instead");
+    }
 }
 
 SpecialTokens load_special_tokens(const std::filesystem::path& folder, const Tokenizer& tokenizer) {

@@ -6,8 +6,8 @@
 #include <cstdint>
 #include <set>
 
-#include "component_reader.h"
 #include "folder_files.h"
+#include "folder_tokens.h"
 #include "qlora/core/lfs_pointer.h"
 #include "qlora/core/utf8.h"
 #include "qlora/core/whole_file.h"
@@ -32,7 +32,7 @@ bool bool_or(const Json& object, const std::string& field, bool fallback, FaultL
     const auto value = object.find(field);
     if (value == object.end() || value->is_null()) return fallback;
     if (value->is_boolean()) return value->get<bool>();
-    faults.add(field, "must be true or false");
+    faults.add("tokenizer_config.json " + field, "must be true or false");
     return fallback;
 }
 
@@ -44,39 +44,13 @@ void check_class(const Json& config, FaultList& faults) {
     const auto name = config.find("tokenizer_class");
     if (name == config.end() || name->is_null()) return;
     if (!name->is_string() || kPlain.count(name->get<std::string>()) == 0) {
-        faults.add("tokenizer_class",
+        faults.add("tokenizer_config.json tokenizer_class",
                    name->dump() + " is not supported with tokenizer.model (Llama's and Gemma's are)");
     }
 }
 
-// Names that the folder gives a special role; they make a token of added_tokens.json special.
-std::set<std::string> special_names(const Json& config, const Json& map) {
-    std::set<std::string> names;
-    for (const char* role :
-         {"bos_token", "eos_token", "unk_token", "pad_token", "sep_token", "cls_token", "mask_token"}) {
-        if (const auto name = special_token_name(config, map, role)) names.insert(*name);
-    }
-    for (const Json* file : {&config, &map}) {
-        for (const char* role : {"additional_special_tokens", "extra_special_tokens"}) {
-            const auto list = file->find(role);
-            if (list == file->end() || !list->is_array()) continue;
-            for (const Json& token : *list) {
-                if (const auto name = token_content(token)) names.insert(*name);
-            }
-        }
-    }
-    return names;
-}
-
 bool is_plain_ascii(const std::string& piece) {
     return std::all_of(piece.begin(), piece.end(), [](char c) { return c > 0x20 && c < 0x7F; });
-}
-
-std::optional<TokenId> id_from_text(const std::string& text) {
-    if (text.empty() || text.size() > 8 || text.find_first_not_of("0123456789") != std::string::npos) {
-        return std::nullopt;
-    }
-    return static_cast<TokenId>(std::stol(text));
 }
 
 }  // namespace
@@ -114,46 +88,13 @@ void SentencePieceTokenizer::load_model(const std::filesystem::path& file) {
 }
 
 void SentencePieceTokenizer::read_settings(const std::filesystem::path& folder) {
-    const Json config = read_optional_object(folder, "tokenizer_config.json");
-    const Json map = read_optional_object(folder, "special_tokens_map.json");
+    const TokenFiles files = read_token_files(folder);
+    const Json& config = files.config;
     FaultList faults;
     check_class(config, faults);
-    if (config.contains("added_tokens_decoder")) {
-        const Json& decoder = config.at("added_tokens_decoder");
-        if (!decoder.is_object()) faults.add("added_tokens_decoder", "must be an object");
-        for (const auto& [key, fields] : decoder.items()) {
-            const std::string place = "added_tokens_decoder." + key;
-            const std::optional<TokenId> id = id_from_text(key);
-            if (!id) {
-                faults.add(place, "the key must be an id");
-                continue;
-            }
-            ComponentReader reader(fields, place, faults);
-            AddedToken token;
-            token.id = *id;
-            token.content = reader.string("content");
-            token.single_word = reader.boolean("single_word", false);
-            token.lstrip = reader.boolean("lstrip", false);
-            token.rstrip = reader.boolean("rstrip", false);
-            reader.boolean("normalized", false);  // there is no normalizer outside the model
-            token.special = reader.boolean("special", false);
-            add_token(std::move(token), place, faults);
-        }
-    } else {
-        const std::set<std::string> special = special_names(config, map);
-        const Json ids = read_optional_object(folder, "added_tokens.json");
-        for (const auto& [content, id] : ids.items()) {
-            const std::string place = "added_tokens.json." + content;
-            if (whole_number(id).value_or(INT32_MAX) >= INT32_MAX) {
-                faults.add(place, "the id must be a whole number from 0");
-                continue;
-            }
-            AddedToken token;
-            token.id = id.get<TokenId>();
-            token.content = content;
-            token.special = special.count(content) != 0;
-            add_token(std::move(token), place, faults);
-        }
+    for (FolderToken& more : numbered_tokens(files, faults)) {
+        more.token.normalized = false;  // there is no normalizer outside the model
+        add_token(std::move(more.token), more.place, faults);
     }
     for (const AddedToken& token : added_tokens_) matcher_.add(token, token.content);
 
@@ -162,7 +103,7 @@ void SentencePieceTokenizer::read_settings(const std::filesystem::path& folder) 
     repeats_prefix_ = legacy;
     const auto role_id = [&](const char* role, const char* usual, bool added) -> std::optional<TokenId> {
         if (!added) return std::nullopt;
-        const std::string name = special_token_name(config, map, role).value_or(usual);
+        const std::string name = special_token_name(config, files.map, role).value_or(usual);
         const std::optional<TokenId> id = token_to_id(name);
         if (!id)
             faults.add(role, "'" + name + "' is not in the vocabulary, but is to be added to every text");
@@ -170,11 +111,10 @@ void SentencePieceTokenizer::read_settings(const std::filesystem::path& folder) 
     };
     bos_ = role_id("bos_token", "<s>", bool_or(config, "add_bos_token", true, faults));
     eos_ = role_id("eos_token", "</s>", bool_or(config, "add_eos_token", false, faults));
-    faults.throw_if_any<CheckpointError>((folder / "tokenizer_config.json").string());
+    faults.throw_if_any<CheckpointError>(folder.string());
 }
 
 void SentencePieceTokenizer::add_token(AddedToken token, const std::string& place, FaultList& faults) {
-    if (token.content.empty()) return faults.add(place, "the content is missing or empty");
     const auto known = added_by_content_.find(token.content);
     if (known != added_by_content_.end()) {
         if (known->second != token.id) {
