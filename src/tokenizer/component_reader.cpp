@@ -87,7 +87,7 @@ std::size_t ComponentReader::count(std::string_view field) {
 
 std::string ComponentReader::character(std::string_view field) {
     std::string text = string(field);
-    if (text.empty() || code_point_at(text, 0).length != text.size()) {
+    if (!is_one_character(text)) {
         fault(field, "must be one character");
         return " ";
     }

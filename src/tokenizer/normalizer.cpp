@@ -40,13 +40,15 @@ class PrependNormalizer final : public Normalizer {
 
 class ReplaceNormalizer final : public Normalizer {
   public:
-    ReplaceNormalizer(Regex pattern, std::string content)
-        : pattern_(std::move(pattern)), content_(std::move(content)) {}
+    ReplaceNormalizer(Regex pattern, std::string content, bool by_character)
+        : pattern_(std::move(pattern)), content_(std::move(content)), by_character_(by_character) {}
     std::string normalize(std::string text) const override { return pattern_.replace(text, content_); }
+    bool keeps_start() const override { return by_character_; }
 
   private:
     Regex pattern_;
     std::string content_;
+    bool by_character_;  // puts one character in the place of one
 };
 
 class StripNormalizer final : public Normalizer {
@@ -117,7 +119,10 @@ std::unique_ptr<Normalizer> read_normalizer(const Json& json, const std::string&
         std::optional<Regex> pattern = reader.pattern("pattern");
         std::string content = reader.string("content");
         if (!pattern) return nullptr;
-        return std::make_unique<ReplaceNormalizer>(std::move(*pattern), std::move(content));
+        const Json& searched = json.at("pattern").front();
+        const bool by_character = json.at("pattern").contains("String") && is_one_character(content) &&
+                                  is_one_character(searched.get_ref<const std::string&>());
+        return std::make_unique<ReplaceNormalizer>(std::move(*pattern), std::move(content), by_character);
     }
     if (type == "Sequence") return read_normalizer_sequence(reader);
     reader.refuse_type(type, "NFC, NFD, NFKC, NFKD, Lowercase, Prepend, Replace, Strip and Sequence");

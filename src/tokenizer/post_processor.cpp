@@ -34,6 +34,16 @@ std::vector<TokenId> ids_of(const Json& special_tokens, const std::string& name,
     return ids;
 }
 
+// The id in [token, id].
+std::vector<TokenId> read_pair(ComponentReader& reader, std::string_view field) {
+    const Json::array_t& pair = reader.list(field);
+    if (pair.size() == 2 && pair[0].is_string() &&
+        whole_number(pair[1]).value_or(kTokenIdLimit) < kTokenIdLimit)
+        return {pair[1].get<TokenId>()};
+    reader.fault(field, "must be a token and its id");
+    return {};
+}
+
 PostProcessor read_template(ComponentReader& reader) {
     PostProcessor result;
     const Json::array_t& single = reader.list("single");
@@ -79,6 +89,9 @@ PostProcessor read_post_processor(const Json& json, const std::string& path, Fau
             reader.boolean(field, true);
     } else if (type == "TemplateProcessing") {
         result = read_template(reader);
+    } else if (type == "RobertaProcessing") {
+        for (const char* field : {"add_prefix_space", "trim_offsets"}) reader.boolean(field, true);
+        result = {read_pair(reader, "cls"), read_pair(reader, "sep")};
     } else if (type == "Sequence") {
         std::size_t index = 0;
         for (const Json& step : reader.list("processors")) {
@@ -89,7 +102,7 @@ PostProcessor read_post_processor(const Json& json, const std::string& path, Fau
             result.after.insert(result.after.end(), next.after.begin(), next.after.end());
         }
     } else {
-        reader.refuse_type(type, "ByteLevel, TemplateProcessing and Sequence");
+        reader.refuse_type(type, "ByteLevel, RobertaProcessing, TemplateProcessing and Sequence");
     }
     return result;
 }

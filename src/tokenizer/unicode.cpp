@@ -30,6 +30,10 @@ CodePoint code_point_before(std::string_view text, std::size_t offset) {
     return code_point_at(text, offset);
 }
 
+bool is_one_character(std::string_view text) {
+    return !text.empty() && code_point_at(text, 0).length == text.size();
+}
+
 void append_utf8(std::string& out, char32_t value) {
     const auto put = [&](char32_t bits) { out += static_cast<char>(bits); };
     if (value < 0x80) {

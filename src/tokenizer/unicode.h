@@ -17,6 +17,7 @@ struct CodePoint {
 CodePoint code_point_at(std::string_view text, std::size_t offset);
 /// The code point that ends just before `offset` (> 0).
 CodePoint code_point_before(std::string_view text, std::size_t offset);
+bool is_one_character(std::string_view text);
 void append_utf8(std::string& out, char32_t value);
 
 /// General category N (decimal digits, letter numbers and the rest).

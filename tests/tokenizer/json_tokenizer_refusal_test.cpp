@@ -73,6 +73,8 @@ std::vector<Refused> refused_files() {
          "decoder.start: must be a whole number"},
         {"post_processor", R"({"type": "BertProcessing", "sep": ["x", 1], "cls": ["y", 2]})",
          "type 'BertProcessing'"},
+        {"post_processor", R"({"type": "RobertaProcessing", "sep": ["x", 1], "cls": ["y"]})",
+         "post_processor.cls: must be a token and its id"},
         {"post_processor",
          R"({"type": "TemplateProcessing", "single": [], "pair": [], "special_tokens": {}})",
          "must hold Sequence A exactly once"},
@@ -140,6 +142,14 @@ TEST(JsonTokenizerRefusal, ThePlaceOfTheStartMustSurviveTheNormalizer) {
     EXPECT_EQ(refusal_of(json), "");
     json["normalizer"] = json_of(R"({"type": "NFC"})");
     EXPECT_EQ(refusal_of(json), "");
+    const auto replace = [&](const std::string& from, const std::string& to) {
+        json["normalizer"] = json_of(R"({"type": "Replace", "pattern": {"String": ")" + from +
+                                     R"("}, "content": ")" + to + R"("})");
+        return refusal_of(json);
+    };
+    EXPECT_EQ(replace(" ", "▁"), "");  // one character for one
+    EXPECT_NE(replace(" ", ""), "");
+    EXPECT_NE(replace("ab", "c"), "");
     json["normalizer"] = json_of(R"({"type": "Strip", "strip_left": true, "strip_right": true})");
     EXPECT_NE(refusal_of(json).find("prepend_scheme 'first'"), std::string::npos);
 }

@@ -91,6 +91,16 @@ TEST(JsonTokenizer, AddsWhatTheTemplateSaysOnlyWhenAsked) {
     EXPECT_EQ(tokenizer.encode("", kParseAndAdd), (Ids{9, 9}));
 }
 
+TEST(JsonTokenizer, RobertaProcessingSetsATokenBeforeAndOneBehind) {
+    Json json = byte_level_json();
+    json["post_processor"] =
+        json_of(R"({"type": "RobertaProcessing", "sep": ["<end>", 9], "cls": ["<tool>", 10],
+        "trim_offsets": true, "add_prefix_space": false})");
+    const JsonTokenizer tokenizer(json, "tiny");
+    EXPECT_EQ(tokenizer.encode("a", kParseAndAdd), (Ids{10, 0, 9}));
+    EXPECT_EQ(tokenizer.encode("a", kParse), (Ids{0}));
+}
+
 TEST(JsonTokenizer, TheLongestAddedTokenWinsAndTakesItsWhiteSpaceAlong) {
     Json json = byte_level_json();
     json["added_tokens"] =
