@@ -35,6 +35,11 @@ FILES = {
         "mistral_common/data/mistral_instruct_tokenizer_240323.model.v3",
         "9addc8bdce5988448ae81b729336f43a81262160ae8da760674badab9d4c7d33",
     ),
+    "tekken/tekken.json": (
+        "mistral-common==1.13.1",
+        "mistral_common/data/tekken_240911.json",
+        "1948e2d48b0e7377f1bb5f1210f1ae5f984934e75713fc07e2452729b8365316",
+    ),
 }
 
 

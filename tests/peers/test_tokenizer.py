@@ -1,98 +1,29 @@
 """The tokenizers give the ids and the texts of Hugging Face tokenizers 0.23.3 and of sentencepiece."""
 
+import base64
 import json
 import os
 import re
 import shutil
-import subprocess
 from pathlib import Path
 
 import pytest
 from fetch_vocabularies import fetch_vocabularies
 from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
-from tokenizer_texts import make_texts, training_corpus
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
-from transformers import LlamaTokenizer
+from tokenize_program import assert_equal, assert_round_trip, assert_same, save, texts, tokenize  # noqa: F401
+from tokenizer_texts import training_corpus
+from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from trained_tokenizers import GPT4O, LLAMA3, QWEN2, byte_level, llama2
+from transformers import LlamaTokenizer, PreTrainedTokenizerFast
+from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-LLAMA3 = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+"
-    r"|\s+(?!\S)|\s+"
-)
-QWEN2 = LLAMA3.replace(r"\p{N}{1,3}", r"\p{N}")
-GPT4O = (
-    r"[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]*[\p{Ll}\p{Lm}\p{Lo}\p{M}]+(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
-    r"|[^\r\n\p{L}\p{N}]?[\p{Lu}\p{Lt}\p{Lm}\p{Lo}\p{M}]+[\p{Ll}\p{Lm}\p{Lo}\p{M}]*(?i:'s|'t|'re|'ve|'m|'ll|'d)?"
-    r"|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n/]*|\s*[\r\n]+|\s+(?!\S)|\s+"
-)
 DEEPSEEK = r"[!\"#$%&'()*+,\-./:;<=>?@\[\\\]^_`{|}~][A-Za-z]+|[^\r\n\p{L}\p{P}\p{S}]?[\p{L}\p{M}]+| ?[\p{P}\p{S}]+[\r\n]*"
 BEHAVIORS = ["removed", "isolated", "merged_with_previous", "merged_with_next", "contiguous"]
 
 
 @pytest.fixture(scope="session")
-def tokenize():
-    """tokenize(folder, inputs, *flags) -> what tests/support/tokenize.cpp answers, one value an input."""
-    folder = os.environ.get("QLORA_BIN")
-    if not folder:
-        pytest.fail("QLORA_BIN is not set: it names the folder with the built programs")
-    program = Path(folder).resolve() / "tokenize"
-    if not program.is_file():
-        pytest.fail(f"QLORA_BIN={folder} holds no tokenize: build that target first")
-
-    def run(model, inputs, *flags):
-        lines = "".join(json.dumps(value) + "\n" for value in inputs)
-        command = [str(program), "--model", str(model), *flags]
-        result = subprocess.run(command, input=lines, capture_output=True, encoding="utf-8", check=False)
-        assert result.returncode == 0, result.stderr
-        answers = [json.loads(line) for line in result.stdout.split("\n")[:-1]]
-        assert len(answers) == len(inputs)
-        return answers
-
-    return run
-
-
-@pytest.fixture(scope="session")
 def vocabularies():
     return fetch_vocabularies()
-
-
-@pytest.fixture(scope="session")
-def texts():
-    return make_texts(2400)
-
-
-def assert_equal(inputs, ours, theirs, what):
-    differing = [(i, o, t) for i, o, t in zip(inputs, ours, theirs, strict=True) if o != t]
-    shown = "\n".join(f"{i!r:.300}\n  ours   {o!r:.300}\n  theirs {t!r:.300}" for i, o, t in differing[:5])
-    if differing:
-        pytest.fail(f"{what}: {len(differing)} of {len(inputs)} differ\n{shown}", pytrace=False)
-
-
-def assert_same(tokenize, folder, peer, texts):
-    """Every way to encode and to decode agrees with `peer`, which has written `folder`/tokenizer.json."""
-    for parse, add in ((False, False), (True, False), (True, True), (False, True)):
-        peer.encode_special_tokens = not parse
-        theirs = [e.ids for e in peer.encode_batch(texts, add_special_tokens=add)]
-        flags = ["--special"] * parse + ["--add-special"] * add
-        assert_equal(texts, tokenize(folder, texts, *flags), theirs, " ".join(["encode", *flags]))
-    peer.encode_special_tokens = False
-    rows = [e.ids for e in peer.encode_batch(texts)]
-    rows += [row[1:-1] for row in rows if len(row) > 3][:300]  # cut anywhere, in the middle of characters too
-    for skip in (False, True):
-        theirs = [peer.decode(row, skip_special_tokens=skip) for row in rows]
-        flags = ["--decode"] + ["--skip-special"] * skip
-        assert_equal(rows, tokenize(folder, rows, *flags), theirs, " ".join(flags))
-
-
-def assert_round_trip(tokenize, folder, texts):
-    """What was encoded as plain text comes back as it was."""
-    ids = tokenize(folder, texts)
-    assert_equal(texts, tokenize(folder, ids, "--decode"), texts, "round trip")
-
-
-def save(peer, folder):
-    folder.mkdir(parents=True, exist_ok=True)
-    peer.save(str(folder / "tokenizer.json"))
-    return folder
 
 
 def test_smollm2(tokenize, texts, tmp_path):
@@ -123,21 +54,30 @@ def test_gpt2(tokenize, texts, vocabularies, tmp_path):
     assert_round_trip(tokenize, tmp_path / "False", texts)
 
 
-def byte_level_trainer(**options):
-    return trainers.BpeTrainer(
-        vocab_size=900, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False, **options
-    )
-
-
-def byte_level(pre_tokenizer, normalizer=None, **model):
-    """Trained with `pre_tokenizer` in front of ByteLevel without its own pattern."""
-    peer = Tokenizer(models.BPE(**model))
-    if normalizer is not None:
-        peer.normalizer = normalizer
+def tekken(file):
+    """130,072 tokens as transformers converts them: merges by the rank of what they make, ignore_merges, o200k-like words."""
+    state = json.loads(file.read_text(encoding="utf-8"))
+    letters = bytes_to_unicode()
+    count = state["config"]["default_vocab_size"] - state["config"]["default_num_special_tokens"]
+    ranks = {base64.b64decode(token["token_bytes"]): rank for rank, token in enumerate(state["vocab"][:count])}
+    merges = []
+    for token, rank in ranks.items():
+        cuts = [(token[:i], token[i:]) for i in range(1, len(token))]
+        known = [cut for cut in cuts if cut[0] in ranks and cut[1] in ranks]
+        merges += [(rank, *cut) for cut in sorted(known, key=lambda cut: (ranks[cut[0]], ranks[cut[1]]))]
+    spell = {token: "".join(letters[byte] for byte in token) for token in ranks}
+    specials = ["<unk>", "<s>", "</s>", "[INST]", "[/INST]"]
+    specials += [f"<SPECIAL_{i}>" for i in range(5, state["config"]["default_num_special_tokens"])]
+    vocab = {name: id for id, name in enumerate(specials)}
+    vocab.update({spell[token]: rank + len(specials) for token, rank in ranks.items()})
+    merges.sort(key=lambda merge: merge[0])
+    peer = Tokenizer(models.BPE(vocab, [(spell[a], spell[b]) for _, a, b in merges], ignore_merges=True))
     plain = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
-    peer.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizer, plain])
+    words = pre_tokenizers.Split(Regex(state["config"]["pattern"]), "isolated", invert=False)
+    peer.pre_tokenizer = pre_tokenizers.Sequence([words, plain])
     peer.decoder = decoders.ByteLevel()
-    peer.train_from_iterator(training_corpus(), byte_level_trainer(special_tokens=["<|endoftext|>", "<|im_end|>"]))
+    peer.post_processor = processors.ByteLevel(trim_offsets=False)
+    peer.add_special_tokens(specials)
     return peer
 
 
@@ -151,29 +91,6 @@ def llama3():
 def qwen2():
     peer = byte_level(pre_tokenizers.Split(Regex(QWEN2), "isolated", invert=False), normalizers.NFC())
     peer.add_tokens([AddedToken("<tool_call>", normalized=False, special=False)])
-    return peer
-
-
-def llama2(unknown=True, byte_fallback=True):
-    """sentencepiece's model in tokenizer.json's words: no pre-tokenizer, so a text is one word."""
-    peer = Tokenizer(models.BPE(unk_token="<unk>" if unknown else None, fuse_unk=True, byte_fallback=byte_fallback))
-    peer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
-    byte_tokens = [f"<0x{byte:02X}>" for byte in range(256)] if byte_fallback else []
-    specials = ["<unk>", "<s>", "</s>"]
-    trainer = trainers.BpeTrainer(vocab_size=900, limit_alphabet=150, special_tokens=[], show_progress=False)
-    scratch = Tokenizer(models.BPE())
-    scratch.pre_tokenizer = pre_tokenizers.Metaspace()
-    scratch.train_from_iterator(training_corpus(), trainer)
-    learnt = json.loads(scratch.to_str())["model"]
-    state = json.loads(peer.to_str())
-    tokens = specials + byte_tokens + [t for t in sorted(learnt["vocab"], key=learnt["vocab"].get)]
-    state["model"]["vocab"] = {token: id for id, token in enumerate(dict.fromkeys(tokens))}
-    state["model"]["merges"] = learnt["merges"]
-    peer = Tokenizer.from_str(json.dumps(state))
-    peer.add_special_tokens([AddedToken(name, normalized=False, special=True) for name in specials])
-    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
-    peer.decoder = decoders.Sequence(steps)
-    peer.post_processor = processors.TemplateProcessing("<s> $A </s>", None, [("<s>", 1), ("</s>", 2)])
     return peer
 
 
@@ -278,6 +195,49 @@ TRAINED = {
 def test_component(tokenize, texts, tmp_path, name):
     peer = TRAINED[name]()
     assert_same(tokenize, save(peer, tmp_path), peer, texts)
+
+
+def test_tekken(tokenize, texts, vocabularies, tmp_path):  # noqa: F811
+    peer = tekken(vocabularies / "tekken/tekken.json")
+    folder = save(peer, tmp_path)
+    theirs = [encoding.ids for encoding in peer.encode_batch(texts)]
+    assert_equal(texts, tokenize(folder, texts, "--special"), theirs, "encode")
+
+
+FLAGS = ("lstrip", "rstrip", "single_word", "normalized", "special")
+CONFIGURATIONS = {
+    # other flags for two tokens, then tokens that tokenizer.json lacks, one of them between two that it has
+    "flags": {"added_tokens_decoder": {"<|im_start|>": "lstrip special", "<tool>": "rstrip special", "[INST]": "normalized",
+                                       "word": "single_word", "</s>": "lstrip rstrip"}},
+    "names": {"eos_token": "<|im_end|>", "pad_token": "[PAD]", "extra_special_tokens": ["<mask>", "the"], "unk_token": "of"},
+    "both": {"added_tokens_decoder": {"<tool_call>": "special lstrip", "Café": "", "</s>": "normalized"}, "bos_token": "</s>",
+             "additional_special_tokens": ["[/INST]"], "mask_token": "<mask>"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", CONFIGURATIONS)
+def test_what_the_folder_says_of_added_tokens_is_done(tokenize, texts, tmp_path, name):  # noqa: F811
+    peer = byte_level(pre_tokenizers.ByteLevel(add_prefix_space=False), normalizers.NFC())
+    peer.add_special_tokens(["<|im_start|>", AddedToken("</s>", rstrip=True)])
+    peer.add_tokens([AddedToken("<tool>", normalized=False), "<tool_call>"])
+    folder = save(peer, tmp_path)
+    config = {"tokenizer_class": "PreTrainedTokenizerFast"} | CONFIGURATIONS[name]
+    if "added_tokens_decoder" in config:
+        fresh = iter(range(peer.get_vocab_size(), 2000))
+        config["added_tokens_decoder"] = {
+            peer.token_to_id(content) if peer.token_to_id(content) is not None else next(fresh):
+            {"content": content, **{flag: flag in flags.split() for flag in FLAGS}}
+            for content, flags in config["added_tokens_decoder"].items()
+        }  # fmt: skip
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    loaded = PreTrainedTokenizerFast.from_pretrained(folder)
+    theirs = loaded(texts, add_special_tokens=False)["input_ids"]
+    assert_equal(texts, tokenize(folder, texts, "--special"), theirs, "encode")
+    assert len(loaded) > peer.get_vocab_size()
+    plain = [encoding.ids for encoding in peer.encode_batch(texts)]
+    assert plain != theirs, "the file changes nothing"
+    shown = [loaded.decode(row, skip_special_tokens=True) for row in theirs]
+    assert_equal(theirs, tokenize(folder, theirs, "--decode", "--skip-special"), shown, "decode")
 
 
 @pytest.mark.parametrize("name", ["llama3", "digits", "split_isolated", "empty_sequence"])
