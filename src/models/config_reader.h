@@ -6,6 +6,7 @@
 
 #include "qlora/core/error.h"
 #include "qlora/core/json.h"
+#include "qlora/kernels/layer_kinds.h"
 
 namespace qlora::models {
 
@@ -28,6 +29,10 @@ class ConfigReader {
     double number(const char* key, double fallback);
     bool boolean(const char* key, bool fallback);
     std::string text(const char* key, const std::string& fallback);
+    /// Above zero; 0 where the key is null, `fallback` where it is missing.
+    double number_or_off(const char* key, double fallback);
+    /// By the names that transformers gives them.
+    kernels::Activation activation(const char* key, const std::string& fallback);
 
     const Json& json() const { return json_; }
     FaultList& faults() { return faults_; }

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <set>
 
+#include "architectures/refused.h"
 #include "architectures/registry.h"
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
@@ -23,21 +24,17 @@ const Architecture& architecture_of(ConfigReader& config, const std::string& mod
             ? "; it comes with Python code of its own (auto_map), and no code from a model "
               "folder is run"
             : "";
-    throw CheckpointError(name + ": model_type '" + model_type + "' is not supported; supported are " +
-                          known + own_code);
+    const std::string_view why = why_refused(model_type);
+    throw CheckpointError(name + ": model_type '" + model_type + "' is not supported" +
+                          (why.empty() ? "" : ": " + std::string(why)) + "; supported are " + known +
+                          own_code);
 }
 
-void read_token_ids(ConfigReader& config, DecoderSpec& decoder) {
-    if (config.has("eos_token_id")) {
-        const Json& eos = config.json().at("eos_token_id");
-        for (const Json& id : eos.is_array() ? eos : Json::array({eos})) {
-            if (id.is_number_integer()) decoder.eos_token_ids.push_back(id.get<std::int64_t>());
-        }
-    }
-    if (config.json().contains("pad_token_id")) decoder.pad_token_id.reset();
-    if (config.has("pad_token_id") && config.json().at("pad_token_id").is_number_integer()) {
-        const std::int64_t id = config.json().at("pad_token_id").get<std::int64_t>();
-        if (id >= 0 && id < decoder.vocab_size) decoder.pad_token_id = id;
+void read_end_ids(ConfigReader& config, DecoderSpec& decoder) {
+    if (!config.has("eos_token_id")) return;
+    const Json& eos = config.json().at("eos_token_id");
+    for (const Json& id : eos.is_array() ? eos : Json::array({eos})) {
+        if (id.is_number_integer()) decoder.eos_token_ids.push_back(id.get<std::int64_t>());
     }
 }
 
@@ -78,9 +75,11 @@ std::vector<std::size_t> DecoderSpec::used_ropes() const {
 std::vector<const spec::Norm*> DecoderSpec::norms() const {
     std::vector<const spec::Norm*> out;
     for (const spec::Layer& layer : layers) {
+        const auto before = static_cast<std::ptrdiff_t>(out.size());
         for (const spec::Branch& branch : layer.branches) {
             const auto add = [&](const std::optional<spec::Norm>& norm) {
-                if (norm) out.push_back(&*norm);
+                const auto same = [&](const spec::Norm* known) { return known->path == norm->path; };
+                if (norm && std::none_of(out.begin() + before, out.end(), same)) out.push_back(&*norm);
             };
             add(branch.pre);
             if (const auto* attention = std::get_if<spec::Attention>(&branch.block)) {
@@ -108,7 +107,7 @@ DecoderSpec parse_decoder_spec(const Json& json, const std::string& name) {
     DecoderSpec decoder = architecture_of(config, model_type, name).describe(config);
     decoder.model_type = model_type;
     decoder.dtype = config.text("dtype", config.text("torch_dtype", ""));
-    read_token_ids(config, decoder);
+    if (decoder.eos_token_ids.empty()) read_end_ids(config, decoder);
     if (config.has("quantization_config")) {
         decoder.stored_in_4bit = quant::read_bnb_config(json.at("quantization_config"), faults);
     }

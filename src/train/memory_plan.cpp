@@ -18,30 +18,38 @@ constexpr std::int64_t kGpuBaselineBytes = 600LL << 20;
 
 /// Elements of a layer's tensors for one token.
 struct LayerSizes {
-    LayerSizes(const models::spec::Layer& layer, std::int64_t hidden_size) : hidden(hidden_size) {
-        for (const models::spec::Branch& branch : layer.branches)
-            std::visit([&](const auto& block) { add(block); }, branch.block);
+    LayerSizes(const models::spec::Layer& layer, std::int64_t hidden_size)
+        : hidden(hidden_size), parallel(layer.parallel) {
+        for (const models::spec::Branch& branch : layer.branches) {
+            std::visit([&](const auto& block) { add(block, branch.post.has_value()); }, branch.block);
+        }
     }
 
     std::int64_t hidden;
-    std::int64_t inner = 0;  ///< of the MLP
-    std::int64_t q = 0, qkv = 0, heads = 0, normed_heads = 0;
+    bool parallel;             ///< the MLP reads what attention reads
+    std::int64_t inner = 0;    ///< of the MLP
+    std::int64_t entered = 0;  ///< columns of the MLP's first product
+    std::int64_t q = 0, qkv = 0, heads = 0, normed_rows = 0;
+    std::int64_t attention_post = 0, mlp_post = 0;  ///< what a norm behind the block reads
     std::int64_t weights = 0;
     std::int64_t largest_group = 0;  ///< of the linears that run as one product
     std::int64_t largest_matrix = 0;
 
   private:
-    void add(const models::spec::Attention& attention) {
+    void add(const models::spec::Attention& attention, bool has_post) {
+        const bool whole_rows = attention.norm_span == models::spec::Attention::NormSpan::kRow;
         q += attention.output.in;
         qkv += add_linears(attention.entry, attention.output);
         heads += attention.heads;
-        if (attention.q_norm) normed_heads += attention.heads;
-        if (attention.k_norm) normed_heads += attention.kv_heads;
+        if (attention.q_norm) normed_rows += whole_rows ? 1 : attention.heads;
+        if (attention.k_norm) normed_rows += whole_rows ? 1 : attention.kv_heads;
+        if (has_post) attention_post += hidden;
     }
 
-    void add(const models::spec::Mlp& mlp) {
+    void add(const models::spec::Mlp& mlp, bool has_post) {
         inner += mlp.output.in;
-        add_linears(mlp.entry, mlp.output);
+        entered += add_linears(mlp.entry, mlp.output);
+        if (has_post) mlp_post += hidden;
     }
 
     /// Returns what the entry's product has of columns.
@@ -67,19 +75,22 @@ struct LayerBytes {
     std::int64_t attention = 0, mlp = 0;
 };
 
-/// What backward reads of a layer: the inputs of both norms, rotated q and k with v, attention's result, gate
+/// What backward reads of a layer: the inputs of its norms, rotated q and k with v, attention's result, gate
 /// and up; besides fp32 statistics of norms and softmax.
 LayerBytes read_by_backward(const LayerSizes& sizes, std::int64_t width) {
-    const std::int64_t before_head_norms = sizes.normed_heads > 0 ? sizes.qkv : 0;
-    return {.attention = (sizes.hidden + sizes.qkv + before_head_norms + sizes.q) * width +
-                         (1 + sizes.heads + sizes.normed_heads) * 4,
-            .mlp = (sizes.hidden + 2 * sizes.inner) * width + 4};
+    const std::int64_t before_head_norms = sizes.normed_rows > 0 ? sizes.qkv : 0;
+    const std::int64_t mlp_input = sizes.parallel ? 0 : sizes.hidden;
+    return {
+        .attention = (sizes.hidden + sizes.qkv + before_head_norms + sizes.q + sizes.attention_post) * width +
+                     (1 + sizes.heads + sizes.normed_rows) * 4,
+        .mlp = (mlp_input + sizes.entered + sizes.mlp_post) * width + 4};
 }
 
 LayerBytes kept_by_layer(const LayerSizes& sizes, std::int64_t width, nn::Recomputation level) {
     if (level == nn::Recomputation::kLayers) return {.attention = sizes.hidden * width};
     LayerBytes out = read_by_backward(sizes, width);
-    if (level == nn::Recomputation::kMlp) out.mlp = sizes.hidden * width;
+    if (level == nn::Recomputation::kMlp)
+        out.mlp = ((sizes.parallel ? 0 : sizes.hidden) + sizes.mlp_post) * width;
     return out;
 }
 
@@ -96,27 +107,28 @@ std::int64_t temporary_weights(const MemoryRequest& request, const LayerSizes& s
 }
 
 /// Temporaries of an MLP's backward pass, the layer's largest: for each token the gradients of the layer's
-/// result, of gate and up and of their product, and the product itself; gate and up too where they are made
-/// again. In bf16 each product goes through fp32.
+/// result, of the first product (gate and up, say) and of what the last linear reads, and that itself; the
+/// first product too where it is made again. In bf16 each product goes through fp32.
 std::int64_t mlp_backward_bytes(const MemoryRequest& request, const LayerSizes& sizes, std::int64_t tokens) {
     const std::int64_t weights = temporary_weights(request, sizes);
     const bool is_fp32 = request.bytes_per_element == 4;
+    const std::int64_t inner = sizes.inner, entered = sizes.entered, hidden = sizes.hidden;
     if (request.on_gpu) {
-        // The product's gradient before and after the adapters' share is added, the product, the gradients of
-        // gate and up; those two again where they are made again, with their normed input.
+        // The gradient of what the last linear reads, before and after the adapters' share is added, that
+        // itself, the gradient of the first product; the product again where it is made again, with its
+        // normed input.
         const bool remakes = request.recomputation != nn::Recomputation::kNone;
         return tokens * request.bytes_per_element *
-               (5 * sizes.inner + 2 * sizes.hidden + (remakes ? 2 * sizes.inner + sizes.hidden : 0));
+               (3 * inner + entered + 2 * hidden + (remakes ? entered + hidden : 0));
     }
     if (request.recomputation != nn::Recomputation::kNone) {
-        return weights +
-               tokens * (is_fp32 ? 24 * sizes.inner + 8 * sizes.hidden : 22 * sizes.inner + 8 * sizes.hidden);
+        return weights + tokens * (is_fp32 ? 8 * inner + 8 * entered + 8 * hidden
+                                           : 10 * inner + 6 * entered + 8 * hidden);
     }
-    // The weights of gate and up are made when the product and its gradient are gone.
+    // The weights of the first product are made when what the last linear reads and its gradient are gone.
     const std::int64_t in_activation =
-        tokens * (is_fp32 ? 16 * sizes.inner + 4 * sizes.hidden : 16 * sizes.inner + 2 * sizes.hidden);
-    const std::int64_t in_product =
-        tokens * (is_fp32 ? 8 * sizes.inner + 16 * sizes.hidden : 12 * sizes.inner + 8 * sizes.hidden);
+        tokens * (is_fp32 ? 8 * inner + 4 * entered + 4 * hidden : 8 * inner + 4 * entered + 2 * hidden);
+    const std::int64_t in_product = tokens * (is_fp32 ? 4 * entered + 16 * hidden : 6 * entered + 8 * hidden);
     return std::max(in_activation, weights + in_product);
 }
 
@@ -180,7 +192,8 @@ MemoryPlan plan_memory(const MemoryRequest& request) {
         largest_group = std::max(largest_group, sizes.largest_group);
     }
     MemoryPlan plan{.baseline = kBaselineBytes};
-    const std::int64_t embedding = c.vocab_size * c.hidden_size * (c.tie_word_embeddings ? 1 : 2);
+    std::int64_t embedding = c.vocab_size * c.hidden_size * (c.tie_word_embeddings ? 1 : 2);
+    if (!c.positions.empty()) embedding += c.max_position_embeddings * c.hidden_size;
     plan.weights = embedding * request.stored_bytes_per_weight;
     if (request.quantization.load_in_4bit) {
         const double bits = request.quantization.bnb_4bit_use_double_quant

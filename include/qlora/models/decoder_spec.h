@@ -84,7 +84,7 @@ struct Attention {
     };
     Layout layout = Layout::kBlocks;
     std::optional<Norm> q_norm = {}, k_norm = {};  ///< before the rotation
-    enum class NormSpan { kHead, kRow };
+    enum class NormSpan { kHead, kOwnWeightsPerHead, kRow };
     NormSpan norm_span = NormSpan::kHead;  ///< what one norm of q or k goes over
     /// In DecoderSpec::ropes; none: positions do not matter here.
     std::optional<std::size_t> rope = 0;

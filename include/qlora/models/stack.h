@@ -14,7 +14,7 @@
 
 namespace qlora::models {
 
-class Block;
+class Layer;
 class RotaryEmbedding;
 
 /// The layers of a decoder and its last norm, as a DecoderSpec describes them: what lies between an embedding
@@ -36,11 +36,9 @@ class Stack {
     void to(at::Device device);
 
   private:
-    using Layer = std::vector<std::unique_ptr<Block>>;
-
     /// One for each of DecoderSpec::ropes; none where no layer reads it.
     std::vector<std::unique_ptr<RotaryEmbedding>> ropes_;
-    std::vector<Layer> layers_;
+    std::vector<std::unique_ptr<Layer>> layers_;
     nn::Norm norm_;
 };
 

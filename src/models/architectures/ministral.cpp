@@ -1,4 +1,4 @@
-#include "parts.h"
+#include "windows.h"
 
 namespace qlora::models {
 
@@ -8,8 +8,8 @@ DecoderSpec ministral(ConfigReader& config) {
     if (!config.has("head_dim"))
         config.faults().add("head_dim", "is missing");  // transformers has no default
     DecoderSpec out = decoder(config, sizes);
-    add_layers(out, sizes, read_windows(config, WindowRule::kLayerTypes, sizes));
-    refuse_unbuilt_settings(config);
+    out.ropes = {read_rope(config, rope_sizes(sizes))};
+    add_windowed_layers(out, config, sizes, read_windows(config, WindowRule::kLayerTypes, sizes));
     return out;
 }
 

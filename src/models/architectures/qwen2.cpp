@@ -1,4 +1,4 @@
-#include "parts.h"
+#include "windows.h"
 
 namespace qlora::models {
 
@@ -6,8 +6,9 @@ namespace qlora::models {
 DecoderSpec qwen2(ConfigReader& config) {
     const Sizes sizes = read_sizes(config, {.max_positions = 32768, .kv_heads = 32});
     DecoderSpec out = decoder(config, sizes);
-    add_layers(out, sizes, read_windows(config, WindowRule::kFlag, sizes), {.query_key_value = true});
-    refuse_unbuilt_settings(config);
+    out.ropes = {read_rope(config, rope_sizes(sizes))};
+    add_windowed_layers(out, config, sizes, read_windows(config, WindowRule::kFlag, sizes),
+                        {.query_key_value = true});
     return out;
 }
 

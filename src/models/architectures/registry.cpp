@@ -2,19 +2,43 @@
 
 namespace qlora::models {
 
-// Each in its own file, <model_type>.cpp.
+// Each in the file of its name or of the type that it is made like.
+DecoderSpec cohere(ConfigReader& config);
+DecoderSpec cohere2(ConfigReader& config);
+DecoderSpec exaone4(ConfigReader& config);
+DecoderSpec gemma(ConfigReader& config);
+DecoderSpec gemma2(ConfigReader& config);
+DecoderSpec gemma3(ConfigReader& config);
+DecoderSpec gemma3_text(ConfigReader& config);
+DecoderSpec glm4(ConfigReader& config);
+DecoderSpec gpt2(ConfigReader& config);
+DecoderSpec gpt_neox(ConfigReader& config);
+DecoderSpec granite(ConfigReader& config);
+DecoderSpec hyperclovax(ConfigReader& config);
 DecoderSpec llama(ConfigReader& config);
 DecoderSpec ministral(ConfigReader& config);
+DecoderSpec ministral3(ConfigReader& config);
 DecoderSpec mistral(ConfigReader& config);
+DecoderSpec mistral3(ConfigReader& config);
+DecoderSpec olmo2(ConfigReader& config);
+DecoderSpec olmo3(ConfigReader& config);
+DecoderSpec phi(ConfigReader& config);
 DecoderSpec phi3(ConfigReader& config);
 DecoderSpec qwen2(ConfigReader& config);
 DecoderSpec qwen3(ConfigReader& config);
 DecoderSpec smollm3(ConfigReader& config);
+DecoderSpec stablelm(ConfigReader& config);
+DecoderSpec starcoder2(ConfigReader& config);
 
 std::span<const Architecture> architectures() {
     static constexpr Architecture kTable[] = {
-        {"llama", llama}, {"ministral", ministral}, {"mistral", mistral}, {"phi3", phi3},
-        {"qwen2", qwen2}, {"qwen3", qwen3},         {"smollm3", smollm3},
+        {"llama", llama},
+        {"ministral", ministral},
+        {"mistral", mistral},
+        {"phi3", phi3},
+        {"qwen2", qwen2},
+        {"qwen3", qwen3},
+        {"smollm3", smollm3},
     };
     return kTable;
 }

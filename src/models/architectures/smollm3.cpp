@@ -1,6 +1,6 @@
 #include <algorithm>
 
-#include "parts.h"
+#include "windows.h"
 
 namespace qlora::models {
 namespace {
@@ -27,7 +27,9 @@ std::vector<bool> rotating_layers(ConfigReader& config, std::int64_t layers) {
 /// A llama of which some layers know no positions; those have the window where one is switched on.
 DecoderSpec smollm3(ConfigReader& config) {
     const Sizes sizes = read_sizes(config, {.max_positions = 32768, .kv_heads = 4});
-    DecoderSpec out = decoder(config, sizes, {.rope = {.theta = 2e6}, .tied = true, .padding = 128004});
+    DecoderSpec out = decoder(config, sizes, {.tied = true, .padding = 128004});
+    out.ropes = {read_rope(config, rope_sizes(sizes), {.theta = 2e6})};
+    const spec::Activation activation = config.activation("hidden_act", "silu");
     const bool bias = config.boolean("attention_bias", false), mlp_bias = config.boolean("mlp_bias", false);
     const std::vector<bool> rotates = rotating_layers(config, sizes.layers);
     const bool has_window = config.boolean("use_sliding_window", false) && config.has("sliding_window");
@@ -40,10 +42,9 @@ DecoderSpec smollm3(ConfigReader& config) {
         spec::Attention attention = separate_attention(sizes, index, {bias, bias});
         if (!rotates[layer]) attention.rope.reset();
         attention.window = windows[layer];
-        out.layers.push_back(
-            pre_norm_layer(sizes, index, std::move(attention), gated_mlp(sizes, index, mlp_bias)));
+        out.layers.push_back(pre_norm_layer(sizes, index, std::move(attention),
+                                            gated_mlp(sizes, index, activation, mlp_bias)));
     }
-    refuse_unbuilt_settings(config);
     return out;
 }
 

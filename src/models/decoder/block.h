@@ -13,18 +13,10 @@
 #include "qlora/nn/linear_group.h"
 #include "qlora/nn/norm.h"
 #include "qlora/ops/attention.h"
+#include "qlora/ops/mlp_node.h"
 #include "qlora/ops/rope.h"
 
 namespace qlora::models {
-
-/// The residual stream [T, hidden] between two blocks. On a device a block may leave what it adds in
-/// `pending`: the kernel of the next norm adds it on its way.
-struct Stream {
-    at::Tensor value;
-    at::Tensor pending;
-
-    at::Tensor settled() const;
-};
 
 /// What a pass gives to the blocks of a layer. It owns what it holds, because a layer may run again in
 /// backward.
@@ -37,26 +29,62 @@ struct LayerPass {
     std::span<KvCache* const> caches;  ///< one a sequence, or none
 };
 
-/// One branch of a layer as it runs, the norm before it included: the stream goes in and comes out with the
-/// branch's result added.
+/// What a block that runs as one node adds its result to.
+struct BlockSum {
+    at::Tensor residual;  ///< undefined: nothing but, perhaps, its input
+    bool adds_input = false;
+    double multiplier = 1.0;  ///< of the result
+};
+
+/// What stands between two norms: linears that read the stream, what becomes of their product, and a linear
+/// that leads back to it. A block that is not made so always runs as one node.
 class Block {
   public:
+    Block() = default;
     virtual ~Block() = default;
-    virtual Stream forward(const Stream& stream, const LayerPass& pass) const = 0;
-    /// In the order of the checkpoint.
-    virtual std::vector<nn::Linear*> linears() = 0;
-    virtual std::vector<nn::Norm*> norms() = 0;
-    /// The linears as they run: those of the entry as one product, then the output.
+    Block(const Block&) = delete;
+    Block& operator=(const Block&) = delete;
+
+    /// Whether tokens look at each other; only then `inner` narrows them to LayerPass::rows.
+    virtual bool attends() const { return false; }
+    virtual ops::Projections entry(const LayerPass& pass) const = 0;
+    /// What becomes of the entry's product [T, sum of out] before the last linear reads it.
+    virtual at::Tensor inner(const at::Tensor& entered, const LayerPass& pass) const = 0;
+    /// residual + multiplier * output(inner), the sum's start left out where `residual` is undefined.
+    virtual at::Tensor leave(const at::Tensor& inner, const at::Tensor& residual, double multiplier,
+                             const LayerPass& pass) const = 0;
+
+    /// Whether this pass runs the block as one node that keeps its input alone.
+    virtual bool runs_as_one(const LayerPass& pass) const = 0;
+    /// The whole block so, with the norm before it if there is one.
+    virtual at::Tensor as_one(const at::Tensor& hidden, const nn::Norm* pre, const BlockSum& sum,
+                              ops::NodeOutput output, const LayerPass& pass) const = 0;
+
+    virtual std::vector<nn::Linear*> linears() = 0;  ///< in the order of the checkpoint
+    virtual std::vector<nn::Norm*> norms() { return {}; }
+    /// The linears as they run.
     virtual std::vector<nn::LinearGroup*> groups() = 0;
 };
 
-std::unique_ptr<Block> make_attention_block(const spec::Norm& pre, const spec::Attention& attention);
-/// `ends_layer`: nothing of the layer comes after it.
-std::unique_ptr<Block> make_mlp_block(const spec::Norm& pre, const spec::Mlp& mlp, bool ends_layer);
+/// The linears of most blocks: those of the entry run as one product, then the output.
+class BlockLinears {
+  public:
+    BlockLinears(const std::vector<spec::Linear>& entry, const spec::Linear& output);
 
-nn::Linear make_linear(const spec::Linear& linear);
-std::vector<nn::Linear> make_linears(const std::vector<spec::Linear>& linears);
-std::vector<nn::Linear*> pointers_to(std::vector<nn::Linear>& linears);
+    ops::Projections entry(const LayerPass& pass) const { return entry_.projections(pass.context); }
+    ops::Projections output(const LayerPass& pass) const { return output_.projections(pass.context); }
+    std::vector<nn::Linear*> all();
+    std::vector<nn::LinearGroup*> groups() { return {&entry_, &output_}; }
+
+  private:
+    std::vector<nn::Linear> first_;
+    nn::Linear last_;
+    nn::LinearGroup entry_, output_;  ///< they point to the linears
+};
+
+std::unique_ptr<Block> make_block(const spec::Attention& attention);
+std::unique_ptr<Block> make_block(const spec::Mlp& mlp);
+
 nn::Norm make_norm(const spec::Norm& norm);
 
 }  // namespace qlora::models

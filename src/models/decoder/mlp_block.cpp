@@ -1,60 +1,49 @@
 #include <ATen/core/grad_mode.h>
+#include <c10/util/Exception.h>
+
+#include <optional>
 
 #include "block.h"
+#include "qlora/ops/activation.h"
 #include "qlora/ops/decoder_nodes.h"
-#include "qlora/ops/mlp_node.h"
 
 namespace qlora::models {
 namespace {
 
 class MlpBlock final : public Block {
   public:
-    MlpBlock(const spec::Norm& pre, const spec::Mlp& mlp, bool ends_layer)
-        : pre_(make_norm(pre)),
-          first_(make_linears(mlp.entry)),
-          last_(make_linear(mlp.output)),
-          ends_layer_(ends_layer),
-          entry_(pointers_to(first_)),
-          output_({&last_}) {}
+    explicit MlpBlock(const spec::Mlp& mlp)
+        : linears_(mlp.entry, mlp.output), activation_{.kind = mlp.activation, .gated = mlp.gated} {}
 
-    Stream forward(const Stream& stream, const LayerPass& pass) const override {
-        const nn::Recomputation level = pass.context.recomputation;
-        if (level != nn::Recomputation::kNone && at::GradMode::is_enabled()) {
-            // With whole layers recomputed, gradients are on in backward alone, where nothing reads the
-            // values that leave the layer.
-            const bool is_read = level != nn::Recomputation::kLayers || !ends_layer_;
-            return {
-                .value = ops::mlp_residual(stream.settled(), pre_.used(), entry_.projections(pass.context),
-                                           output_.projections(pass.context),
-                                           is_read ? ops::NodeOutput::kUsed : ops::NodeOutput::kGraphOnly),
-                .pending = {}};
-        }
-        const auto [gate_up, residual] =
-            ops::norm_project(stream.value, pre_.used(), entry_.projections(pass.context), stream.pending);
-        return {.value = ops::swiglu_project_residual(gate_up, residual, output_.projections(pass.context)),
-                .pending = {}};
+    ops::Projections entry(const LayerPass& pass) const override { return linears_.entry(pass); }
+    at::Tensor inner(const at::Tensor& entered, const LayerPass& /*pass*/) const override { return entered; }
+    at::Tensor leave(const at::Tensor& inner, const at::Tensor& residual, double multiplier,
+                     const LayerPass& pass) const override {
+        TORCH_CHECK(multiplier == 1.0 && activation_.gated, "not built");
+        return ops::swiglu_project_residual(inner, residual, linears_.output(pass));
     }
 
-    std::vector<nn::Linear*> linears() override {
-        std::vector<nn::Linear*> out = pointers_to(first_);
-        out.push_back(&last_);
-        return out;
+    bool runs_as_one(const LayerPass& pass) const override {
+        return pass.context.recomputation != nn::Recomputation::kNone && at::GradMode::is_enabled();
     }
-    std::vector<nn::Norm*> norms() override { return {&pre_}; }
-    std::vector<nn::LinearGroup*> groups() override { return {&entry_, &output_}; }
+    at::Tensor as_one(const at::Tensor& hidden, const nn::Norm* pre, const BlockSum& sum,
+                      ops::NodeOutput node_output, const LayerPass& pass) const override {
+        TORCH_CHECK(pre != nullptr && sum.adds_input && sum.multiplier == 1.0, "not built");
+        return ops::mlp_residual(hidden, pre->used(), entry(pass), linears_.output(pass), node_output);
+    }
+
+    std::vector<nn::Linear*> linears() override { return linears_.all(); }
+    std::vector<nn::LinearGroup*> groups() override { return linears_.groups(); }
 
   private:
-    nn::Norm pre_;
-    std::vector<nn::Linear> first_;
-    nn::Linear last_;
-    bool ends_layer_;
-    nn::LinearGroup entry_, output_;  ///< they point to the linears
+    BlockLinears linears_;
+    ops::ActivationRule activation_;
 };
 
 }  // namespace
 
-std::unique_ptr<Block> make_mlp_block(const spec::Norm& pre, const spec::Mlp& mlp, bool ends_layer) {
-    return std::make_unique<MlpBlock>(pre, mlp, ends_layer);
+std::unique_ptr<Block> make_block(const spec::Mlp& mlp) {
+    return std::make_unique<MlpBlock>(mlp);
 }
 
 }  // namespace qlora::models

@@ -1,20 +1,13 @@
 #include "qlora/models/stack.h"
 
-#include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 
-#include "block.h"
+#include "layer.h"
 #include "qlora/ops/recompute.h"
 #include "rotary_embedding.h"
 
 namespace qlora::models {
 namespace {
-
-std::unique_ptr<Block> make_block(const spec::Branch& branch, bool ends_layer) {
-    if (const auto* attention = std::get_if<spec::Attention>(&branch.block))
-        return make_attention_block(*branch.pre, *attention);
-    return make_mlp_block(*branch.pre, std::get<spec::Mlp>(branch.block), ends_layer);
-}
 
 std::vector<std::unique_ptr<RotaryEmbedding>> make_ropes(const DecoderSpec& decoder, at::ScalarType dtype) {
     std::vector<std::unique_ptr<RotaryEmbedding>> out(decoder.ropes.size());
@@ -25,39 +18,9 @@ std::vector<std::unique_ptr<RotaryEmbedding>> make_ropes(const DecoderSpec& deco
 
 }  // namespace
 
-at::Tensor Stream::settled() const {
-    return pending.defined() ? value + pending : value;
-}
-
-nn::Linear make_linear(const spec::Linear& linear) {
-    return nn::Linear(linear.path, linear.in, linear.out, linear.bias);
-}
-
-std::vector<nn::Linear> make_linears(const std::vector<spec::Linear>& linears) {
-    std::vector<nn::Linear> out;
-    for (const spec::Linear& linear : linears) out.push_back(make_linear(linear));
-    return out;
-}
-
-std::vector<nn::Linear*> pointers_to(std::vector<nn::Linear>& linears) {
-    std::vector<nn::Linear*> out;
-    for (nn::Linear& linear : linears) out.push_back(&linear);
-    return out;
-}
-
-nn::Norm make_norm(const spec::Norm& norm) {
-    return nn::Norm(norm.path, norm.size,
-                    {.eps = norm.eps, .kind = norm.kind, .bias = norm.bias, .offset = norm.offset});
-}
-
 Stack::Stack(const DecoderSpec& decoder, at::ScalarType compute_dtype)
     : ropes_(make_ropes(decoder, compute_dtype)), norm_(make_norm(decoder.final_norm)) {
-    for (const spec::Layer& layer : decoder.layers) {
-        Layer& blocks = layers_.emplace_back();
-        for (const spec::Branch& branch : layer.branches) {
-            blocks.push_back(make_block(branch, &branch == &layer.branches.back()));
-        }
-    }
+    for (const spec::Layer& layer : decoder.layers) layers_.push_back(std::make_unique<Layer>(layer));
 }
 
 Stack::~Stack() = default;
@@ -79,11 +42,7 @@ at::Tensor Stack::forward(at::Tensor hidden, const TokenBatch& batch, const nn::
     for (std::size_t i = 0; i < layers_.size(); ++i) {
         pass.layer = static_cast<std::int64_t>(i);
         if (i + 1 == layers_.size()) pass.rows = rows;
-        const auto segment = [this, i, pass](const at::Tensor& x) {
-            Stream stream{.value = x, .pending = {}};
-            for (const std::unique_ptr<Block>& block : layers_[i]) stream = block->forward(stream, pass);
-            return stream.settled();
-        };
+        const auto segment = [this, i, pass](const at::Tensor& x) { return layers_[i]->forward(x, pass); };
         hidden = recomputes ? ops::recomputed(segment, hidden) : segment(hidden);
     }
     return norm_.forward(hidden);
@@ -91,20 +50,16 @@ at::Tensor Stack::forward(at::Tensor hidden, const TokenBatch& batch, const nn::
 
 std::vector<nn::Linear*> Stack::linears() {
     std::vector<nn::Linear*> out;
-    for (const Layer& layer : layers_) {
-        for (const std::unique_ptr<Block>& block : layer) {
-            for (nn::Linear* linear : block->linears()) out.push_back(linear);
-        }
+    for (const std::unique_ptr<Layer>& layer : layers_) {
+        for (nn::Linear* linear : layer->linears()) out.push_back(linear);
     }
     return out;
 }
 
 std::vector<nn::Norm*> Stack::norms() {
     std::vector<nn::Norm*> out;
-    for (const Layer& layer : layers_) {
-        for (const std::unique_ptr<Block>& block : layer) {
-            for (nn::Norm* norm : block->norms()) out.push_back(norm);
-        }
+    for (const std::unique_ptr<Layer>& layer : layers_) {
+        for (nn::Norm* norm : layer->norms()) out.push_back(norm);
     }
     out.push_back(&norm_);
     return out;
@@ -112,12 +67,7 @@ std::vector<nn::Norm*> Stack::norms() {
 
 std::vector<std::vector<nn::LinearGroup*>> Stack::groups() {
     std::vector<std::vector<nn::LinearGroup*>> out;
-    for (const Layer& layer : layers_) {
-        std::vector<nn::LinearGroup*>& groups = out.emplace_back();
-        for (const std::unique_ptr<Block>& block : layer) {
-            for (nn::LinearGroup* group : block->groups()) groups.push_back(group);
-        }
-    }
+    for (const std::unique_ptr<Layer>& layer : layers_) out.push_back(layer->groups());
     return out;
 }
 

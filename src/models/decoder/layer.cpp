@@ -1,0 +1,158 @@
+#include "layer.h"
+
+#include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
+#include <c10/util/Exception.h>
+
+#include <algorithm>
+#include <map>
+#include <string>
+
+#include "qlora/ops/decoder_nodes.h"
+#include "qlora/ops/device.h"
+
+namespace qlora::models {
+namespace {
+
+std::unique_ptr<Block> make_block(const spec::Branch& branch) {
+    return std::visit([](const auto& block) { return models::make_block(block); }, branch.block);
+}
+
+}  // namespace
+
+at::Tensor Stream::settled() const {
+    return pending.defined() ? value + pending : value;
+}
+
+Branch::Branch(const spec::Branch& branch, std::shared_ptr<nn::Norm> pre)
+    : pre_(std::move(pre)),
+      block_(make_block(branch)),
+      post_(branch.post ? std::make_unique<nn::Norm>(make_norm(*branch.post)) : nullptr),
+      multiplier_(branch.multiplier) {}
+
+Branch::Entered Branch::enter(const Stream& stream, const LayerPass& pass) const {
+    at::Tensor product, residual;
+    if (pre_) {
+        const ops::NormedProjection normed =
+            ops::norm_project(stream.value, pre_->used(), block_->entry(pass), stream.pending);
+        product = normed.y;
+        residual = normed.residual;
+    } else {
+        residual = stream.settled();
+        product = ops::project_residual(residual, {}, block_->entry(pass));
+    }
+    const at::Tensor inner = block_->inner(product, pass);
+    if (block_->attends() && pass.rows.defined()) residual = residual.index_select(0, pass.rows);
+    return {.inner = inner, .residual = residual};
+}
+
+Stream Branch::forward(const Stream& stream, const LayerPass& pass, ops::NodeOutput output) const {
+    if (block_->runs_as_one(pass)) return forward_as_one(stream, pass, output);
+    const auto [inner, residual] = enter(stream, pass);
+    if (post_) {
+        const at::Tensor out = block_->leave(inner, {}, 1.0, pass);
+        return {.value = residual + multiplier_ * post_->forward(out), .pending = {}};
+    }
+    // On a device the next norm's kernel adds the residual; on the CPU the product's sums start from it.
+    if (block_->attends() && ops::device_kernels(stream.value) != nullptr)
+        return {.value = residual, .pending = block_->leave(inner, {}, multiplier_, pass)};
+    return {.value = block_->leave(inner, residual, multiplier_, pass), .pending = {}};
+}
+
+Stream Branch::forward_as_one(const Stream& stream, const LayerPass& pass, ops::NodeOutput output) const {
+    const at::Tensor hidden = stream.settled();
+    if (!post_) {
+        const BlockSum sum{.adds_input = true, .multiplier = multiplier_};
+        return {.value = block_->as_one(hidden, pre_.get(), sum, output, pass), .pending = {}};
+    }
+    const at::Tensor out = block_->as_one(hidden, pre_.get(), {}, ops::NodeOutput::kUsed, pass);
+    return {.value = hidden + multiplier_ * post_->forward(out), .pending = {}};
+}
+
+at::Tensor Branch::leave(const at::Tensor& inner, const at::Tensor& stream, const at::Tensor& sum,
+                         const LayerPass& pass, ops::NodeOutput output) const {
+    if (inner.defined()) return block_->leave(inner, sum, multiplier_, pass);
+    return block_->as_one(stream, pre_.get(), {.residual = sum, .multiplier = multiplier_}, output, pass);
+}
+
+Layer::Layer(const spec::Layer& layer) : parallel_(layer.parallel) {
+    std::map<std::string, std::shared_ptr<nn::Norm>> norms;
+    for (const spec::Branch& branch : layer.branches) {
+        std::shared_ptr<nn::Norm> pre;
+        if (branch.pre) {
+            std::shared_ptr<nn::Norm>& known = norms[branch.pre->path];
+            if (!known) known = std::make_shared<nn::Norm>(make_norm(*branch.pre));
+            pre = known;
+        }
+        TORCH_CHECK(!parallel_ || !branch.post, "a parallel layer has no norms after its blocks");
+        branches_.emplace_back(branch, std::move(pre));
+    }
+}
+
+at::Tensor Layer::forward(const at::Tensor& x, const LayerPass& pass) const {
+    // With whole layers recomputed, gradients are on in backward alone, where nothing reads the values that
+    // leave the layer.
+    const bool is_read =
+        pass.context.recomputation != nn::Recomputation::kLayers || !at::GradMode::is_enabled();
+    const ops::NodeOutput last = is_read ? ops::NodeOutput::kUsed : ops::NodeOutput::kGraphOnly;
+    if (parallel_) return forward_in_parallel(x, pass, last);
+    Stream stream{.value = x, .pending = {}};
+    for (const Branch& branch : branches_) {
+        const bool ends_layer = &branch == &branches_.back();
+        stream = branch.forward(stream, pass, ends_layer ? last : ops::NodeOutput::kUsed);
+    }
+    return stream.settled();
+}
+
+at::Tensor Layer::forward_in_parallel(const at::Tensor& x, const LayerPass& pass,
+                                      ops::NodeOutput output) const {
+    // Each norm hands the stream on to the next, so that its gradient is summed on the way back.
+    at::Tensor stream = x;
+    std::vector<at::Tensor> inner;
+    for (const Branch& branch : branches_) {
+        if (branch.block().runs_as_one(pass)) {
+            inner.emplace_back();
+            continue;
+        }
+        Branch::Entered entered = branch.enter({.value = stream, .pending = {}}, pass);
+        inner.push_back(std::move(entered.inner));
+        stream = entered.residual;
+    }
+    at::Tensor sum = stream;
+    for (std::size_t i = 0; i < branches_.size(); ++i) {
+        const bool ends_layer = i + 1 == branches_.size();
+        sum = branches_[i].leave(inner[i], stream, sum, pass, ends_layer ? output : ops::NodeOutput::kUsed);
+    }
+    return sum;
+}
+
+std::vector<nn::Linear*> Layer::linears() const {
+    std::vector<nn::Linear*> out;
+    for (const Branch& branch : branches_) {
+        for (nn::Linear* linear : branch.block().linears()) out.push_back(linear);
+    }
+    return out;
+}
+
+std::vector<nn::Norm*> Layer::norms() const {
+    std::vector<nn::Norm*> out;
+    const auto add = [&](nn::Norm* norm) {
+        if (norm != nullptr && std::find(out.begin(), out.end(), norm) == out.end()) out.push_back(norm);
+    };
+    for (const Branch& branch : branches_) {
+        add(branch.pre());
+        for (nn::Norm* norm : branch.block().norms()) add(norm);
+        add(branch.post());
+    }
+    return out;
+}
+
+std::vector<nn::LinearGroup*> Layer::groups() const {
+    std::vector<nn::LinearGroup*> out;
+    for (const Branch& branch : branches_) {
+        for (nn::LinearGroup* group : branch.block().groups()) out.push_back(group);
+    }
+    return out;
+}
+
+}  // namespace qlora::models
