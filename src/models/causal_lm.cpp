@@ -1,6 +1,8 @@
 #include "qlora/models/causal_lm.h"
 
 #include <ATen/DeviceAccelerator.h>
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/scalar_tensor.h>
 
 #include <algorithm>
 
@@ -8,33 +10,52 @@
 #include "qlora/ops/embedding.h"
 
 namespace qlora::models {
+namespace {
+
+/// What the embedding's rows are multiplied with.
+double embedding_scale(const DecoderSpec& decoder, at::ScalarType compute_dtype) {
+    if (!decoder.rounds_embedding_scale) return decoder.embedding_scale;
+    return at::scalar_tensor(decoder.embedding_scale, compute_dtype).item<double>();
+}
+
+}  // namespace
+
 CausalLM::CausalLM(DecoderSpec decoder, at::ScalarType compute_dtype)
     : spec_(std::move(decoder)), compute_dtype_(compute_dtype), stack_(spec_, compute_dtype) {}
 
 at::Tensor CausalLM::forward(const TokenBatch& batch, const nn::ForwardContext& context,
                              const at::Tensor& rows, std::span<KvCache* const> caches) const {
     const at::Tensor& table = trained_embedding_.defined() ? trained_embedding_ : embedding_table_;
-    const at::Tensor hidden =
-        ops::embedding(table, batch.ids, compute_dtype_, spec_.pad_token_id.value_or(-1));
+    at::Tensor hidden = ops::embedding(table, batch.ids, compute_dtype_, spec_.pad_token_id.value_or(-1),
+                                       embedding_scale(spec_, compute_dtype_));
+    if (positions_.defined()) {
+        hidden = hidden + ops::embedding(positions_, batch.positions, compute_dtype_, -1);
+    }
     return stack_.forward(hidden, batch, context, rows, caches);
+}
+
+ops::LogitRule CausalLM::logit_rule() const {
+    return {.scale = spec_.logit_scale, .softcap = spec_.logit_softcap, .bias = head_bias_};
 }
 
 at::Tensor CausalLM::loss_sum(const at::Tensor& hidden_rows, const at::Tensor& targets) const {
     if (trained_head_.defined())
-        return ops::trainable_linear_cross_entropy(hidden_rows, trained_head_, targets);
-    return ops::linear_cross_entropy(hidden_rows, output_matrix(), targets);
+        return ops::trainable_linear_cross_entropy(hidden_rows, trained_head_, targets, logit_rule());
+    return ops::linear_cross_entropy(hidden_rows, output_matrix(), targets, logit_rule());
 }
 
 ops::TokenScores CausalLM::score(const at::Tensor& hidden_rows, const at::Tensor& targets) const {
     const ops::TokenScores scores =
-        trained_head_.defined() ? ops::score_tokens(hidden_rows, ops::TrainedHead(trained_head_), targets)
-                                : ops::score_tokens(hidden_rows, output_matrix(), targets);
+        trained_head_.defined()
+            ? ops::score_tokens(hidden_rows, ops::TrainedHead(trained_head_), targets, logit_rule())
+            : ops::score_tokens(hidden_rows, output_matrix(), targets, logit_rule());
     return {.logprobs = scores.logprobs.cpu(), .correct = scores.correct.cpu()};
 }
 
 at::Tensor CausalLM::logits(const at::Tensor& hidden_rows) const {
-    if (trained_head_.defined()) return ops::head_logits(hidden_rows, ops::TrainedHead(trained_head_));
-    return ops::head_logits(hidden_rows, output_matrix());
+    if (trained_head_.defined())
+        return ops::head_logits(hidden_rows, ops::TrainedHead(trained_head_), logit_rule());
+    return ops::head_logits(hidden_rows, output_matrix(), logit_rule());
 }
 
 void CausalLM::set_embedding(nn::Weight weight, at::Tensor stored) {
@@ -48,6 +69,8 @@ void CausalLM::to(at::Device device) {
     embedding_table_ = embedding_table_.to(device);
     embedding_ = nn::Weight(embedding_table_, compute_dtype_);
     if (head_.defined()) head_.to(device);
+    if (positions_.defined()) positions_ = positions_.to(device);
+    if (head_bias_.defined()) head_bias_ = head_bias_.to(device);
     nn::move_to(trained_embedding_, device);
     nn::move_to(trained_head_, device);
 }
@@ -108,6 +131,8 @@ std::int64_t CausalLM::parameter_count() const {
     for (const spec::Linear* linear : spec_.linears())
         total += linear->in * linear->out + (linear->bias ? linear->out : 0);
     for (const spec::Norm* norm : spec_.norms()) total += norm->size * (norm->bias ? 2 : 1);
+    if (!spec_.positions.empty()) total += spec_.max_position_embeddings * spec_.hidden_size;
+    if (spec_.head.bias) total += spec_.vocab_size;
     return total;
 }
 

@@ -6,12 +6,12 @@
 namespace qlora::ops {
 
 namespace in_fp32 {
-at::Tensor activate(const at::Tensor& entered, ActivationRule rule);
+at::Tensor activate(const at::Tensor& entered, ActivationRule rule, const at::Tensor& into);
 ActivationGradient activate_backward(const at::Tensor& g, const at::Tensor& entered, ActivationRule rule);
 }  // namespace in_fp32
 
 namespace in_bf16 {
-at::Tensor activate(const at::Tensor& entered, ActivationRule rule);
+at::Tensor activate(const at::Tensor& entered, ActivationRule rule, const at::Tensor& into);
 ActivationGradient activate_backward(const at::Tensor& g, const at::Tensor& entered, ActivationRule rule);
 }  // namespace in_bf16
 

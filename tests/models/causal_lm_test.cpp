@@ -1,9 +1,13 @@
 #include "qlora/models/causal_lm.h"
 
 #include <ATen/core/grad_mode.h>
+#include <ATen/ops/arange.h>
+#include <ATen/ops/log_softmax.h>
+#include <ATen/ops/tanh.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <cmath>
 
 #include "qlora/data/batch.h"
 #include "qlora/eval/generate.h"
@@ -273,6 +277,92 @@ TEST(Generation, ends_where_the_model_takes_no_more_positions) {
     EXPECT_EQ(out[0].size(), 3U) << "the last token is read off the 30th position";
     EXPECT_EQ(out[1].size(), 12U);
     EXPECT_EQ(out[2].size(), 1U);
+}
+
+/// The embedding's rows, replaced.
+void replace_embedding(CausalLM& model, const at::Tensor& table) {
+    model.set_embedding(nn::Weight(table, model.compute_dtype()), table);
+}
+
+at::Tensor embedding_of(const CausalLM& model) {
+    return model.embedding().dense();
+}
+
+TEST(CausalLM, a_scaled_embedding_is_one_whose_rows_are_larger) {
+    const auto plain = load_changed({}, [](DecoderSpec&) {});
+    const auto scaled = load_changed({}, [](DecoderSpec& decoder) { decoder.embedding_scale = 1.7; });
+    const TokenBatch batch = batch_of({some_ids(9, 1), some_ids(5, 2)});
+    EXPECT_FALSE(scaled->forward(batch, {}).equal(plain->forward(batch, {})));
+    replace_embedding(*plain, embedding_of(*plain) * 1.7);
+    EXPECT_TRUE(scaled->forward(batch, {}).equal(plain->forward(batch, {})));
+}
+
+TEST(CausalLM, a_rounded_embedding_scale_is_a_value_of_the_compute_dtype) {
+    const Ids ids = some_ids(9, 1);
+    const auto hidden = [&](double scale, bool rounds, at::ScalarType dtype) {
+        const TempDir dir;
+        TinyModel{}.write(dir.path());
+        DecoderSpec decoder = load_decoder_spec(dir.path());
+        decoder.embedding_scale = scale;
+        decoder.rounds_embedding_scale = rounds;
+        LoadOptions options;
+        options.compute_dtype = dtype;
+        return load_base(io::Checkpoint(dir.path()), decoder, options)->forward(batch_of({ids}), {});
+    };
+    const double exact = std::sqrt(33.0), in_bf16 = 5.75;  // of 5.745
+    EXPECT_TRUE(hidden(exact, true, at::kBFloat16).equal(hidden(in_bf16, false, at::kBFloat16)));
+    EXPECT_FALSE(hidden(exact, false, at::kBFloat16).equal(hidden(in_bf16, false, at::kBFloat16)));
+    EXPECT_TRUE(hidden(exact, true, at::kFloat).equal(hidden(exact, false, at::kFloat)));
+}
+
+TEST(CausalLM, learned_positions_are_added_to_the_embedding) {
+    const auto with = load_changed({}, [](DecoderSpec&) {}), without = load_changed({}, [](DecoderSpec&) {});
+    const at::Tensor positions = at::arange(256 * 32, at::kFloat).reshape({256, 32}).sin();
+    with->set_positions(positions);
+    Ids ids;
+    for (int i = 0; i < 9; ++i) ids.push_back(3 + 10 * i);  // each once, so that a row stands for a position
+    at::Tensor table = embedding_of(*without).clone();
+    for (std::int64_t i = 0; i < 9; ++i) table[3 + 10 * i].add_(positions[i]);
+    replace_embedding(*without, table);
+    // The second sequence begins at position 0 again.
+    const TokenBatch batch = batch_of({ids, Ids(ids.begin(), ids.begin() + 4)});
+    EXPECT_TRUE(with->forward(batch, {}).equal(without->forward(batch, {})));
+}
+
+TEST(CausalLM, a_trained_embedding_gets_the_gradient_of_what_is_scaled) {
+    const auto model = load_changed({}, [](DecoderSpec& decoder) { decoder.embedding_scale = 1.7; });
+    const auto larger = load_changed({}, [](DecoderSpec&) {});
+    replace_embedding(*larger, embedding_of(*larger) * 1.7);
+    const TokenBatch batch = batch_of({some_ids(9, 1)});
+    for (CausalLM* each : {model.get(), larger.get()}) {
+        each->train_embedding();
+        each->forward(batch, {}).sin().sum().backward();
+    }
+    const at::Tensor gradient = model->trained_embedding().grad();
+    EXPECT_TRUE(gradient.any().item<bool>());
+    EXPECT_TRUE(gradient.equal(larger->trained_embedding().grad() * 1.7));
+}
+
+TEST(CausalLM, logits_losses_and_scores_follow_the_rule_of_the_description) {
+    const auto plain = load_changed({}, [](DecoderSpec&) {});
+    const auto ruled = load_changed({}, [](DecoderSpec& decoder) {
+        decoder.logit_scale = 0.7;
+        decoder.logit_softcap = 2.0;
+    });
+    const at::Tensor bias = at::arange(97, at::kFloat).cos();
+    ruled->set_head_bias(bias);
+    const at::Tensor hidden = plain->forward(batch_of({some_ids(9, 1)}), {}).detach();
+    const at::Tensor expected = at::tanh((plain->logits(hidden) + bias).to(at::kDouble) * 0.7 / 2.0) * 2.0;
+    // Values of at most 2, products of 32 terms and four operations in fp32.
+    EXPECT_LE((ruled->logits(hidden) - expected).abs().max().item<double>(), 2e-6);
+    const at::Tensor targets = at::arange(9, at::kLong) * 7;
+    const at::Tensor exact = at::log_softmax(expected, 1).gather(1, targets.unsqueeze(1)).squeeze(1);
+    EXPECT_LE((ruled->score(hidden, targets).logprobs - exact).abs().max().item<double>(), 1e-5);
+    EXPECT_NEAR(ruled->loss_sum(hidden, targets).item<double>(), -exact.sum().item<double>(), 1e-4);
+    const double frozen = ruled->loss_sum(hidden, targets).item<double>();
+    ruled->train_head();
+    EXPECT_NEAR(ruled->loss_sum(hidden, targets).item<double>(), frozen, 1e-4);
+    EXPECT_LE((ruled->logits(hidden) - expected).abs().max().item<double>(), 2e-6);
 }
 
 }  // namespace

@@ -4,6 +4,7 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/log_softmax.h>
 #include <ATen/ops/mm.h>
+#include <ATen/ops/tanh.h>
 #include <cmath>
 
 #include "ops/reference.h"
@@ -78,6 +79,82 @@ TEST(CrossEntropy, a_head_of_several_panels_gives_the_same) {
     EXPECT_LE(difference(head_logits(hidden, head),
                          at::mm(hidden.to(at::kDouble), head.dense().to(at::kDouble).t())),
               2e-5);
+}
+
+/// Scale, softcap and bias as models have them, and all at once.
+std::vector<LogitRule> logit_rules() {
+    const at::Tensor bias = gaussian({kVocabulary}, 7);
+    return {
+        {.scale = 0.0625}, {.softcap = 3.0}, {.bias = bias}, {.scale = 0.7, .softcap = 5.0, .bias = bias}};
+}
+
+/// As transformers' models write it.
+at::Tensor ruled(at::Tensor logits, const LogitRule& rule) {
+    if (rule.bias.defined()) logits = logits + rule.bias.to(logits.scalar_type());
+    if (rule.scale != 1.0) logits = logits * rule.scale;
+    if (rule.softcap != 0.0) logits = at::tanh(logits / rule.softcap) * rule.softcap;
+    return logits;
+}
+
+at::Tensor loss_of_logits(const at::Tensor& logits, const at::Tensor& targets) {
+    return -at::log_softmax(logits, 1).gather(1, targets.unsqueeze(1)).sum();
+}
+
+TEST(LogitRule, loss_and_gradients_equal_autograd_in_fp64) {
+    const at::Tensor targets = random_ids(515, kVocabulary, 3);  // a chunk and some
+    const DenseWeight head(gaussian({kVocabulary, kHidden}, 2));
+    for (const LogitRule& rule : logit_rules()) {
+        const auto exact = [&](const at::Tensor& hidden, const at::Tensor& weight) {
+            return loss_of_logits(ruled(at::mm(hidden, weight.t()), rule), targets);
+        };
+        expect_equal_with_gradients(
+            {gaussian({515, kHidden}, 1)},
+            [&](const auto& in) { return linear_cross_entropy(in[0], head, targets, rule); },
+            [&](const auto& in) { return exact(in[0], head.dense().to(at::kDouble)); }, kLossBound);
+        expect_equal_with_gradients(
+            {gaussian({515, kHidden}, 1), gaussian({kVocabulary, kHidden}, 2)},
+            [&](const auto& in) { return trainable_linear_cross_entropy(in[0], in[1], targets, rule); },
+            [&](const auto& in) { return exact(in[0], in[1]); }, kLossBound);
+    }
+}
+
+TEST(LogitRule, logits_and_scores_follow_it) {
+    const at::Tensor hidden = gaussian({40, kHidden}, 1), targets = random_ids(40, kVocabulary, 3);
+    const DenseWeight head(gaussian({kVocabulary, kHidden}, 2));
+    for (const LogitRule& rule : logit_rules()) {
+        const at::Tensor logits =
+            ruled(at::mm(hidden.to(at::kDouble), head.dense().to(at::kDouble).t()), rule);
+        EXPECT_LE(difference(head_logits(hidden, head, rule), logits), kLossBound);
+        const at::Tensor exact = at::log_softmax(logits, 1).gather(1, targets.unsqueeze(1)).squeeze(1);
+        EXPECT_LE(difference(score_tokens(hidden, head, targets, rule).logprobs, exact), kLossBound);
+    }
+}
+
+TEST(LogitRule, bf16_rounds_every_step_as_libtorchs_operations_do) {
+    const at::Tensor hidden = gaussian({300, kHidden}, 1).to(at::kBFloat16).requires_grad_();
+    const DenseWeight head(gaussian({kVocabulary, kHidden}, 2).to(at::kBFloat16).to(at::kFloat));
+    const at::Tensor targets = random_ids(300, kVocabulary, 3);
+    for (LogitRule rule : logit_rules()) {
+        if (rule.bias.defined()) rule.bias = rule.bias.to(at::kBFloat16);
+        // The product and its bias are rounded once (nn.Linear); what follows is operations on bf16 tensors.
+        const LogitRule bias_alone{.bias = rule.bias};
+        const at::Tensor product =
+            head_logits(hidden.detach(), head, bias_alone).to(at::kBFloat16).requires_grad_();
+        const LogitRule rest{.scale = rule.scale, .softcap = rule.softcap};
+        const at::Tensor logits = ruled(product, rest);
+        EXPECT_TRUE(head_logits(hidden.detach(), head, rule).equal(logits.detach().to(at::kFloat)));
+        const at::Tensor exact = loss_of_logits(logits.to(at::kFloat).to(at::kDouble), targets);
+        exact.backward();
+        hidden.mutable_grad() = at::Tensor();
+        const at::Tensor loss = linear_cross_entropy(hidden, head, targets, rule);
+        loss.backward();
+        // Of the very same logits: a double sum of fp32 softmaxes.
+        EXPECT_LE(std::abs(loss.item<double>() / exact.item<double>() - 1.0), 1e-6);
+        const at::Tensor gradient =
+            at::mm(product.grad().to(at::kDouble), head.dense().to(at::kDouble)).to(at::kBFloat16);
+        // The gradient of a logit is the same bf16 value but where fp32 softmax and fp64 differ in rounding.
+        EXPECT_LE(difference(hidden.grad(), gradient), kBf16Rounding);
+    }
 }
 
 TEST(CrossEntropy, no_row_gives_zero) {

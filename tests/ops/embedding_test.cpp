@@ -46,6 +46,18 @@ TEST(Embedding, the_padding_row_gets_no_gradient_as_in_torch) {
     }
 }
 
+TEST(Embedding, rows_and_gradients_are_scaled) {
+    expect_equal_with_gradients(
+        {gaussian({10, 7}, 1)},
+        [](const auto& in) { return embedding(in[0], sample_ids(), at::kFloat, -1, 1.7); },
+        [](const auto& in) { return in[0].index_select(0, sample_ids()) * 1.7; },
+        4e-7);  // a product, then sums of at most 3 values
+    // In 16 bits rows and products are rounded, as in transformers.
+    const at::Tensor table = gaussian({10, 7}, 1);
+    EXPECT_TRUE(embedding(table, sample_ids(), at::kBFloat16, -1, 1.7)
+                    .equal(table.to(at::kBFloat16).index_select(0, sample_ids()) * 1.7));
+}
+
 TEST(Embedding, a_frozen_table_asks_for_no_gradient) {
     EXPECT_FALSE(embedding(gaussian({10, 7}, 1), sample_ids(), at::kFloat, -1).requires_grad());
 }

@@ -37,6 +37,12 @@ void activate(Activation kind, bool gated, const float* entered, int64_t rows, i
 void activate_backward(Activation kind, bool gated, const float* d_out, const float* entered, int64_t rows,
                        int64_t size, float* d_entered, float* out);
 
+/// logits [n] as `curve` has them, in place. `tanhs` [n], unless null, keeps what the gradient of a softcap
+/// needs.
+void curve_logits(float* logits, int64_t n, LogitCurve curve, float* tanhs);
+/// Gradients [n] of the curved logits become those of the logits before; `tanhs` may be null without softcap.
+void curve_gradients(float* gradients, const float* tanhs, int64_t n, LogitCurve curve);
+
 /// logits [rows, columns] become softmax - onehot(target); losses[row] = logsumexp - logit of the target, the
 /// sum of exponentials accumulated so that its relative error stays below 1e-6 for 200,000 columns.
 void softmax_cross_entropy(float* logits, const int64_t* targets, int64_t rows, int64_t columns,

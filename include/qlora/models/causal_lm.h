@@ -50,6 +50,12 @@ class CausalLM {
     nn::Weight& embedding() { return embedding_; }
     const nn::Weight& embedding() const { return embedding_; }
     void set_embedding(nn::Weight weight, at::Tensor stored);
+    /// Learned positions [max_position_embeddings, hidden], added to the embedding; as on disk.
+    void set_positions(at::Tensor stored) { positions_ = std::move(stored); }
+    /// The output head's bias [vocabulary], as on disk.
+    void set_head_bias(at::Tensor stored) { head_bias_ = std::move(stored); }
+    const at::Tensor& positions() const { return positions_; }
+    const at::Tensor& head_bias() const { return head_bias_; }
     /// The untied output head's weight; undefined when tied.
     nn::Weight& head() { return head_; }
     const nn::Weight& head() const { return head_; }
@@ -71,11 +77,15 @@ class CausalLM {
     std::int64_t parameter_count() const;
 
   private:
+    ops::LogitRule logit_rule() const;
+
     DecoderSpec spec_;
     at::ScalarType compute_dtype_;
     nn::Weight embedding_;
     at::Tensor embedding_table_;  ///< as on disk, for row look-ups
+    at::Tensor positions_;        ///< undefined: none are learned
     nn::Weight head_;
+    at::Tensor head_bias_;  ///< undefined: none
     at::Tensor trained_embedding_, trained_head_;
     Stack stack_;
     bool keeps_dense_ = false;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 
+#include "qlora/kernels/layer_kinds.h"
 #include "qlora/ops/frozen_weight.h"
 
 namespace qlora::ops {
@@ -21,15 +22,27 @@ inline constexpr std::int64_t kDeviceLogitsRows = 1024;
 /// panel by panel. The same with a kept one, so that both give the same bits.
 inline constexpr std::int64_t kHeadPanelBytes = 64 << 20;
 
-/// Sum over rows of -log softmax(hidden W^T)[target]: output head and cross-entropy in one node that never
-/// holds all logits. hidden [R, d] fp32 or bf16 (logits are rounded to its dtype, softmax in fp32), targets
+/// What a logit is of a row x of the hidden states: softcap * tanh(scale * (x W^T + bias) / softcap), or
+/// scale * (x W^T + bias) where softcap is 0. In 16 bits the product with its bias and each operation after
+/// it are rounded, as in transformers.
+struct LogitRule {
+    double scale = 1.0, softcap = 0.0;
+    at::Tensor bias = {};  ///< [V], frozen; undefined: none
+
+    kernels::LogitCurve curve() const {
+        return {.scale = static_cast<float>(scale), .softcap = static_cast<float>(softcap)};
+    }
+};
+
+/// Sum over rows of -log softmax(logits)[target]: output head and cross-entropy in one node that never holds
+/// all logits. hidden [R, d] fp32 or bf16 (logits are rounded to its dtype, softmax in fp32), targets
 /// [R] int64. The gradient of hidden is made in the forward pass, chunk by chunk. Result: fp32 scalar.
-at::Tensor linear_cross_entropy(const at::Tensor& hidden, const FrozenWeight& head,
-                                const at::Tensor& targets);
+at::Tensor linear_cross_entropy(const at::Tensor& hidden, const FrozenWeight& head, const at::Tensor& targets,
+                                const LogitRule& rule = {});
 
 /// The same with a trainable fp32 head [V, d], which gets its gradient too.
 at::Tensor trainable_linear_cross_entropy(const at::Tensor& hidden, const at::Tensor& head,
-                                          const at::Tensor& targets);
+                                          const at::Tensor& targets, const LogitRule& rule = {});
 
 /// A head that trains, as the products see it.
 class TrainedHead final : public FrozenWeight {
@@ -46,7 +59,7 @@ class TrainedHead final : public FrozenWeight {
 };
 
 /// fp32 logits [R, V], rounded to hidden's dtype; no gradient.
-at::Tensor head_logits(const at::Tensor& hidden, const FrozenWeight& head);
+at::Tensor head_logits(const at::Tensor& hidden, const FrozenWeight& head, const LogitRule& rule = {});
 
 /// Without gradients: log probability of each target [R] fp32, and whether it is the most likely token [R]
 /// bool.
@@ -54,6 +67,7 @@ struct TokenScores {
     at::Tensor logprobs;
     at::Tensor correct;
 };
-TokenScores score_tokens(const at::Tensor& hidden, const FrozenWeight& head, const at::Tensor& targets);
+TokenScores score_tokens(const at::Tensor& hidden, const FrozenWeight& head, const at::Tensor& targets,
+                         const LogitRule& rule = {});
 
 }  // namespace qlora::ops

@@ -100,6 +100,18 @@ void activate_backward(Activation kind, bool gated, const float* d_out, const fl
     path().activate_backward(kind, gated, d_out, entered, rows, size, d_entered, out);
 }
 
+void curve_logits(float* logits, int64_t n, LogitCurve curve, float* tanhs) {
+    require(n >= 0, "curve_logits: a size is negative");
+    path().curve_logits(logits, n, curve, tanhs);
+}
+
+void curve_gradients(float* gradients, const float* tanhs, int64_t n, LogitCurve curve) {
+    require(n >= 0, "curve_gradients: a size is negative");
+    require(tanhs != nullptr || curve.softcap == 0.0f,
+            "curve_gradients: a softcap's gradient needs its tanh");
+    path().curve_gradients(gradients, tanhs, n, curve);
+}
+
 void softmax_cross_entropy(float* logits, const int64_t* targets, int64_t rows, int64_t columns,
                            double* losses) {
     check_targets("softmax_cross_entropy", targets, rows, columns);

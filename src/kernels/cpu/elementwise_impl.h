@@ -3,6 +3,7 @@
 #include "activation_impl.h"
 #include "dot_impl.h"
 #include "elementwise_path.h"
+#include "logit_impl.h"
 #include "norm_rope_impl.h"
 #include "softmax_impl.h"
 
@@ -15,6 +16,8 @@ const ElementwisePath kElementwise = {
     rope,
     activate,
     activate_backward,
+    curve_logits,
+    curve_gradients,
     dot_rows,
     softmax_cross_entropy,
     score_rows,

@@ -13,6 +13,8 @@ struct ElementwisePath {
     decltype(&cpu::rope) rope;
     decltype(&cpu::activate) activate;
     decltype(&cpu::activate_backward) activate_backward;
+    decltype(&cpu::curve_logits) curve_logits;
+    decltype(&cpu::curve_gradients) curve_gradients;
     decltype(&cpu::dot_rows) dot_rows;
     decltype(&cpu::softmax_cross_entropy) softmax_cross_entropy;
     decltype(&cpu::score_rows) score_rows;

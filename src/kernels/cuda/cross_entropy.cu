@@ -3,9 +3,12 @@
 // Groups of the first pass that are not aligned go value by value, so that the sum has the same order
 // wherever the row lies; the second has no order to keep and takes its groups from the first aligned column
 // on.
+#include <type_traits>
+
 #include "elements.cuh"
 #include "qlora/kernels/cuda_loss.h"
 #include "qlora/kernels/exp_math.h"
+#include "qlora/kernels/logit_math.h"
 #include "warp.cuh"
 
 namespace qlora::kernels::QLORA_KERNEL_BACKEND {
@@ -66,18 +69,55 @@ __device__ void add_group(PartialSum& partial, const float (&values)[kGroup]) {
     partial.sum += static_cast<double>(terms[0]);
 }
 
-/// visit(from, logits from .. + 15) for every group of this thread; beyond the row is -infinity.
-template <class Elements, class Visit>
-__device__ void for_each_group(const void* row, int columns, const Visit& visit) {
+template <class Elements>
+struct Rounding {
+    QLORA_HOST_DEVICE float operator()(float value) const {
+#if defined(__CUDACC__) && !defined(__CUDA_ARCH__)
+        return value;  // nvcc looks at the host's half of this too
+#else
+        return Elements::rounded(value);
+#endif
+    }
+};
+
+/// What the softmax is of: the logits as they are read, or with a curve.
+template <class Elements, bool kCurved>
+struct SoftmaxInput {
+    LogitCurve curve;
+
+    __device__ CurvedLogit<OneLane> of(float logit) const {
+        if constexpr (kCurved) {
+            return curved<OneLane>(logit, curve, Rounding<Elements>{});
+        } else {
+            return {logit, 0.0f};
+        }
+    }
+    /// Of the logit, from that of what the softmax saw.
+    __device__ float gradient(float own, float tanh) const {
+        if constexpr (kCurved) {
+            return curve_gradient<OneLane>(Elements::rounded(own), tanh, curve, Rounding<Elements>{});
+        } else {
+            return own;
+        }
+    }
+};
+
+/// visit(from, what the softmax sees of columns from .. + 15) for every group of this thread; beyond the row
+/// is -infinity.
+template <class Elements, bool kCurved, class Visit>
+__device__ void for_each_group(const void* row, int columns, const SoftmaxInput<Elements, kCurved>& input,
+                               const Visit& visit) {
     const bool vectors = reinterpret_cast<uintptr_t>(row) % 16 == 0;
     for (int from = static_cast<int>(threadIdx.x) * kGroup; from < columns; from += kThreads * kGroup) {
         float values[kGroup];
         if (vectors && from + kGroup <= columns) {
             Elements::load_group(row, from, values);
+#pragma unroll
+            for (int i = 0; i < kGroup; ++i) values[i] = input.of(values[i]).value;
         } else {
 #pragma unroll
             for (int i = 0; i < kGroup; ++i) {
-                values[i] = from + i < columns ? Elements::load(row, from + i) : kNoScore;
+                values[i] = from + i < columns ? input.of(Elements::load(row, from + i)).value : kNoScore;
             }
         }
         visit(from, values);
@@ -118,12 +158,15 @@ __device__ int misaligned_head(const void* row, int element_bytes) {
     return static_cast<int>((16 - reinterpret_cast<uintptr_t>(row) % 16) % 16) / element_bytes;
 }
 
-template <class Elements>
-__device__ void write_gradient(void* row, const RowsShape& shape, int target, float max, float inverse) {
+template <class Elements, bool kCurved>
+__device__ void write_gradient(void* row, const RowsShape& shape,
+                               const SoftmaxInput<Elements, kCurved>& input, int target, float max,
+                               float inverse) {
     const float shift = finite_shift(max);
     const auto gradient = [=](float logit, int column) {
-        const float p = exponential(logit - shift) * inverse;
-        return column == target ? p - 1.0f : p;
+        const CurvedLogit<OneLane> found = input.of(logit);
+        const float p = exponential(found.value - shift) * inverse;
+        return input.gradient(column == target ? p - 1.0f : p, found.tanh);
     };
     const int thread = static_cast<int>(threadIdx.x);
     const int head = misaligned_head(row, shape.element_bytes);
@@ -146,37 +189,41 @@ __device__ void write_gradient(void* row, const RowsShape& shape, int target, fl
     }
 }
 
-template <class Elements>
+template <class Elements, bool kCurved>
 __global__ void __launch_bounds__(kThreads, 2)
-    softmax_minus_onehot(void* logits, RowsShape shape, const int64_t* targets, double* losses) {
+    softmax_minus_onehot(void* logits, RowsShape shape, LogitCurve curve, const int64_t* targets,
+                         double* losses) {
     __shared__ float inverse;
     void* const row = static_cast<char*>(logits) + blockIdx.x * row_bytes(shape);
     const int target = static_cast<int>(targets[blockIdx.x]);
-    const float score = Elements::load(row, target);
+    const SoftmaxInput<Elements, kCurved> input{curve};
+    const float score = input.of(Elements::load(row, target)).value;
 
     PartialSum partial;
-    for_each_group<Elements>(row, shape.columns,
-                             [&](int, const float(&values)[kGroup]) { add_group(partial, values); });
+    for_each_group(row, shape.columns, input,
+                   [&](int, const float(&values)[kGroup]) { add_group(partial, values); });
     const RowSum found = sum_of_block(partial);
     if (threadIdx.x == 0) inverse = static_cast<float>(1.0 / found.sum);
     __syncthreads();
     if (threadIdx.x == 0) {
         losses[blockIdx.x] = log(found.sum) + (static_cast<double>(found.max) - static_cast<double>(score));
     }
-    write_gradient<Elements>(row, shape, target, found.max, inverse);
+    write_gradient(row, shape, input, target, found.max, inverse);
 }
 
-template <class Elements>
+template <class Elements, bool kCurved>
 __global__ void __launch_bounds__(kThreads, 2)
-    score_row(const void* logits, RowsShape shape, const int64_t* targets, float* logprobs, bool* correct) {
+    score_row(const void* logits, RowsShape shape, LogitCurve curve, const int64_t* targets, float* logprobs,
+              bool* correct) {
     __shared__ bool beaten_in[kWarps];
     const void* const row = static_cast<const char*>(logits) + blockIdx.x * row_bytes(shape);
     const int target = static_cast<int>(targets[blockIdx.x]);
-    const float score = Elements::load(row, target);
+    const SoftmaxInput<Elements, kCurved> input{curve};
+    const float score = input.of(Elements::load(row, target)).value;
 
     PartialSum partial;
     bool beaten = false;
-    for_each_group<Elements>(row, shape.columns, [&](int from, const float(&values)[kGroup]) {
+    for_each_group(row, shape.columns, input, [&](int from, const float(&values)[kGroup]) {
     // A larger logit, or an equal one before the target.
 #pragma unroll
         for (int i = 0; i < kGroup; ++i) {
@@ -195,6 +242,18 @@ __global__ void __launch_bounds__(kThreads, 2)
     correct[blockIdx.x] = best;
 }
 
+/// Calls action(Elements, whether a curve lies between the logits and the softmax).
+template <class Action>
+void with_curve(FloatType type, const LogitCurve& curve, const Action& action) {
+    with_elements(type, [&](auto elements) {
+        if (curve.is_identity()) {
+            action(elements, std::false_type{});
+        } else {
+            action(elements, std::true_type{});
+        }
+    });
+}
+
 RowsShape checked_shape(const void* logits, int64_t rows, int64_t columns, FloatType type) {
     if (rows < 0 || columns < 1) throw std::invalid_argument("softmax: rows count from 0, columns from 1");
     if (columns > kMaxColumns) throw std::invalid_argument("softmax: more than 2^30 columns");
@@ -210,9 +269,9 @@ void softmax_cross_entropy(const CrossEntropyParams& params, Stream stream) {
     const RowsShape shape = checked_shape(params.logits, params.rows, params.columns, params.type);
     if (params.rows == 0) return;
     const LaunchConfig config{dim3(grid_size(params.rows, 1)), dim3(kThreads)};
-    with_elements(params.type, [&](auto elements) {
-        launch<softmax_minus_onehot<decltype(elements)>>(config, stream, params.logits, shape, params.targets,
-                                                         params.losses);
+    with_curve(params.type, params.curve, [&](auto elements, auto is_curved) {
+        launch<softmax_minus_onehot<decltype(elements), decltype(is_curved)::value>>(
+            config, stream, params.logits, shape, params.curve, params.targets, params.losses);
     });
 }
 
@@ -220,9 +279,10 @@ void score_rows(const ScoreRowsParams& params, Stream stream) {
     const RowsShape shape = checked_shape(params.logits, params.rows, params.columns, params.type);
     if (params.rows == 0) return;
     const LaunchConfig config{dim3(grid_size(params.rows, 1)), dim3(kThreads)};
-    with_elements(params.type, [&](auto elements) {
-        launch<score_row<decltype(elements)>>(config, stream, params.logits, shape, params.targets,
-                                              params.logprobs, params.correct);
+    with_curve(params.type, params.curve, [&](auto elements, auto is_curved) {
+        launch<score_row<decltype(elements), decltype(is_curved)::value>>(config, stream, params.logits,
+                                                                          shape, params.curve, params.targets,
+                                                                          params.logprobs, params.correct);
     });
 }
 

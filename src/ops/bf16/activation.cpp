@@ -27,7 +27,7 @@ at::Tensor activated_backward(const at::Tensor& g, const at::Tensor& x, Activati
 
 }  // namespace
 
-at::Tensor activate(const at::Tensor& entered, ActivationRule rule) {
+at::Tensor activate(const at::Tensor& entered, ActivationRule rule, const at::Tensor& /*into*/) {
     if (!rule.gated) return activated(entered, rule.kind);
     const std::int64_t size = rule.size(entered.size(1));
     return activated(entered.narrow(1, 0, size), rule.kind).mul_(entered.narrow(1, size, size));

@@ -11,7 +11,7 @@ constexpr std::int64_t kGrainRows = 4;
 
 }  // namespace
 
-at::Tensor activate(const at::Tensor& entered, ActivationRule rule) {
+at::Tensor activate(const at::Tensor& entered, ActivationRule rule, const at::Tensor& /*into*/) {
     const at::Tensor source = entered.contiguous();
     const std::int64_t rows = source.size(0), columns = source.size(1), size = rule.size(columns);
     at::Tensor y = empty_left_factor(rows, size);

@@ -104,6 +104,29 @@ TEST_F(DeviceCrossEntropy, SixteenBitsAreTheResultInFp32RoundedOnce) {
     }
 }
 
+TEST_F(DeviceCrossEntropy, ACurveGivesTheBitsOfCurvedLogitsAndItsOwnGradient) {
+    for (FloatType type : kFloatTypes) {
+        for (const LogitCurve& curve : kCurves) {
+            for (int64_t columns : {1, 7, 33, 257, 1000, 9001}) {
+                const Rows rows{gaussian(2 * columns, 4, 3.0f),
+                                {columns / 3, columns - 1},
+                                type,
+                                static_cast<int>(columns % 8),
+                                curve};
+                const CrossEntropy found = cross_entropy(rows), seen = cross_entropy(without_curve(rows));
+                ASSERT_EQ(found.losses, seen.losses) << columns;
+                std::vector<float> expected = decode_elements(seen.gradient, type);
+                for (std::size_t i = 0; i < expected.size(); ++i) {
+                    const float logit = round_element(rows.logits[i], type);
+                    const float tanh = curved_element(logit, curve, type).tanh;
+                    expected[i] = curve_gradient_element(expected[i], tanh, curve, type);
+                }
+                ASSERT_EQ(found.gradient, encode_elements(expected, type)) << columns;
+            }
+        }
+    }
+}
+
 TEST_F(DeviceCrossEntropy, EveryMisalignmentGivesTheSameBits) {
     for (FloatType type : kFloatTypes) {
         for (int64_t columns : {3, 21, 48, 257, 9001}) {

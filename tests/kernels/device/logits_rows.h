@@ -9,6 +9,7 @@
 #include "kernels/test_values.h"
 #include "qlora/kernels/cuda_loss.h"
 #include "qlora/kernels/elementwise.h"
+#include "qlora/kernels/logit_math.h"
 
 /// Rows of logits through the softmax kernels of a device, and what they should give.
 namespace qlora::kernels {
@@ -26,6 +27,7 @@ struct Rows {
     std::vector<int64_t> targets;
     FloatType type = FloatType::kF32;
     int shift = 0;  // elements
+    LogitCurve curve = {};
 
     int64_t rows() const { return static_cast<int64_t>(targets.size()); }
     int64_t columns() const { return static_cast<int64_t>(logits.size() / targets.size()); }
@@ -36,6 +38,28 @@ struct Rows {
         return round_elements({begin, begin + columns()}, type);
     }
 };
+
+/// A curve of the tests: a scale alone, a softcap alone, both.
+inline constexpr LogitCurve kCurves[] = {{0.0625f, 0.0f}, {1.0f, 3.0f}, {0.7f, 5.0f}};
+
+/// What the softmax sees of a logit, and the gradient of the logit from `own`, rounded as tensors of the
+/// type.
+inline CurvedLogit<OneLane> curved_element(float logit, LogitCurve curve, FloatType type) {
+    return curved<OneLane>(logit, curve, [type](float value) { return round_element(value, type); });
+}
+inline float curve_gradient_element(float own, float tanh, LogitCurve curve, FloatType type) {
+    return curve_gradient<OneLane>(own, tanh, curve,
+                                   [type](float value) { return round_element(value, type); });
+}
+
+/// The rows that the softmax sees, as they would be without a curve.
+inline Rows without_curve(Rows rows) {
+    for (float& logit : rows.logits) {
+        logit = curved_element(round_element(logit, rows.type), rows.curve, rows.type).value;
+    }
+    rows.curve = {};
+    return rows;
+}
 
 struct CrossEntropy {
     std::vector<uint8_t> gradient;
@@ -49,7 +73,8 @@ inline CrossEntropy cross_entropy(const Rows& rows) {
     const DeviceArray<int64_t> targets(rows.targets);
     const DeviceArray<double> losses(std::vector<double>(rows.targets.size(), -7.0), Access::kOutput);
     device::softmax_cross_entropy(
-        {logits.data(), targets.data(), rows.rows(), rows.columns(), losses.data(), rows.type}, nullptr);
+        {logits.data(), targets.data(), rows.rows(), rows.columns(), losses.data(), rows.type, rows.curve},
+        nullptr);
     return {logits.download(), losses.download()};
 }
 
@@ -66,7 +91,7 @@ inline Scores score(const Rows& rows) {
     const DeviceArray<float> logprobs(std::vector<float>(rows.targets.size(), -7.0f), Access::kOutput);
     const DeviceArray<uint8_t> correct(std::vector<uint8_t>(rows.targets.size(), 0xee), Access::kOutput);
     device::score_rows({logits.data(), targets.data(), rows.rows(), rows.columns(), logprobs.data(),
-                        reinterpret_cast<bool*>(correct.data()), rows.type},
+                        reinterpret_cast<bool*>(correct.data()), rows.type, rows.curve},
                        nullptr);
     EXPECT_EQ(logits.download(), bytes);
     return {logprobs.download(), correct.download()};

@@ -32,6 +32,21 @@ TEST_F(DeviceScoreRows, FollowsTheFormulaAndTheCpu) {
     }
 }
 
+TEST_F(DeviceScoreRows, ACurveGivesTheBitsOfCurvedLogits) {
+    for (FloatType type : kFloatTypes) {
+        for (const LogitCurve& curve : kCurves) {
+            for (int64_t columns : {1, 33, 257, 9001}) {
+                const Rows rows{gaussian(2 * columns, 4, 3.0f),
+                                {columns / 3, columns - 1},
+                                type,
+                                static_cast<int>(columns % 8),
+                                curve};
+                ASSERT_EQ(score(rows), score(without_curve(rows))) << columns;
+            }
+        }
+    }
+}
+
 TEST_F(DeviceScoreRows, SumOfEqualTermsStaysWithinTheContract) {
     for (float low : {-1.3f, -9.7f, -12.9f}) {
         Rows rows{std::vector<float>(200000, low), {4321}};

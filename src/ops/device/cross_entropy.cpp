@@ -1,13 +1,15 @@
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/zeros.h>
 #include <algorithm>
 
-#include "head_loss.h"
+#include "../cross_entropy_backends.h"
 #include "qlora/ops/device.h"
 #include "qlora/ops/gemm.h"
 
-namespace qlora::ops {
+namespace qlora::ops::on_device {
 namespace {
 
 /// Calls f(rows of the head, first row, rows): all at once where it is stored in `dtype`, else as many rows
@@ -23,37 +25,46 @@ void for_each_panel(const FrozenWeight& head, at::ScalarType dtype, F&& f) {
     }
 }
 
-void logits_into(at::Tensor logits, const at::Tensor& hidden, const FrozenWeight& head) {
+/// x W^T + bias.
+void products_into(at::Tensor logits, const at::Tensor& hidden, const FrozenWeight& head,
+                   const LogitRule& rule) {
     for_each_panel(head, hidden.scalar_type(), [&](const at::Tensor& panel, std::int64_t first, auto count) {
         at::Tensor columns = logits.narrow(1, first, count);
-        at::mm_out(columns, hidden, panel.t());
+        if (rule.bias.defined()) {
+            const at::Tensor bias = rule.bias.narrow(0, first, count).to(hidden.scalar_type());
+            at::addmm_out(columns, bias, hidden, panel.t());
+        } else {
+            at::mm_out(columns, hidden, panel.t());
+        }
     });
 }
 
-/// Calls f(logits of the chunk, first row, rows) for each chunk.
+/// Calls f(products of the chunk, first row, rows) for each chunk.
 template <class F>
-void for_each_chunk(const at::Tensor& hidden, const FrozenWeight& head, F&& f) {
+void for_each_chunk(const at::Tensor& hidden, const FrozenWeight& head, const LogitRule& rule, F&& f) {
     const std::int64_t rows = hidden.size(0);
     const at::Tensor buffer =
         at::empty({std::min(rows, kDeviceLogitsRows), head.out_features()}, hidden.options());
     for (std::int64_t first = 0; first < rows; first += kDeviceLogitsRows) {
         const std::int64_t count = std::min(kDeviceLogitsRows, rows - first);
         const at::Tensor logits = buffer.narrow(0, 0, count);
-        logits_into(logits, hidden.narrow(0, first, count), head);
+        products_into(logits, hidden.narrow(0, first, count), head, rule);
         f(logits, first, count);
     }
 }
 
 }  // namespace
 
-at::Tensor device_logits(const at::Tensor& hidden, const FrozenWeight& head) {
-    const at::Tensor logits = at::empty({hidden.size(0), head.out_features()}, hidden.options());
-    logits_into(logits, hidden, head);
-    return logits;
+at::Tensor head_logits(const at::Tensor& hidden, const FrozenWeight& head, const LogitRule& rule) {
+    at::Tensor logits = at::empty({hidden.size(0), head.out_features()}, hidden.options());
+    products_into(logits, hidden, head, rule);
+    if (rule.scale != 1.0) logits = logits * rule.scale;
+    if (rule.softcap != 0.0) logits = (logits / rule.softcap).tanh_() * rule.softcap;
+    return logits.to(at::kFloat);
 }
 
-HeadLoss device_head_loss(const at::Tensor& hidden, const FrozenWeight& head, const at::Tensor& targets,
-                          WantedGradients wanted) {
+HeadLoss head_loss(const at::Tensor& hidden, const FrozenWeight& head, const at::Tensor& targets,
+                   const LogitRule& rule, WantedGradients wanted) {
     const kernels::KernelTable& device = *device_kernels(hidden);
     const at::Tensor losses = at::empty({hidden.size(0)}, hidden.options().dtype(at::kDouble));
     HeadLoss out;
@@ -62,13 +73,14 @@ HeadLoss device_head_loss(const at::Tensor& hidden, const FrozenWeight& head, co
         out.gradient_head =
             at::zeros({head.out_features(), head.in_features()}, hidden.options().dtype(at::kFloat));
     }
-    for_each_chunk(hidden, head, [&](const at::Tensor& logits, std::int64_t first, std::int64_t count) {
+    for_each_chunk(hidden, head, rule, [&](const at::Tensor& logits, std::int64_t first, std::int64_t count) {
         device.softmax_cross_entropy({.logits = logits.mutable_data_ptr(),
                                       .targets = targets.const_data_ptr<std::int64_t>() + first,
                                       .rows = count,
                                       .columns = logits.size(1),
                                       .losses = losses.mutable_data_ptr<double>() + first,
-                                      .type = float_type(logits.scalar_type())},
+                                      .type = float_type(logits.scalar_type()),
+                                      .curve = rule.curve()},
                                      current_stream(hidden));
         if (wanted.hidden) {
             at::Tensor rows = out.gradient_hidden.narrow(0, first, count);
@@ -88,22 +100,23 @@ HeadLoss device_head_loss(const at::Tensor& hidden, const FrozenWeight& head, co
     return out;
 }
 
-TokenScores device_score_tokens(const at::Tensor& hidden, const FrozenWeight& head,
-                                const at::Tensor& targets) {
+TokenScores score_tokens(const at::Tensor& hidden, const FrozenWeight& head, const at::Tensor& targets,
+                         const LogitRule& rule) {
     const kernels::KernelTable& device = *device_kernels(hidden);
     TokenScores scores{.logprobs = at::empty({hidden.size(0)}, hidden.options().dtype(at::kFloat)),
                        .correct = at::empty({hidden.size(0)}, hidden.options().dtype(at::kBool))};
-    for_each_chunk(hidden, head, [&](const at::Tensor& logits, std::int64_t first, std::int64_t count) {
+    for_each_chunk(hidden, head, rule, [&](const at::Tensor& logits, std::int64_t first, std::int64_t count) {
         device.score_rows({.logits = logits.const_data_ptr(),
                            .targets = targets.const_data_ptr<std::int64_t>() + first,
                            .rows = count,
                            .columns = logits.size(1),
                            .logprobs = scores.logprobs.mutable_data_ptr<float>() + first,
                            .correct = scores.correct.mutable_data_ptr<bool>() + first,
-                           .type = float_type(logits.scalar_type())},
+                           .type = float_type(logits.scalar_type()),
+                           .curve = rule.curve()},
                           current_stream(hidden));
     });
     return scores;
 }
 
-}  // namespace qlora::ops
+}  // namespace qlora::ops::on_device

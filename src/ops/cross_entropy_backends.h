@@ -1,0 +1,46 @@
+#pragma once
+
+#include "qlora/ops/cross_entropy.h"
+
+/// cross_entropy.h where each kind of kernels runs: fp32 on the CPU, 16 bits on the CPU with the roundings of
+/// LibTorch's operations, a device.
+namespace qlora::ops {
+
+/// Head and cross-entropy of a forward pass; gradients are undefined unless wanted.
+struct HeadLoss {
+    at::Tensor loss;  ///< fp32 scalar: the sum over rows
+    at::Tensor gradient_hidden;
+    at::Tensor gradient_head;  ///< fp32
+};
+struct WantedGradients {
+    bool hidden = false, head = false;
+};
+
+namespace in_fp32 {
+HeadLoss head_loss(const at::Tensor& hidden, const FrozenWeight& head, const at::Tensor& targets,
+                   const LogitRule& rule, WantedGradients wanted);
+/// fp32 [n, V], rounded to hidden's dtype.
+at::Tensor head_logits(const at::Tensor& hidden, const FrozenWeight& head, const LogitRule& rule);
+TokenScores score_tokens(const at::Tensor& hidden, const FrozenWeight& head, const at::Tensor& targets,
+                         const LogitRule& rule);
+}  // namespace in_fp32
+
+namespace in_bf16 {
+HeadLoss head_loss(const at::Tensor& hidden, const FrozenWeight& head, const at::Tensor& targets,
+                   const LogitRule& rule, WantedGradients wanted);
+/// fp32 [n, V], rounded to hidden's dtype.
+at::Tensor head_logits(const at::Tensor& hidden, const FrozenWeight& head, const LogitRule& rule);
+TokenScores score_tokens(const at::Tensor& hidden, const FrozenWeight& head, const at::Tensor& targets,
+                         const LogitRule& rule);
+}  // namespace in_bf16
+
+namespace on_device {
+HeadLoss head_loss(const at::Tensor& hidden, const FrozenWeight& head, const at::Tensor& targets,
+                   const LogitRule& rule, WantedGradients wanted);
+/// fp32 [n, V], rounded to hidden's dtype.
+at::Tensor head_logits(const at::Tensor& hidden, const FrozenWeight& head, const LogitRule& rule);
+TokenScores score_tokens(const at::Tensor& hidden, const FrozenWeight& head, const at::Tensor& targets,
+                         const LogitRule& rule);
+}  // namespace on_device
+
+}  // namespace qlora::ops
