@@ -5,6 +5,8 @@
 #include "qlora/adapters/lora.h"
 #include "qlora/adapters/peft_format.h"
 #include "qlora/core/error.h"
+#include "qlora/core/log.h"
+#include "qlora/models/checkpoint_names.h"
 
 namespace qlora::adapters {
 namespace {
@@ -16,13 +18,11 @@ void cut(std::string& key, std::string_view part, std::string_view kept) {
     if (found != std::string::npos) key.replace(found, part.size(), kept);
 }
 
-std::string peft_spelling(std::string key) {
+/// PEFT's key without what another tool may have added to it.
+std::string plain_key(std::string key) {
     cut(key, ".lora_A.default.", ".lora_A.");
     cut(key, ".lora_B.default.", ".lora_B.");
     cut(key, ".modules_to_save.default.", ".");
-    for (const char* part : {"layers.", "embed_tokens.", "norm."}) {
-        if (key.starts_with(kKeyPrefix + part)) return key.insert(kKeyPrefix.size(), "model.");
-    }
     return key;
 }
 
@@ -33,13 +33,29 @@ io::SafetensorsFile weights_of(const std::filesystem::path& folder) {
 
 }  // namespace
 
-AdapterFile::AdapterFile(const std::filesystem::path& folder) : file_(weights_of(folder)) {
+AdapterFile::AdapterFile(const std::filesystem::path& folder, const models::DecoderSpec& model)
+    : file_(weights_of(folder)) {
     FaultList faults;
     for (const io::TensorView& view : file_.tensors()) {
-        const auto [place, is_new] = tensors_.emplace(peft_spelling(view.name), &view);
+        std::string key = plain_key(view.name);
+        if (key.starts_with(kKeyPrefix)) {
+            const std::string name = key.substr(kKeyPrefix.size());
+            if (models::is_foreign(model, name)) {
+                foreign_.push_back(&view);
+                continue;
+            }
+            key = kKeyPrefix + models::parameter_named(model, name);
+        }
+        const auto [place, is_new] = tensors_.emplace(key, &view);
         if (!is_new) faults.add(view.name, "is the same tensor as " + place->second->name);
     }
     faults.throw_if_any<CheckpointError>(file_.path().string());
+}
+
+void AdapterFile::log_foreign() const {
+    if (foreign_.empty()) return;
+    spdlog::info("{}: {} tensors of other parts than the language model are passed over ({} is the first)",
+                 path().string(), foreign_.size(), foreign_.front()->name);
 }
 
 const io::TensorView* AdapterFile::find(const std::string& key) const {

@@ -151,7 +151,7 @@ void settle_saved_modules(LoraConfig& config, const AdapterFile& file,
 
 LoraConfig load_finished_adapter(const std::filesystem::path& folder, const AdapterFile& file,
                                  const models::DecoderSpec& model) {
-    const std::vector<ModuleInfo> modules = module_infos(model);
+    const std::vector<ModuleInfo> modules = adaptable_model(model).modules;
     std::set<std::string> linears;
     for (const ModuleInfo& module : modules) {
         if (module.is_linear && !module.is_output_embedding) linears.insert(module.path);

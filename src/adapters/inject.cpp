@@ -1,5 +1,6 @@
 #include "qlora/adapters/inject.h"
 
+#include <algorithm>
 #include <map>
 #include <set>
 
@@ -9,6 +10,11 @@
 
 namespace qlora::adapters {
 namespace {
+
+constexpr const char* kColumnsStay =
+    "training a weight that is stored in columns (Conv1D) whole is not built yet; adapt it through "
+    "target_modules";
+constexpr const char* kBiasStays = "training an output head that has a bias whole is not built yet";
 
 /// The modules of a model by path.
 struct Modules {
@@ -77,6 +83,20 @@ at::Tensor make_trainable(models::CausalLM& model, const TrainedTensor& tensor, 
     throw Error(ExitCode::kInternal, tensor.key + ": unknown part of a module");
 }
 
+/// As PEFT sets it by what it wraps: bitsandbytes' matrices are never in columns.
+bool has_dense_columns(models::CausalLM& model, const std::vector<Target>& targets) {
+    std::set<std::string> dense;
+    for (const nn::Linear* linear : model.linears()) {
+        if (!linear->weight().is_quantized()) dense.insert(linear->path());
+    }
+    std::set<std::string> in_columns;
+    for (const models::spec::Linear* linear : model.spec().linears()) {
+        if (linear->stored_in_columns && dense.contains(linear->path)) in_columns.insert(linear->path);
+    }
+    return std::any_of(targets.begin(), targets.end(),
+                       [&](const Target& target) { return in_columns.contains(target.path); });
+}
+
 }  // namespace
 
 std::int64_t Adaptation::trainable_elements() const {
@@ -85,8 +105,12 @@ std::int64_t Adaptation::trainable_elements() const {
     return total;
 }
 
-std::vector<ModuleInfo> module_infos(const models::DecoderSpec& decoder) {
-    std::vector<ModuleInfo> out;
+AdaptableModel adaptable_model(const models::DecoderSpec& decoder) {
+    AdaptableModel model{.model_type = decoder.model_type,
+                         .modules = {},
+                         .default_targets = decoder.lora_targets,
+                         .is_part = !decoder.foreign.empty()};
+    std::vector<ModuleInfo>& out = model.modules;
     std::set<std::string> containers;
     for (const models::spec::Linear* linear : decoder.linears()) {
         for (std::size_t dot = linear->path.find('.'); dot != std::string::npos;
@@ -99,11 +123,19 @@ std::vector<ModuleInfo> module_infos(const models::DecoderSpec& decoder) {
                    .is_embedding = true,
                    .in_features = decoder.vocab_size,
                    .out_features = decoder.hidden_size});
+    if (!decoder.positions.empty()) {
+        out.push_back({.path = decoder.positions,
+                       .is_embedding = true,
+                       .in_features = decoder.max_position_embeddings,
+                       .out_features = decoder.hidden_size,
+                       .not_whole = "training learned positions is not built yet"});
+    }
     for (const models::spec::Linear* linear : decoder.linears()) {
         out.push_back({.path = linear->path,
                        .is_linear = true,
                        .in_features = linear->in,
-                       .out_features = linear->out});
+                       .out_features = linear->out,
+                       .not_whole = linear->stored_in_columns ? kColumnsStay : ""});
     }
     for (const models::spec::Norm* norm : decoder.norms()) {
         out.push_back(
@@ -113,12 +145,13 @@ std::vector<ModuleInfo> module_infos(const models::DecoderSpec& decoder) {
                    .is_linear = true,
                    .is_output_embedding = true,
                    .in_features = decoder.head.in,
-                   .out_features = decoder.head.out});
-    return out;
+                   .out_features = decoder.head.out,
+                   .not_whole = decoder.head.bias ? kBiasStays : ""});
+    return model;
 }
 
 Adaptation inject(models::CausalLM& model, const LoraConfig& config, std::uint64_t seed) {
-    MatchResult match = match_targets(config, module_infos(model.spec()), model.spec().model_type);
+    MatchResult match = match_targets(config, adaptable_model(model.spec()));
     const std::vector<TrainedTensor> trained = trained_tensors(match, model.spec());
     Modules modules(model);
     set_adapters(model, match, seed, modules);
@@ -127,6 +160,7 @@ Adaptation inject(models::CausalLM& model, const LoraConfig& config, std::uint64
                           .modules_to_save = std::move(match.modules_to_save),
                           .parameters = {},
                           .warnings = std::move(match.warnings)};
+    adaptation.config.fan_in_fan_out = has_dense_columns(model, adaptation.targets);
     for (const TrainedTensor& tensor : trained) {
         adaptation.parameters.push_back({tensor.key, make_trainable(model, tensor, modules), tensor.decays});
     }

@@ -153,6 +153,7 @@ std::string adapter_config_text(const LoraConfig& config) {
     out["lora_alpha"] = alpha_json(config.lora_alpha);
     for (const auto& [key, alpha] : config.alpha_pattern) out["alpha_pattern"][key] = alpha_json(alpha);
     out["auto_mapping"] = nullptr;
+    out["fan_in_fan_out"] = config.fan_in_fan_out;
     out["inference_mode"] = true;
     out["peft_version"] = kPeftVersion;
     out["revision"] = nullptr;

@@ -33,7 +33,9 @@ LowRankUpdate load_update(const PlannedUpdate& update) {
 void write_tensor(const PlannedTensor& tensor, const MergeRequest& request, MergeReport& report,
                   io::SafetensorsWriter& writer) {
     const io::DType dtype = tensor.spec.dtype;
-    if (tensor.update != nullptr) {
+    if (tensor.is_foreign) {
+        write_copied(tensor.source, writer);
+    } else if (tensor.update != nullptr) {
         LayerMeasure measure = write_merged(tensor.source, load_update(*tensor.update), request.base,
                                             report.measured_with, dtype, writer);
         measure.path = tensor.update->module;

@@ -13,6 +13,8 @@ constexpr const char* kConfigFile = "config.json";
 void set_dtype(Json& config, const std::string& dtype) {
     bool known = false;
     for (const char* key : {"dtype", "torch_dtype"}) {
+        if (config.contains("text_config") && config["text_config"].contains(key))
+            config["text_config"][key] = dtype;
         if (!config.contains(key)) continue;
         config[key] = dtype;
         known = true;

@@ -1,6 +1,11 @@
 #include "merge_plan.h"
 
+#include <algorithm>
+#include <set>
+#include <utility>
+
 #include "qlora/adapters/finished_adapter.h"
+#include "qlora/adapters/lora.h"
 #include "qlora/adapters/peft_format.h"
 #include "qlora/adapters/trained_tensors.h"
 #include "qlora/core/error.h"
@@ -30,6 +35,13 @@ void require_stored_base(const MergeInputs& inputs, const MergeRequest& request)
         throw ConfigError("--base original: " + request.model.string() +
                           " holds 4-bit weights only; give --model the original model, or add --base "
                           "dequantized to merge onto the 4-bit values");
+    }
+    for (const std::string& name : inputs.base.names()) {
+        if (!inputs.names.is_foreign(name) || !name.ends_with(quant::kBnbState)) continue;
+        throw ConfigError(request.model.string() + " holds 4-bit weights of other parts than the language " +
+                          "model too (" + name +
+                          "), which cannot be copied into a dense model; give --model " +
+                          "the original model");
     }
     if (!inputs.trained_on) return;
     FaultList faults;
@@ -61,8 +73,17 @@ io::DType dtype_before(const quant::BnbMatrix& matrix, const models::DecoderSpec
     return config.dtype == "float32" ? io::DType::kF32 : matrix.dtype;
 }
 
-PlannedTensor plan_tensor(const std::string& name, const TensorSource& base, const MergeInputs& inputs,
+PlannedTensor plan_foreign(const TensorSource& base) {
+    PlannedTensor out{
+        .spec = {base.view->name, base.view->dtype, base.view->shape}, .source = base, .is_foreign = true};
+    return out;
+}
+
+/// `name` is the parameter's.
+PlannedTensor plan_tensor(const std::string& name, TensorSource base, const MergeInputs& inputs,
                           const MergeRequest& request) {
+    if (const auto linear = inputs.quantized.find(name); linear != inputs.quantized.end())
+        base.in_columns = linear->second->stored_in_columns;
     PlannedTensor out;
     out.source = base;
     io::DType stored = base.view->dtype;
@@ -70,8 +91,10 @@ PlannedTensor plan_tensor(const std::string& name, const TensorSource& base, con
     if (base.stored != nullptr) {
         stored = dtype_before(*base.stored, inputs.config);
         shape = {base.stored->rows, base.stored->columns};
+        if (base.in_columns) std::swap(shape[0], shape[1]);
     }
-    out.spec = {name, inputs.config.ignores(name) ? stored : output_dtype(request.dtype, stored), shape};
+    out.spec = {inputs.names.written(name),
+                inputs.config.ignores(name) ? stored : output_dtype(request.dtype, stored), shape};
     if (const auto replacement = inputs.replacements.find(name); replacement != inputs.replacements.end()) {
         out.source = replacement->second;
         out.from_adapter = true;
@@ -98,6 +121,20 @@ void sort_for_file(PlannedShard& shard) {
     }
 }
 
+/// Training on text alone leaves the updates of other parts at zero, as they began; what is more than that
+/// would be lost in the merged model.
+void require_no_foreign_updates(const AdapterFile& adapter) {
+    adapter.log_foreign();
+    for (const io::TensorView* view : adapter.foreign()) {
+        const bool is_zero = std::all_of(view->bytes.begin(), view->bytes.end(),
+                                         [](std::byte byte) { return byte == std::byte{0}; });
+        if (is_zero || !view->name.ends_with(LoraLayer::kB)) continue;
+        throw CheckpointError(adapter.path().string() + ": " + view->name +
+                              " changes a part of the model that is not the language model, which cannot be "
+                              "merged here; merge it with PEFT");
+    }
+}
+
 }  // namespace
 
 MergeInputs::MergeInputs(const MergeRequest& request)
@@ -105,17 +142,18 @@ MergeInputs::MergeInputs(const MergeRequest& request)
       base(request.model),
       names(base, config),
       stored(models::check_base(base, config)),
-      adapter(request.adapter),
+      adapter(request.adapter, config),
       lora(load_finished_adapter(request.adapter, adapter, config)),
       trained_on(trained_quantization(request.adapter)) {
-    models::log_passed_over(config);
-    const MatchResult match = match_targets(lora, module_infos(config), config.model_type);
+    models::log_passed_over(base, config);
+    const MatchResult match = match_targets(lora, adaptable_model(config));
     for (const std::string& warning : match.warnings) spdlog::warn("{}", warning);
     const std::vector<TrainedTensor> trained = trained_tensors(match, config);
     std::vector<io::TensorSpec> expected;
     for (const TrainedTensor& tensor : trained)
         expected.push_back({tensor.key, io::DType::kF32, tensor.shape});
     check_adapter_tensors(adapter, expected);
+    require_no_foreign_updates(adapter);
 
     quantized = models::quantizable_weights(config);
     for (const Target& target : match.targets) {
@@ -157,6 +195,10 @@ MergePlan plan_merge(const MergeInputs& inputs, const MergeRequest& request) {
     for (const io::SafetensorsFile& file : inputs.base.shards()) {
         PlannedShard shard{.file = file.path().filename().string(), .tensors = {}};
         for (const io::TensorView& view : file.tensors()) {
+            if (inputs.names.is_foreign(view.name)) {
+                shard.tensors.push_back(plan_foreign({&file, &view}));
+                continue;
+            }
             const std::string name = inputs.names.parameter(view.name);
             if (states.contains(name)) continue;
             const auto matrix = inputs.stored.matrices.find(name);

@@ -3,7 +3,6 @@
 #include <cstdint>
 #include <map>
 #include <optional>
-#include <set>
 #include <string>
 #include <vector>
 
@@ -29,6 +28,7 @@ struct PlannedTensor {
     io::TensorSpec spec;
     TensorSource source;  ///< in the base, or in the adapter where it is replaced
     bool from_adapter = false;
+    bool is_foreign = false;                ///< of another model in the same file: copied as it is
     bool dequantized = false;               ///< a matrix that is written as NF4 holds it
     const PlannedUpdate* update = nullptr;  ///< of an adapted layer
 };
@@ -53,7 +53,7 @@ struct MergeInputs {
     LoraConfig lora;
     std::optional<quant::QuantConfig> trained_on;
     // By the names of the base's parameters:
-    std::set<std::string> quantized;  ///< those that training saw in NF4
+    std::map<std::string, const models::spec::Linear*> quantized;  ///< those that training saw in NF4
     std::map<std::string, TensorSource> replacements;
     std::map<std::string, PlannedUpdate> updates;
 };

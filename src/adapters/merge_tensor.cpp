@@ -2,11 +2,14 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/cat.h>
 #include <algorithm>
 #include <cmath>
+#include <vector>
 
 #include "qlora/adapters/lora.h"
 #include "qlora/core/error.h"
+#include "qlora/quant/matrix_in_rows.h"
 #include "qlora/quant/tensor_bytes.h"
 
 namespace qlora::adapters {
@@ -42,11 +45,34 @@ at::Tensor rounded(const at::Tensor& values, io::DType dtype, const std::string&
     return out;
 }
 
-/// The matrix in NF4: as stored, or quantized here (which refuses what is not finite).
-quant::QuantizedTensor packed_form(const TensorSource& source, const quant::QuantConfig& config) {
+/// The matrix [out, in] in NF4: as stored, or `rows` quantized here (which refuses what is not finite).
+quant::QuantizedTensor packed_form(const TensorSource& source, const io::TensorView& rows,
+                                   const quant::QuantConfig& config) {
     if (source.stored != nullptr) return quant::load_quantized(*source.stored);
-    return quant::quantize(*source.view, config);
+    return quant::quantize(rows, config);
 }
+
+/// Takes a matrix [out, in] a few rows at a time and appends it as its file holds it.
+class MatrixSink {
+  public:
+    MatrixSink(bool in_columns, io::SafetensorsWriter& writer) : in_columns_(in_columns), writer_(writer) {}
+
+    void append(const at::Tensor& rows) {
+        if (in_columns_) {
+            kept_.push_back(rows);
+        } else {
+            writer_.append(quant::bytes_of(rows));
+        }
+    }
+    void finish() {
+        if (in_columns_) writer_.append(quant::bytes_of(at::cat(kept_, 0).t().contiguous()));
+    }
+
+  private:
+    bool in_columns_;
+    io::SafetensorsWriter& writer_;
+    std::vector<at::Tensor> kept_;
+};
 
 /// Calls `row_block(first row, rows)` for all rows of a matrix, a block of about kBlockValues at a time.
 template <class RowBlock>
@@ -96,6 +122,11 @@ std::optional<double> LayerMeasure::ratio() const {
     return delta / quantization_error;
 }
 
+void write_copied(const TensorSource& source, io::SafetensorsWriter& writer) {
+    writer.append(source.view->bytes);
+    source.file->release(*source.view);
+}
+
 void write_converted(const TensorSource& source, io::DType dtype, io::SafetensorsWriter& writer) {
     const io::TensorView& view = *source.view;
     const std::int64_t n = view.elements();
@@ -114,18 +145,22 @@ void write_converted(const TensorSource& source, io::DType dtype, io::Safetensor
 
 void write_dequantized(const TensorSource& source, const quant::QuantConfig& config, io::DType dtype,
                        io::SafetensorsWriter& writer) {
-    const quant::QuantizedTensor packed = packed_form(source, config);
+    const quant::MatrixInRows matrix(*source.view, source.in_columns && source.stored == nullptr);
+    const quant::QuantizedTensor packed = packed_form(source, matrix.view(), config);
     source.file->release(*source.view);
+    MatrixSink sink(source.in_columns, writer);
     for_row_blocks(packed, [&](std::int64_t first, std::int64_t count) {
-        const at::Tensor out = rounded(nf4_rows(packed, config, first, count), dtype, source.view->name);
-        writer.append(quant::bytes_of(out));
+        sink.append(rounded(nf4_rows(packed, config, first, count), dtype, source.view->name));
     });
+    sink.finish();
 }
 
 LayerMeasure write_merged(const TensorSource& source, const LowRankUpdate& update, MergeBase base,
                           const quant::QuantConfig& config, io::DType dtype, io::SafetensorsWriter& writer) {
-    const io::TensorView& view = *source.view;
-    const quant::QuantizedTensor packed = packed_form(source, config);
+    const quant::MatrixInRows matrix(*source.view, source.in_columns && source.stored == nullptr);
+    const io::TensorView& view = matrix.view();
+    const quant::QuantizedTensor packed = packed_form(source, view, config);
+    MatrixSink sink(source.in_columns, writer);
     LayerMeasure measure;
     double delta_squares = 0, error_squares = 0;
     for_row_blocks(packed, [&](std::int64_t first, std::int64_t count) {
@@ -134,7 +169,7 @@ LayerMeasure write_merged(const TensorSource& source, const LowRankUpdate& updat
         const at::Tensor delta = LoraLayer::delta(update.b.narrow(0, first, count), update.a, update.scaling);
         const at::Tensor& start = base == MergeBase::kDequantized ? nf4 : original;
         const at::Tensor out = rounded(start + delta, dtype, view.name);
-        writer.append(quant::bytes_of(out));
+        sink.append(out);
 
         delta_squares += square_sum(delta);
         error_squares += square_sum(original - nf4);
@@ -143,7 +178,8 @@ LayerMeasure write_merged(const TensorSource& source, const LowRankUpdate& updat
         measure.changed += changed.sum().item<std::int64_t>();
         measure.rounded_back += changed.logical_and(same).sum().item<std::int64_t>();
     });
-    source.file->release(view);
+    sink.finish();
+    source.file->release(*source.view);
     measure.delta = std::sqrt(delta_squares);
     measure.quantization_error = std::sqrt(error_squares);
     return measure;

@@ -14,6 +14,7 @@ struct TensorSource {
     const io::SafetensorsFile* file = nullptr;
     const io::TensorView* view = nullptr;
     const quant::BnbMatrix* stored = nullptr;  ///< of a matrix that the base stores in 4 bits
+    bool in_columns = false;  ///< a matrix that is [in, out] on disk where it is dense; written so too
 };
 
 /// The update of one layer: scaling * B A with A [r, in], B [out, r], fp32.
@@ -23,10 +24,14 @@ struct LowRankUpdate {
     double scaling = 0;
 };
 
+/// Appends the tensor's bytes, whatever they mean.
+void write_copied(const TensorSource& source, io::SafetensorsWriter& writer);
+
 /// Appends the tensor, converted to `dtype` where that differs.
 void write_converted(const TensorSource& source, io::DType dtype, io::SafetensorsWriter& writer);
 
-/// Appends the matrix as NF4 holds it, rounded to `dtype`.
+/// Appends the matrix as NF4 holds it, rounded to `dtype`. Here and below one that is not stored in columns
+/// is written a few rows at a time.
 void write_dequantized(const TensorSource& source, const quant::QuantConfig& config, io::DType dtype,
                        io::SafetensorsWriter& writer);
 

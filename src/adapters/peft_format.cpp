@@ -96,8 +96,10 @@ void check_adapter_tensors(const AdapterFile& file, const std::vector<io::Tensor
     faults.throw_if_any<CheckpointError>(file.path().string());
 }
 
-void load_adapter_weights(const std::filesystem::path& folder, Adaptation& adaptation) {
-    const AdapterFile file(folder);
+void load_adapter_weights(const std::filesystem::path& folder, const models::DecoderSpec& model,
+                          Adaptation& adaptation) {
+    const AdapterFile file(folder, model);
+    file.log_foreign();
     std::vector<io::TensorSpec> expected;
     for (const nn::TrainableParameter& parameter : adaptation.parameters) {
         expected.push_back({parameter.key, io::DType::kF32, parameter.tensor.sizes().vec()});

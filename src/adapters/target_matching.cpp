@@ -15,10 +15,10 @@ namespace {
 
 class Matcher {
   public:
-    Matcher(const LoraConfig& config, const std::vector<ModuleInfo>& modules, const std::string& model_type)
-        : config_(config), modules_(modules), exclusion_(config), layers_(config) {
+    Matcher(const LoraConfig& config, const AdaptableModel& model)
+        : config_(config), modules_(model.modules), exclusion_(config), layers_(config) {
         result_.expanded = config;
-        expand_targets(model_type);
+        expand_targets(model);
         if (const auto* regex = std::get_if<std::string>(&result_.expanded.target_modules))
             regex_.emplace(*regex);
     }
@@ -34,14 +34,14 @@ class Matcher {
     }
 
   private:
-    void expand_targets(const std::string& model_type) {
+    void expand_targets(const AdaptableModel& model) {
         ModuleNames& target = result_.expanded.target_modules;
         if (std::holds_alternative<std::monostate>(target)) {
-            target = default_targets(model_type);
-            if (as_list(target)->empty()) {
-                faults_.add("target_modules", "PEFT has no default for the architecture " +
-                                                  quoted(model_type) +
-                                                  "; name the layers to adapt, or all-linear");
+            target = model.default_targets;
+            if (model.default_targets.empty()) {
+                faults_.add("target_modules", "is missing, and PEFT has no default for the architecture " +
+                                                  quoted(model.model_type) + "; name some of its linears (" +
+                                                  text_of(adaptable_names()) + ") or \"all-linear\"");
             }
         } else if (is_all_linear(target)) {
             NameList linears;
@@ -56,7 +56,7 @@ class Matcher {
             for (const std::string& name : *list) {
                 if (seen.insert(name).second) once.push_back(name);
             }
-            target = shortened(once, modules_);
+            target = model.is_part ? once : shortened(once, modules_);
         }
     }
 
@@ -67,24 +67,36 @@ class Matcher {
         return ends_with_any_name(path, names) && (!layers_.restricts() || layers_.holds(path));
     }
 
-    // Last parts of the linear layers' paths, and whole paths: what a user may have meant.
-    NameList known_names() const {
+    // Last parts of the paths of the modules that `holds` chooses, once each.
+    NameList last_parts(const auto& holds) const {
         NameList names;
         for (const ModuleInfo& module : modules_) {
-            if (!module.is_linear) continue;
+            if (!holds(module)) continue;
             const std::string last = module.path.substr(module.path.rfind('.') + 1);
             if (std::find(names.begin(), names.end(), last) == names.end()) names.push_back(last);
         }
         return names;
+    }
+    // What a user may have meant.
+    NameList known_names() const {
+        return last_parts([](const ModuleInfo& module) { return module.is_linear; });
+    }
+    NameList adaptable_names() const {
+        return last_parts(
+            [](const ModuleInfo& module) { return module.is_linear && !module.is_output_embedding; });
+    }
+
+    static std::string text_of(const NameList& names) {
+        std::string out;
+        for (const std::string& name : names) out += (out.empty() ? "" : ", ") + name;
+        return out;
     }
 
     std::string hint_for(const std::string& name) const {
         const NameList known = known_names();
         const std::string near = did_you_mean(name.substr(name.rfind('.') + 1), known);
         if (!near.empty()) return near;
-        std::string all;
-        for (const std::string& linear : known) all += (all.empty() ? "" : ", ") + linear;
-        return "; its linear layers are named " + all;
+        return "; its linear layers are named " + text_of(known);
     }
 
     bool any_path(const auto& holds) const {
@@ -202,6 +214,8 @@ class Matcher {
         if (!is_layer) {
             faults_.add("modules_to_save",
                         module.path + " has no weight of its own; name the layers inside it");
+        } else if (!module.not_whole.empty()) {
+            faults_.add("modules_to_save", module.path + ": " + module.not_whole);
         } else if (is_adapted) {
             faults_.add("modules_to_save",
                         module.path + " is adapted by target_modules too; choose one of them");
@@ -255,9 +269,8 @@ class Matcher {
 
 }  // namespace
 
-MatchResult match_targets(const LoraConfig& config, const std::vector<ModuleInfo>& modules,
-                          const std::string& model_type) {
-    return Matcher(config, modules, model_type).run();
+MatchResult match_targets(const LoraConfig& config, const AdaptableModel& model) {
+    return Matcher(config, model).run();
 }
 
 }  // namespace qlora::adapters

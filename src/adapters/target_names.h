@@ -1,10 +1,8 @@
 #pragma once
 
 #include <algorithm>
-#include <array>
 #include <set>
 #include <string>
-#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -28,23 +26,6 @@ inline bool ends_with_any_name(const std::string& path, const NameList& names) {
 inline bool is_all_linear(const ModuleNames& names) {
     const auto* text = std::get_if<std::string>(&names);
     return text != nullptr && lower_case(*text) == "all-linear";
-}
-
-/// PEFT's targets for an architecture when the configuration names none; empty for an architecture it does
-/// not list.
-inline NameList default_targets(const std::string& model_type) {
-    constexpr std::array<std::string_view, 11> kQueryAndValue = {
-        "llama", "llama4", "mistral",     "mixtral",  "qwen2", "qwen3",
-        "gemma", "gemma2", "gemma3_text", "stablelm", "opt"};
-    constexpr std::array<std::string_view, 3> kFusedAttention = {"gpt_neox", "falcon", "bloom"};
-    const auto holds = [&](const auto& types) {
-        return std::find(types.begin(), types.end(), model_type) != types.end();
-    };
-    if (holds(kQueryAndValue)) return {"q_proj", "v_proj"};
-    if (holds(kFusedAttention)) return {"query_key_value"};
-    if (model_type == "gpt2") return {"c_attn"};
-    if (model_type == "phi") return {"q_proj", "v_proj", "fc1", "fc2"};
-    return {};
 }
 
 // "c", "b.c", "a.b.c" for "a.b.c".

@@ -34,7 +34,7 @@ std::string dry_run_report(const RunConfig& config, const ModelFolder& folder,
                            const data::PromptTemplate& prompt_template, const data::Dataset& train,
                            const data::Dataset* eval, at::Device device) {
     const adapters::MatchResult match =
-        adapters::match_targets(config.peft, adapters::module_infos(folder.config), folder.config.model_type);
+        adapters::match_targets(config.peft, adapters::adaptable_model(folder.config));
     const train::MemoryRequest request =
         memory_request(config, folder.config, row_lengths(train, eval), device);
     const train::MemoryChoice memory =

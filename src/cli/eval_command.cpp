@@ -69,8 +69,8 @@ int evaluate(const EvalFlags& flags) {
     ModelFolder folder(request.settings.model.path);
     std::optional<adapters::LoraConfig> peft;
     if (request.adapter) {
-        peft = adapters::load_finished_adapter(*request.adapter, adapters::AdapterFile(*request.adapter),
-                                               folder.config);
+        peft = adapters::load_finished_adapter(
+            *request.adapter, adapters::AdapterFile(*request.adapter, folder.config), folder.config);
         check_adapter_base(*request.adapter, folder);
         if (auto trained = data::read_chat_template(*request.adapter))
             folder.chat_template = std::move(trained);

@@ -7,6 +7,7 @@
 #include "qlora/core/log.h"
 #include "qlora/core/optional_file.h"
 #include "qlora/models/base_loader.h"
+#include "qlora/models/checkpoint_names.h"
 #include "qlora/models/quantize_checkpoint.h"
 #include "qlora/train/memory_plan.h"
 #include "trained_template.h"
@@ -20,7 +21,7 @@ ModelFolder::ModelFolder(const std::filesystem::path& path)
       tokenizer(tokenizer::load_tokenizer(path)),
       special(tokenizer::load_special_tokens(path, *tokenizer)),
       chat_template(data::read_chat_template(path)) {
-    models::log_passed_over(config);
+    models::log_passed_over(checkpoint, config);
 }
 
 data::PromptTemplate ModelFolder::prompt_template(data::TemplateName choice) const {
@@ -48,9 +49,7 @@ LoadedModel load_model(const ModelFolder& folder, const quant::QuantConfig& quan
                        std::int64_t seed, at::Device device, std::optional<bool> keep_dense) {
     std::vector<std::string> whole;
     if (peft != nullptr) {
-        whole =
-            adapters::match_targets(*peft, adapters::module_infos(folder.config), folder.config.model_type)
-                .modules_to_save;
+        whole = adapters::match_targets(*peft, adapters::adaptable_model(folder.config)).modules_to_save;
     }
     models::LoadOptions options{.quantization = quantization,
                                 .compute_dtype = compute_dtype(quantization, device),
@@ -63,7 +62,7 @@ LoadedModel load_model(const ModelFolder& folder, const quant::QuantConfig& quan
     if (peft != nullptr) {
         out.adaptation = adapters::inject(*out.model, *peft, static_cast<std::uint64_t>(seed));
         for (const std::string& warning : out.adaptation.warnings) spdlog::warn("{}", warning);
-        if (adapter) adapters::load_adapter_weights(*adapter, out.adaptation);
+        if (adapter) adapters::load_adapter_weights(*adapter, folder.config, out.adaptation);
     }
     out.model->to(device);
     const auto fits = [&] {

@@ -12,8 +12,8 @@ namespace {
 
 std::vector<adapters::TrainedTensor> trained_tensors(const RunConfig& config,
                                                      const models::DecoderSpec& model) {
-    return adapters::trained_tensors(
-        adapters::match_targets(config.peft, adapters::module_infos(model), model.model_type), model);
+    return adapters::trained_tensors(adapters::match_targets(config.peft, adapters::adaptable_model(model)),
+                                     model);
 }
 
 }  // namespace

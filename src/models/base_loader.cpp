@@ -1,17 +1,20 @@
 #include "qlora/models/base_loader.h"
 
+#include <c10/util/Exception.h>
+
 #include <algorithm>
 #include <set>
 
 #include "qlora/core/error.h"
 #include "qlora/io/shape_text.h"
 #include "qlora/models/checkpoint_names.h"
+#include "qlora/quant/matrix_in_rows.h"
 #include "qlora/quant/tensor_bytes.h"
 
 namespace qlora::models {
 namespace {
 
-/// A parameter the architecture needs: its name and shape, and what to do with the tensor.
+/// A parameter the architecture needs: its name and shape on disk, and what to do with the tensor.
 struct Slot {
     std::string name;
     std::vector<std::int64_t> shape;
@@ -28,6 +31,35 @@ at::Tensor load_dense(const io::TensorView& view) {
     return quant::tensor_from_view(view);
 }
 
+/// As the checkpoint holds the weight where it is dense.
+std::vector<std::int64_t> shape_on_disk(const spec::Linear& linear) {
+    if (linear.stored_in_columns) return {linear.in, linear.out};
+    return {linear.out, linear.in};
+}
+
+void add_linear(nn::Linear& linear, const spec::Linear& described, const DecoderSpec& config,
+                const LoadOptions& options, std::vector<Slot>& slots) {
+    // In a checkpoint stored in 4 bits, a linear that is dense was left so on purpose.
+    const bool quantized = options.quantization.load_in_4bit && !config.stored_in_4bit &&
+                           !(options.stays_dense && options.stays_dense(linear.path()));
+    slots.push_back(
+        {described.weight(), shape_on_disk(described),
+         [&linear, quantized, in_columns = described.stored_in_columns,
+          &options](const io::TensorView& view) {
+             const quant::MatrixInRows matrix(view, in_columns);
+             const at::ScalarType compute = options.compute_dtype;
+             linear.set_weight(
+                 quantized ? nn::Weight(quant::quantize(matrix.view(), options.quantization, options.device),
+                                        compute)
+                           : nn::Weight(load_dense(matrix.view()).to(options.device), compute));
+         },
+         &linear});
+    if (!described.bias) return;
+    slots.push_back({described.path + ".bias", {described.out}, [&linear](const io::TensorView& view) {
+                         linear.set_bias(load_dense(view));
+                     }});
+}
+
 std::vector<Slot> slots_of(CausalLM& model, const LoadOptions& options) {
     const DecoderSpec& config = model.spec();
     const at::ScalarType compute = options.compute_dtype;
@@ -39,25 +71,11 @@ std::vector<Slot> slots_of(CausalLM& model, const LoadOptions& options) {
                          const at::Tensor table = load_dense(view).to(device);
                          model.set_embedding(nn::Weight(table, compute), table);
                      }});
-    for (nn::Linear* linear : model.linears()) {
-        // In a checkpoint stored in 4 bits, a linear that is dense was left so on purpose.
-        const bool quantized = options.quantization.load_in_4bit && !config.stored_in_4bit &&
-                               !(options.stays_dense && options.stays_dense(linear->path()));
-        slots.push_back(
-            {linear->path() + ".weight",
-             {linear->out_features(), linear->in_features()},
-             [linear, quantized, compute, device, &options](const io::TensorView& view) {
-                 linear->set_weight(
-                     quantized ? nn::Weight(quant::quantize(view, options.quantization, device), compute)
-                               : nn::Weight(load_dense(view).to(device), compute));
-             },
-             linear});
-        if (linear->has_bias()) {
-            slots.push_back({linear->path() + ".bias",
-                             {linear->out_features()},
-                             [linear](const io::TensorView& view) { linear->set_bias(load_dense(view)); }});
-        }
-    }
+    const std::vector<nn::Linear*> linears = model.linears();
+    const std::vector<const spec::Linear*> described = config.linears();
+    TORCH_CHECK(linears.size() == described.size(), "a model has the linears of its description");
+    for (std::size_t i = 0; i < linears.size(); ++i)
+        add_linear(*linears[i], *described[i], config, options, slots);
     for (nn::Norm* norm : model.norms()) {
         slots.push_back({norm->path() + ".weight", {norm->size()}, [norm](const io::TensorView& view) {
                              norm->set_weight(load_dense(view));
@@ -116,6 +134,7 @@ std::int64_t common_blocksize(const std::map<std::string, quant::BnbMatrix>& mat
 void check_others(const io::Checkpoint& checkpoint, const CheckpointNames& names,
                   const std::set<std::string>& known, const DecoderSpec& config, FaultList& faults) {
     for (const std::string& name : checkpoint.names()) {
+        if (names.is_foreign(name)) continue;
         const std::string parameter = names.parameter(name);
         if (names.in_file(parameter) != name) {
             faults.add(name, "is " + names.in_file(parameter) +
@@ -151,11 +170,13 @@ StoredQuantization check(const io::Checkpoint& checkpoint, const DecoderSpec& co
             !config.stored_in_4bit->skips(slot.linear->path())) {
             any_in_4bit = true;
             for (const std::string& name : quant::bnb_state_names(in_file)) known.insert(name);
-            const auto matrix = quant::read_bnb_matrix(checkpoint, in_file, slot.shape[0], slot.shape[1],
-                                                       *config.stored_in_4bit, faults);
+            // bitsandbytes' matrices are [out, in], also where the dense ones are not.
+            const auto matrix =
+                quant::read_bnb_matrix(checkpoint, in_file, slot.linear->out_features(),
+                                       slot.linear->in_features(), *config.stored_in_4bit, faults);
             if (matrix) stored.matrices[slot.name] = *matrix;
         } else if (!checkpoint.contains(in_file)) {
-            faults.add(slot.name, missing_text(slot, config));
+            faults.add(in_file, missing_text(slot, config));
         } else {
             check_dense(checkpoint.at(in_file), slot.shape, faults);
         }
@@ -193,10 +214,10 @@ void require_as_stored(const io::Checkpoint& checkpoint, const StoredQuantizatio
 
 }  // namespace
 
-std::set<std::string> quantizable_weights(const DecoderSpec& config) {
-    std::set<std::string> names;
-    for (const spec::Linear* linear : config.linears()) names.insert(linear->weight());
-    return names;
+std::map<std::string, const spec::Linear*> quantizable_weights(const DecoderSpec& config) {
+    std::map<std::string, const spec::Linear*> weights;
+    for (const spec::Linear* linear : config.linears()) weights.emplace(linear->weight(), linear);
+    return weights;
 }
 
 StoredQuantization check_base(const io::Checkpoint& checkpoint, const DecoderSpec& config) {

@@ -14,9 +14,7 @@ namespace {
 
 const Architecture& architecture_of(ConfigReader& config, const std::string& model_type,
                                     const std::string& name) {
-    for (const Architecture& row : architectures()) {
-        if (row.model_type == model_type) return row;
-    }
+    if (const Architecture* row = find_architecture(model_type)) return *row;
     std::string known;
     for (const std::string& type : supported_model_types()) known += (known.empty() ? "" : ", ") + type;
     const char* own_code =
@@ -28,14 +26,6 @@ const Architecture& architecture_of(ConfigReader& config, const std::string& mod
     throw CheckpointError(name + ": model_type '" + model_type + "' is not supported" +
                           (why.empty() ? "" : ": " + std::string(why)) + "; supported are " + known +
                           own_code);
-}
-
-void read_end_ids(ConfigReader& config, DecoderSpec& decoder) {
-    if (!config.has("eos_token_id")) return;
-    const Json& eos = config.json().at("eos_token_id");
-    for (const Json& id : eos.is_array() ? eos : Json::array({eos})) {
-        if (id.is_number_integer()) decoder.eos_token_ids.push_back(id.get<std::int64_t>());
-    }
 }
 
 }  // namespace
@@ -104,10 +94,14 @@ DecoderSpec parse_decoder_spec(const Json& json, const std::string& name) {
     FaultList faults;
     ConfigReader config(json, faults);
     const std::string model_type = config.text("model_type", "");
-    DecoderSpec decoder = architecture_of(config, model_type, name).describe(config);
+    const Architecture& architecture = architecture_of(config, model_type, name);
+    DecoderSpec decoder = architecture.describe(config);
     decoder.model_type = model_type;
+    for (const std::string_view target : architecture.lora_targets) {
+        if (!target.empty()) decoder.lora_targets.emplace_back(target);
+    }
     decoder.dtype = config.text("dtype", config.text("torch_dtype", ""));
-    if (decoder.eos_token_ids.empty()) read_end_ids(config, decoder);
+    read_end_ids(config, decoder);
     if (config.has("quantization_config")) {
         decoder.stored_in_4bit = quant::read_bnb_config(json.at("quantization_config"), faults);
     }

@@ -3,8 +3,8 @@
 #include <ATen/core/Tensor.h>
 #include <algorithm>
 #include <map>
-#include <set>
 #include <string>
+#include <vector>
 
 #include "qlora/core/atomic_file.h"
 #include "qlora/core/atomic_folder.h"
@@ -17,6 +17,7 @@
 #include "qlora/models/checkpoint_names.h"
 #include "qlora/models/folder_writer.h"
 #include "qlora/quant/bnb_specs.h"
+#include "qlora/quant/matrix_in_rows.h"
 #include "qlora/quant/tensor_bytes.h"
 
 namespace qlora::models {
@@ -42,7 +43,7 @@ std::span<const std::byte> bytes_of_array(const T& values) {
 struct Model {
     explicit Model(const QuantizeRequest& request)
         : config(load_decoder_spec(request.model)), checkpoint(request.model), names(checkpoint, config) {
-        log_passed_over(config);
+        log_passed_over(checkpoint, config);
         if (config.stored_in_4bit) {
             throw ConfigError("--model: " + request.model.string() +
                               " is stored in 4 bits already; give the original model");
@@ -55,7 +56,7 @@ struct Model {
     io::Checkpoint checkpoint;
     CheckpointNames names;
     // By the parameters' names:
-    std::set<std::string> matrices;  ///< the weights to quantize
+    std::map<std::string, const spec::Linear*> matrices;  ///< the weights to quantize
     std::map<std::string, Nested> nested;
     std::string fingerprint;
 };
@@ -64,13 +65,18 @@ void stop_if_asked(const QuantizeRequest& request) {
     if (request.stop_requested && request.stop_requested()) throw Stopped();
 }
 
+quant::QuantizedTensor packed_form(const io::TensorView& view, const spec::Linear& linear,
+                                   const quant::QuantConfig& config) {
+    return quant::quantize(quant::MatrixInRows(view, linear.stored_in_columns).view(), config);
+}
+
 /// The first pass.
 void read_scales(Model& model, const QuantizeRequest& request) {
     model.fingerprint = model.checkpoint.fingerprint([&](const io::TensorView& view) {
         stop_if_asked(request);
         const std::string weight = model.names.parameter(view.name);
         if (!request.config.bnb_4bit_use_double_quant || !model.matrices.contains(weight)) return;
-        const quant::QuantizedTensor packed = quant::quantize(view, request.config);
+        const quant::QuantizedTensor packed = packed_form(view, *model.matrices.at(weight), request.config);
         model.nested[weight] = {packed.nested_absmax, packed.nested_offset};
     });
 }
@@ -92,7 +98,7 @@ class Writer {
             stop_if_asked(request_);
             write_tensor(spec.name, writer);
         }
-        packed_name_.clear();
+        packed_source_ = nullptr;
         packed_ = {};
         writer.finish();
         spdlog::info("wrote {}: {} tensors", shard.file, shard.tensors.size());
@@ -101,21 +107,27 @@ class Writer {
   private:
     /// A tensor of a matrix in 4 bits: which one, and of which weight.
     struct Part {
-        std::string weight;
+        const spec::Linear* linear;
+        const io::TensorView* source;
         std::string suffix;  ///< empty: the codes
     };
 
     void plan(const io::SafetensorsFile& file) {
         ShardSpecs shard{.file = file.path().filename().string(), .tensors = {}};
         for (const io::TensorView& view : file.tensors()) {
-            const std::string name = model_.names.parameter(view.name);
-            if (!model_.matrices.contains(name)) {
+            const bool is_foreign = model_.names.is_foreign(view.name);
+            const std::string parameter = is_foreign ? view.name : model_.names.parameter(view.name);
+            const std::string name = is_foreign ? view.name : model_.names.written(parameter);
+            const auto matrix = model_.matrices.find(parameter);
+            if (is_foreign || matrix == model_.matrices.end()) {
                 shard.tensors.push_back({name, view.dtype, view.shape});
+                sources_[name] = &view;
                 continue;
             }
+            const spec::Linear& linear = *matrix->second;
             for (io::TensorSpec& spec :
-                 quant::bnb_specs(name, view.shape[0], view.shape[1], request_.config, state_text(name))) {
-                parts_[spec.name] = {name, spec.name.substr(name.size())};
+                 quant::bnb_specs(name, linear.out, linear.in, request_.config, state_text(linear))) {
+                parts_[spec.name] = {&linear, &view, spec.name.substr(name.size())};
                 shard.tensors.push_back(std::move(spec));
             }
         }
@@ -123,26 +135,25 @@ class Writer {
         shards_.push_back(std::move(shard));
     }
 
-    std::string state_text(const std::string& weight) const {
-        const auto nested = model_.nested.find(weight);
-        const std::vector<std::int64_t>& shape = tensor_of(weight).shape;
-        return quant::bnb_state_text(shape[0], shape[1], request_.config,
+    std::string state_text(const spec::Linear& linear) const {
+        const auto nested = model_.nested.find(linear.weight());
+        return quant::bnb_state_text(linear.out, linear.in, request_.config,
                                      nested == model_.nested.end() ? 0.0F : nested->second.offset);
     }
 
     void write_tensor(const std::string& name, io::SafetensorsWriter& writer) {
         const auto found = parts_.find(name);
         if (found == parts_.end()) {
-            copy_dense(name, writer);
+            copy_dense(*sources_.at(name), writer);
             return;
         }
         const Part& part = found->second;
         if (part.suffix.empty()) {
-            writer.append(quant::bytes_of(packed(part.weight).codes));
+            writer.append(quant::bytes_of(packed(part).codes));
         } else if (part.suffix == quant::kBnbAbsmax) {
-            writer.append(quant::bytes_of(packed(part.weight).absmax));
+            writer.append(quant::bytes_of(packed(part).absmax));
         } else if (part.suffix == quant::kBnbNestedAbsmax) {
-            writer.append(quant::bytes_of(model_.nested.at(part.weight).absmax));
+            writer.append(quant::bytes_of(model_.nested.at(part.linear->weight()).absmax));
         } else if (part.suffix == quant::kBnbNestedMap) {
             writer.append(bytes_of_array(kernels::kSignedDynamicMap.value));
         } else if (part.suffix == quant::kBnbMap) {
@@ -150,32 +161,29 @@ class Writer {
             for (int code = 0; code < kernels::kNf4Codes; ++code) values[code] = kernels::decode_nf4(code);
             writer.append(bytes_of_array(values));
         } else {
-            writer.append(bytes_of_array(state_text(part.weight)));
+            writer.append(bytes_of_array(state_text(*part.linear)));
         }
     }
 
-    const quant::QuantizedTensor& packed(const std::string& weight) {
-        if (packed_name_ != weight) {
+    const quant::QuantizedTensor& packed(const Part& part) {
+        if (packed_source_ != part.source) {
             packed_ = {};  // before the next takes memory
-            packed_ = quant::quantize(tensor_of(weight), request_.config);
-            packed_name_ = weight;
-            model_.checkpoint.release(tensor_of(weight).name);
+            packed_ = packed_form(*part.source, *part.linear, request_.config);
+            packed_source_ = part.source;
+            model_.checkpoint.release(part.source->name);
         }
         return packed_;
     }
 
-    const io::TensorView& tensor_of(const std::string& parameter) const {
-        return model_.checkpoint.at(model_.names.in_file(parameter));
-    }
-
-    void copy_dense(const std::string& parameter, io::SafetensorsWriter& writer) const {
-        const io::TensorView& view = tensor_of(parameter);
+    void copy_dense(const io::TensorView& view, io::SafetensorsWriter& writer) const {
         const std::size_t width = io::size_of(view.dtype);
+        const bool is_parameter =
+            !model_.names.is_foreign(view.name) && !model_.config.ignores(model_.names.parameter(view.name));
         for (std::size_t first = 0; first < view.bytes.size(); first += kCopyBytes) {
             const auto bytes = view.bytes.subspan(first, std::min(kCopyBytes, view.bytes.size() - first));
             const io::TensorView piece{
                 view.name, view.dtype, {static_cast<std::int64_t>(bytes.size() / width)}, bytes};
-            if (!model_.config.ignores(parameter) && !quant::all_finite(piece)) {
+            if (is_parameter && !quant::all_finite(piece)) {
                 throw CheckpointError("tensor " + view.name +
                                       " holds a value that is not finite; the checkpoint is damaged");
             }
@@ -187,14 +195,29 @@ class Writer {
     const Model& model_;
     const QuantizeRequest& request_;
     std::vector<ShardSpecs> shards_;
-    std::map<std::string, Part> parts_;  ///< by the tensor's name
-    std::string packed_name_;
+    // By the written tensor's name:
+    std::map<std::string, Part> parts_;
+    std::map<std::string, const io::TensorView*> sources_;  ///< of what is copied
+    const io::TensorView* packed_source_ = nullptr;
     quant::QuantizedTensor packed_;
 };
 
-void write_config(const QuantizeRequest& request, const fs::path& folder) {
+/// What transformers would quantize by default although it is dense here: linears of foreign parts. A list
+/// takes the place of transformers' own, which has the head.
+std::vector<std::string> modules_left_dense(const DecoderSpec& config) {
+    if (config.foreign.empty()) return {};
+    std::vector<std::string> out = {config.head.path};
+    for (const std::string& begin : config.foreign) {
+        out.push_back(begin.ends_with('.') ? begin.substr(0, begin.size() - 1) : begin);
+    }
+    return out;
+}
+
+void write_config(const QuantizeRequest& request, const DecoderSpec& decoder, const fs::path& folder) {
     Json config = read_json_file(request.model / "config.json");
-    config["quantization_config"] = quant::bnb_config_json(request.config);
+    Json& section = config["quantization_config"] = quant::bnb_config_json(request.config);
+    if (const std::vector<std::string> dense = modules_left_dense(decoder); !dense.empty())
+        section["llm_int8_skip_modules"] = dense;
     write_file_atomically(folder / "config.json", config.dump(2) + "\n");
 }
 
@@ -221,7 +244,7 @@ QuantizeReport quantize_checkpoint(const QuantizeRequest& request) {
             report.tensors += static_cast<std::int64_t>(shard.tensors.size());
         }
         write_shard_index(request.model, writer.shards(), std::nullopt, folder);
-        write_config(request, folder);
+        write_config(request, model.config, folder);
         write_companions(request.companions, folder);
     });
     return report;

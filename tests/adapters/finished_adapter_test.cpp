@@ -49,9 +49,9 @@ class FinishedAdapter : public testing::Test {
 
     /// Modules that the loaded configuration adapts, its tensors checked against the file's.
     std::vector<std::string> adapted() const {
-        const AdapterFile file(folder_.path());
+        const AdapterFile file(folder_.path(), config_);
         const LoraConfig lora = load_finished_adapter(folder_.path(), file, config_);
-        const MatchResult match = match_targets(lora, module_infos(config_), config_.model_type);
+        const MatchResult match = match_targets(lora, adaptable_model(config_));
         std::vector<io::TensorSpec> expected;
         for (const TrainedTensor& tensor : trained_tensors(match, config_))
             expected.push_back({tensor.key, io::DType::kF32, tensor.shape});
@@ -96,7 +96,7 @@ TEST_F(FinishedAdapter, KeysWithTheAdaptersNameInThemAreTheSame) {
                         "lora_B.default.weight");
     });
     EXPECT_EQ(adapted(), all());
-    const AdapterFile file(folder_.path());
+    const AdapterFile file(folder_.path(), config_);
     for (const nn::TrainableParameter& parameter : adaptation_.parameters)
         EXPECT_TRUE(file.find(parameter.key)->name.find(".default.") != std::string::npos);
     // Both spellings of one tensor contradict each other.
@@ -109,6 +109,26 @@ TEST_F(FinishedAdapter, ADecoderSavedWithoutItsHeadHasShorterKeys) {
     rename_keys(
         [](std::string key) { return replaced(key, "base_model.model.model.", "base_model.model."); });
     set("task_type", "FEATURE_EXTRACTION");
+    EXPECT_EQ(adapted(), all());
+}
+
+/// An adapter of a model of pictures and text: PEFT adapts the vision tower's linears of the same names too.
+TEST_F(FinishedAdapter, WhatBelongsToAnotherPartOfTheModelIsSetAside) {
+    config_.foreign = {"vision_tower.", "model.vision_tower."};
+    add_tensor("base_model.model.model.vision_tower.layers.0.q_proj.lora_B.weight", {4, 8});
+    EXPECT_EQ(adapted(), all());
+    const AdapterFile file(folder_.path(), config_);
+    ASSERT_EQ(file.foreign().size(), 1U);
+    EXPECT_EQ(file.foreign().front()->name,
+              "base_model.model.model.vision_tower.layers.0.q_proj.lora_B.weight");
+}
+
+/// Saved by a version of transformers that had other module paths.
+TEST_F(FinishedAdapter, ModulesMayHaveAnyNameThatACheckpointGivesThem) {
+    config_.renames = {{"model.", "language_model.model."}};
+    rename_keys([](std::string key) {
+        return replaced(key, "base_model.model.model.", "base_model.model.language_model.model.");
+    });
     EXPECT_EQ(adapted(), all());
 }
 
@@ -154,8 +174,7 @@ TEST_F(FinishedAdapter, NamesThatMatchNothingDoNotStopTensorsThatDo) {
     EXPECT_EQ(adapted(), all());
     set("modules_to_save", Json::array({"classifier"}));
     EXPECT_EQ(adapted(), all());
-    EXPECT_THROW(match_targets(load_adapter_config(folder_.path()), module_infos(config_), "llama"),
-                 ConfigError);
+    EXPECT_THROW(match_targets(load_adapter_config(folder_.path()), adaptable_model(config_)), ConfigError);
 }
 
 TEST_F(FinishedAdapter, WhereAllNamesFitTheyAreStrict) {

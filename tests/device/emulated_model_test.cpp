@@ -72,8 +72,7 @@ Outcome run(const Case& value, const Settings& settings) {
     lora.init_lora_weights = adapters::InitLoraWeights::kRandom;  // B too, so that all gradients count
     value.adapt(lora);
     const models::DecoderSpec config = models::load_decoder_spec(dir.path());
-    const adapters::MatchResult match =
-        adapters::match_targets(lora, adapters::module_infos(config), config.model_type);
+    const adapters::MatchResult match = adapters::match_targets(lora, adapters::adaptable_model(config));
     const models::LoadOptions options{.quantization = quantization,
                                       .compute_dtype = settings.compute,
                                       .stays_dense = [&](const std::string& path) {

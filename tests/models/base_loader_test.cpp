@@ -125,6 +125,78 @@ std::vector<BadBase> bad_bases() {
     };
 }
 
+/// Both forms of a model: each linear in rows and in columns.
+struct ColumnsCase {
+    TinyModel tiny;
+    Tensors in_columns;
+    DecoderSpec decoder;
+};
+
+ColumnsCase columns_case(const std::filesystem::path& folder) {
+    ColumnsCase out;
+    out.tiny.write(folder);
+    out.in_columns = out.tiny.tensors();
+    out.decoder = load_decoder_spec(folder);
+    for (spec::Layer& layer : out.decoder.layers) {
+        for (spec::Branch& branch : layer.branches) {
+            const auto mark = [](auto& block) {
+                for (spec::Linear& linear : block.entry) linear.stored_in_columns = true;
+                block.output.stored_in_columns = true;
+            };
+            std::visit(mark, branch.block);
+        }
+    }
+    for (const spec::Linear* linear : out.decoder.linears()) {
+        TinyTensor& tensor = out.in_columns[linear->weight()];
+        const TinyTensor rows = tensor;
+        tensor.shape = {linear->in, linear->out};
+        for (std::int64_t row = 0; row < linear->out; ++row) {
+            for (std::int64_t column = 0; column < linear->in; ++column) {
+                tensor.values[static_cast<std::size_t>(column * linear->out + row)] =
+                    rows.values[static_cast<std::size_t>(row * linear->in + column)];
+            }
+        }
+    }
+    return out;
+}
+
+/// Conv1D's weights are transposed before they are used, and before they are quantized as bitsandbytes does.
+TEST(BaseLoader, weights_in_columns_are_those_of_the_transposed_file) {
+    const TempDir rows, columns;
+    const ColumnsCase both = columns_case(rows.path());
+    TinyModel::write(columns.path(), both.tiny.config(), both.in_columns);
+    for (const bool quantized : {false, true}) {
+        const auto usual = load(rows.path(), options_for(quantized));
+        const auto other = load_base(io::Checkpoint(columns.path()), both.decoder, options_for(quantized));
+        for (std::size_t i = 0; i < usual->linears().size(); ++i) {
+            const nn::Linear &a = *usual->linears()[i], &b = *other->linears()[i];
+            EXPECT_TRUE(a.weight().dense().equal(b.weight().dense())) << a.path();
+        }
+    }
+}
+
+TEST(BaseLoader, a_weight_in_columns_must_be_finite_and_have_the_shape_of_the_file) {
+    const TempDir rows, columns;
+    const ColumnsCase both = columns_case(rows.path());
+    try {
+        load_base(io::Checkpoint(rows.path()), both.decoder, options_for(true));
+        ADD_FAILURE() << "accepted";
+    } catch (const CheckpointError& error) {
+        EXPECT_NE(std::string(error.what())
+                      .find("mlp.up_proj.weight: has shape [40, 32], config.json asks for "
+                            "[32, 40]"),
+                  std::string::npos)
+            << error.what();
+    }
+    Tensors spoilt = both.in_columns;
+    spoilt[kQuery].values[7] = std::numeric_limits<float>::infinity();
+    TinyModel::write(columns.path(), both.tiny.config(), spoilt);
+    for (const bool quantized : {false, true}) {
+        EXPECT_THROW(load_base(io::Checkpoint(columns.path()), both.decoder, options_for(quantized)),
+                     CheckpointError);
+    }
+}
+
 class BadBaseModel : public testing::TestWithParam<BadBase> {};
 INSTANTIATE_TEST_SUITE_P(Faults, BadBaseModel, testing::ValuesIn(bad_bases()),
                          [](const auto& chosen) { return chosen.param.name; });

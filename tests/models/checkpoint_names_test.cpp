@@ -2,6 +2,8 @@
 
 #include <gtest/gtest.h>
 
+#include <algorithm>
+
 #include "qlora/core/error.h"
 #include "qlora/models/base_loader.h"
 #include "qlora/models/quantize_checkpoint.h"
@@ -45,7 +47,8 @@ TEST(CheckpointNames, are_the_parameters_own_where_the_file_has_them) {
     const TempDir dir;
     tiny.write(dir.path());
     const io::Checkpoint checkpoint(dir.path());
-    const CheckpointNames names(checkpoint, load_decoder_spec(dir.path()));
+    const DecoderSpec decoder = load_decoder_spec(dir.path());
+    const CheckpointNames names(checkpoint, decoder);
     for (const std::string& name : checkpoint.names()) {
         EXPECT_EQ(names.in_file(name), name);
         EXPECT_EQ(names.parameter(name), name);
@@ -59,7 +62,8 @@ TEST(CheckpointNames, of_a_decoder_saved_without_its_head_lack_the_prefix) {
     const TempDir dir;
     TinyModel::write(dir.path(), tiny.config(), test::without_prefix(tiny.tensors()));
     const io::Checkpoint checkpoint(dir.path());
-    const CheckpointNames names(checkpoint, load_decoder_spec(dir.path()));
+    const DecoderSpec decoder = load_decoder_spec(dir.path());
+    const CheckpointNames names(checkpoint, decoder);
     EXPECT_EQ(names.in_file("model.norm.weight"), "norm.weight");
     EXPECT_EQ(names.parameter("norm.weight"), "model.norm.weight");
     EXPECT_EQ(names.parameter("layers.0.mlp.up_proj.weight.absmax"),
@@ -73,7 +77,8 @@ TEST(CheckpointNames, of_a_tied_head_alone_are_those_of_the_embedding) {
     const TempDir dir;
     TinyModel::write(dir.path(), tiny.config(), test::with_head_alone(tiny.tensors()));
     const io::Checkpoint checkpoint(dir.path());
-    const CheckpointNames names(checkpoint, load_decoder_spec(dir.path()));
+    const DecoderSpec decoder = load_decoder_spec(dir.path());
+    const CheckpointNames names(checkpoint, decoder);
     EXPECT_EQ(names.in_file("model.embed_tokens.weight"), "lm_head.weight");
     EXPECT_EQ(names.parameter("lm_head.weight"), "model.embed_tokens.weight");
     EXPECT_TRUE(names.holds("model.embed_tokens.weight"));
@@ -117,6 +122,88 @@ TEST(CheckpointNames, a_tensor_under_both_names_is_refused) {
     const std::string error = error_of(dir.path());
     EXPECT_NE(error.find("norm.weight: is model.norm.weight under another name"), std::string::npos) << error;
     EXPECT_EQ(error.find("not a parameter"), std::string::npos) << error;
+}
+
+/// The ways in which transformers reads a model of pictures and text.
+struct PartSpelling {
+    std::string decoder, head, vision;
+};
+const PartSpelling kPartSpellings[] = {
+    {"language_model.model.", "language_model.lm_head.", ""},  // which it writes
+    {"model.language_model.", "lm_head.", "model."},
+    {"language_model.", "lm_head.", ""},
+    {"model.language_model.model.", "lm_head.", "model."},
+};
+
+TEST(CheckpointNames, of_a_part_beside_a_vision_tower_have_several_spellings) {
+    for (const PartSpelling& spelling : kPartSpellings) {
+        for (const bool tied : {false, true}) {
+            const TinyModel tiny{.model_type = "mistral", .tie = tied};
+            const TempDir usual, part;
+            tiny.write(usual.path());
+            TinyModel::write(
+                part.path(), test::around_text(tiny.config()),
+                test::beside_vision(tiny.tensors(), spelling.decoder, spelling.head, spelling.vision));
+            expect_equal(usual.path(), part.path());
+
+            const io::Checkpoint checkpoint(part.path());
+            const DecoderSpec decoder = load_decoder_spec(part.path());
+            const CheckpointNames names(checkpoint, decoder);
+            const std::string norm = "model.language_model.norm.weight";
+            EXPECT_EQ(names.in_file(norm), spelling.decoder + "norm.weight");
+            EXPECT_EQ(names.parameter(spelling.decoder + "norm.weight.absmax"), norm + ".absmax");
+            EXPECT_EQ(names.holds("lm_head.weight"), !tied);
+            EXPECT_TRUE(names.is_foreign(spelling.vision + "vision_tower.patch_conv.weight"));
+            EXPECT_FALSE(names.is_foreign(spelling.decoder + "norm.weight"));
+        }
+    }
+}
+
+/// The name that a tensor has where the file does not hold it: a head that an adapter untied, or one missing.
+TEST(CheckpointNames, what_a_file_lacks_is_spelled_like_the_rest_of_it) {
+    for (const auto& [decoder_prefix, head, vision] : kPartSpellings) {
+        const TinyModel tiny{.model_type = "mistral", .tie = true};
+        const TempDir dir;
+        TinyModel::write(dir.path(), test::around_text(tiny.config()),
+                         test::beside_vision(tiny.tensors(), decoder_prefix, head, vision));
+        const io::Checkpoint checkpoint(dir.path());
+        const DecoderSpec decoder = load_decoder_spec(dir.path());
+        const CheckpointNames names(checkpoint, decoder);
+        const bool old = decoder_prefix == "language_model.model.";
+        if (old) {
+            EXPECT_EQ(names.written("lm_head.weight"), "language_model.lm_head.weight");
+        } else if (decoder_prefix == "model.language_model.") {
+            EXPECT_EQ(names.written("lm_head.weight"), "lm_head.weight");
+        }
+        EXPECT_EQ(names.written("model.language_model.norm.weight"), decoder_prefix == "language_model."
+                                                                         ? "language_model.model.norm.weight"
+                                                                         : decoder_prefix + "norm.weight");
+    }
+}
+
+/// Its linears would become bitsandbytes' too, so the list names them; the tensors stay as they are.
+TEST(CheckpointNames, a_vision_tower_is_copied_into_the_4_bit_folder_and_named_as_dense) {
+    const TinyModel tiny{.model_type = "mistral"};
+    const auto [decoder_prefix, head, vision] = kPartSpellings[0];
+    const TempDir dir;
+    TinyModel::write(dir.path(), test::around_text(tiny.config()),
+                     test::beside_vision(tiny.tensors(), decoder_prefix, head, vision));
+    const std::filesystem::path stored = dir / "4bit";
+    quantize_checkpoint(
+        {.model = dir.path(), .output = stored, .config = {}, .companions = {}, .stop_requested = {}});
+    const io::Checkpoint before(dir.path()), after(stored);
+    for (const char* name : {"vision_tower.patch_conv.weight", "multi_modal_projector.norm.weight"}) {
+        EXPECT_EQ(after.at(name).dtype, before.at(name).dtype);
+        EXPECT_TRUE(std::ranges::equal(after.at(name).bytes, before.at(name).bytes));
+    }
+    EXPECT_TRUE(after.contains("language_model.model.layers.0.mlp.up_proj.weight.absmax"));
+    EXPECT_TRUE(after.contains("language_model.lm_head.weight"));
+    const Json config = read_json_file(stored / "config.json");
+    EXPECT_EQ(config["quantization_config"]["llm_int8_skip_modules"],
+              Json::array({"lm_head", "vision_tower", "model.vision_tower", "multi_modal_projector",
+                           "model.multi_modal_projector"}));
+    EXPECT_EQ(config["text_config"], test::around_text(tiny.config())["text_config"]);
+    load_base(after, load_decoder_spec(stored), {});
 }
 
 /// transformers would fill it with random numbers.

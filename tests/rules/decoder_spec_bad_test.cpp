@@ -42,6 +42,25 @@ std::vector<BadModelJson> bad_configs() {
          drop("model_type"),
          {"model_type", "supported are ", "llama, ", "smollm3"}},
         {"unknown_model_type", "llama", set("model_type", "bloom"), {"'bloom'", "supported are"}},
+        {"no_text_config",
+         "llama",
+         [](Json& config) {
+             config = {{"model_type", "mistral3"}};
+         },
+         {"text_config: must be an object"}},
+        {"text_config_of_another_type",
+         "llama",
+         [](Json& config) {
+             config = {{"model_type", "mistral3"}, {"text_config", config}};
+         },
+         {"text_config.model_type: 'llama' is not supported as the text part", "mistral"}},
+        {"a_fault_within_text_config",
+         "mistral",
+         [](Json& config) {
+             config = {{"model_type", "mistral3"}, {"text_config", config}};
+             config["text_config"]["hidden_size"] = "wide";
+         },
+         {"text_config.hidden_size: must be a whole number"}},
         {"model_type_no_string", "llama", set("model_type", 3), {"model_type"}},
         {"no_vocab_size", "llama", drop("vocab_size"), {"vocab_size: is missing"}},
         {"no_hidden_size", "llama", drop("hidden_size"), {"hidden_size: is missing"}},

@@ -24,6 +24,30 @@ std::vector<std::int64_t> windows_of(const DecoderSpec& decoder) {
     return out;
 }
 
+/// A mistral beside a vision tower: its section's keys, the outer tying, and paths below language_model.
+TEST(DecoderSpec, the_text_part_of_a_model_of_pictures_is_described_by_its_section) {
+    Json text = TinyModel{.model_type = "mistral", .tie = false}.config();
+    text["pad_token_id"] = 5;
+    text["quantization_config"] = "not read here";
+    const Json json = {{"model_type", "mistral3"},
+                       {"text_config", text},
+                       {"pad_token_id", 6},
+                       {"eos_token_id", 7},
+                       {"torch_dtype", "bfloat16"}};
+    const DecoderSpec decoder = parse_decoder_spec(json, "config.json");
+    EXPECT_TRUE(decoder.tie_word_embeddings) << "true where it is not said outside of the section";
+    EXPECT_EQ(decoder.embedding, "model.language_model.embed_tokens");
+    EXPECT_EQ(decoder.final_norm.path, "model.language_model.norm");
+    EXPECT_EQ(decoder.linears().front()->path, "model.language_model.layers.0.self_attn.q_proj");
+    EXPECT_EQ(decoder.norms().front()->path, "model.language_model.layers.0.input_layernorm");
+    EXPECT_EQ(decoder.head.path, "lm_head");
+    EXPECT_EQ(decoder.pad_token_id, 5);
+    EXPECT_EQ(decoder.eos_token_ids, (std::vector<std::int64_t>{2, 7}));
+    EXPECT_EQ(decoder.dtype, "bfloat16");
+    EXPECT_FALSE(decoder.stored_in_4bit.has_value());
+    EXPECT_TRUE(decoder.lora_targets.empty());
+}
+
 TEST(DecoderSpec, missing_keys_have_the_defaults_of_their_model_type) {
     struct Expected {
         const char* model_type;

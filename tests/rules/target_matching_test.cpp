@@ -11,8 +11,9 @@ namespace {
 
 // Two layers of a llama: all modules, containers too. PEFT itself is the reference of the peer test; here
 // stand what it has no word for: messages, warnings, the saved form.
-std::vector<ModuleInfo> llama(int layers = 2) {
-    std::vector<ModuleInfo> modules;
+AdaptableModel llama(int layers = 2) {
+    AdaptableModel model{.model_type = "llama", .modules = {}, .default_targets = {"q_proj", "v_proj"}};
+    std::vector<ModuleInfo>& modules = model.modules;
     const auto add = [&](const std::string& path) -> ModuleInfo& {
         modules.push_back({});
         modules.back().path = path;
@@ -36,7 +37,7 @@ std::vector<ModuleInfo> llama(int layers = 2) {
     ModuleInfo& head = add("lm_head");
     head.is_linear = true;
     head.is_output_embedding = true;
-    return modules;
+    return model;
 }
 
 LoraConfig with_targets(ModuleNames names) {
@@ -45,9 +46,9 @@ LoraConfig with_targets(ModuleNames names) {
     return config;
 }
 
-std::string target_fault(const LoraConfig& config, const std::string& model_type = "llama") {
+std::string target_fault(const LoraConfig& config, const AdaptableModel& model = llama()) {
     try {
-        match_targets(config, llama(), model_type);
+        match_targets(config, model);
     } catch (const ConfigError& error) {
         return error.what();
     }
@@ -55,7 +56,7 @@ std::string target_fault(const LoraConfig& config, const std::string& model_type
 }
 
 TEST(MatchTargets, default_is_query_and_value_and_saved_as_names) {
-    const MatchResult result = match_targets(LoraConfig{}, llama(), "llama");
+    const MatchResult result = match_targets(LoraConfig{}, llama());
     ASSERT_EQ(result.targets.size(), 4U);
     EXPECT_EQ(result.targets[0].path, "model.layers.0.self_attn.q_proj");
     EXPECT_EQ(result.targets[0].r, 8);
@@ -64,15 +65,23 @@ TEST(MatchTargets, default_is_query_and_value_and_saved_as_names) {
 }
 
 TEST(MatchTargets, an_architecture_without_default_needs_names) {
-    EXPECT_NE(target_fault(LoraConfig{}, "unheard_of").find("no default for the architecture \"unheard_of\""),
-              std::string::npos);
+    AdaptableModel model = llama();
+    model.model_type = "phi3";
+    model.default_targets.clear();
+    EXPECT_NE(
+        target_fault(LoraConfig{}, model)
+            .find("target_modules: is missing, and PEFT has no default for the architecture \"phi3\"; name "
+                  "some of its linears (q_proj, k_proj, v_proj, o_proj, gate_proj, up_proj, down_proj) or "
+                  "\"all-linear\""),
+        std::string::npos)
+        << target_fault(LoraConfig{}, model);
 }
 
 TEST(MatchTargets, all_linear_leaves_the_head_out_and_is_saved_as_names) {
-    const MatchResult small = match_targets(with_targets("all-linear"), llama(2), "llama");
+    const MatchResult small = match_targets(with_targets("all-linear"), llama(2));
     EXPECT_EQ(small.targets.size(), 14U);
     EXPECT_EQ(std::get<NameList>(small.expanded.target_modules).size(), 14U);
-    const MatchResult large = match_targets(with_targets("all-linear"), llama(30), "llama");
+    const MatchResult large = match_targets(with_targets("all-linear"), llama(30));
     EXPECT_EQ(large.targets.size(), 210U);
     EXPECT_EQ(std::get<NameList>(large.expanded.target_modules).size(), 7U);
 }
@@ -82,9 +91,9 @@ TEST(MatchTargets, rslora_divides_by_the_root_of_the_rank) {
     config.r = 16;
     config.lora_alpha = 32;
     config.use_rslora = true;
-    EXPECT_EQ(match_targets(config, llama(), "llama").targets[0].scaling, 8.0);
+    EXPECT_EQ(match_targets(config, llama()).targets[0].scaling, 8.0);
     config.r = 7;
-    EXPECT_EQ(match_targets(config, llama(), "llama").targets[0].scaling, 32 / std::sqrt(7.0));
+    EXPECT_EQ(match_targets(config, llama()).targets[0].scaling, 32 / std::sqrt(7.0));
 }
 
 TEST(MatchTargets, each_name_of_a_list_must_fit_and_the_near_ones_are_listed) {
@@ -166,7 +175,7 @@ TEST(MatchTargets, a_module_cannot_be_adapted_and_trained_whole) {
 TEST(MatchTargets, an_ending_inside_a_name_is_warned_of) {
     LoraConfig config;
     config.modules_to_save = NameList{"norm"};
-    const MatchResult result = match_targets(config, llama(), "llama");
+    const MatchResult result = match_targets(config, llama());
     EXPECT_EQ(result.modules_to_save,
               (NameList{"model.layers.0.input_layernorm", "model.layers.1.input_layernorm", "model.norm"}));
     ASSERT_EQ(result.warnings.size(), 1U);
@@ -178,7 +187,7 @@ TEST(MatchTargets, clashing_and_idle_pattern_keys_are_warned_of) {
     LoraConfig config;
     config.rank_pattern = {{"v_proj", 2}, {"(q|v)_proj", 4}, {"o_proj", 5}};
     config.alpha_pattern = {{"v_proj", 2}, {".*v_proj", 2}};
-    const MatchResult result = match_targets(config, llama(), "llama");
+    const MatchResult result = match_targets(config, llama());
     EXPECT_EQ(result.targets[0].r, 4);
     EXPECT_EQ(result.targets[1].r, 2);
     ASSERT_EQ(result.warnings.size(), 2U);
@@ -192,11 +201,11 @@ TEST(MatchTargets, clashing_and_idle_pattern_keys_are_warned_of) {
 TEST(MatchTargets, an_exclusion_that_fits_nothing_is_warned_of) {
     LoraConfig config;
     config.exclude_modules = NameList{"k_prj"};
-    EXPECT_EQ(match_targets(config, llama(), "llama").warnings.size(), 1U);
+    EXPECT_EQ(match_targets(config, llama()).warnings.size(), 1U);
     config.exclude_modules = std::string("k_proj");
-    EXPECT_EQ(match_targets(config, llama(), "llama").warnings.size(), 1U);
+    EXPECT_EQ(match_targets(config, llama()).warnings.size(), 1U);
     config.exclude_modules = std::string(".*k_proj");
-    EXPECT_TRUE(match_targets(config, llama(), "llama").warnings.empty());
+    EXPECT_TRUE(match_targets(config, llama()).warnings.empty());
 }
 
 }  // namespace

@@ -6,6 +6,7 @@
 
 #include "qlora/adapters/target_matching.h"
 #include "qlora/core/error.h"
+#include "qlora/models/decoder_spec.h"
 
 namespace {
 
@@ -24,6 +25,17 @@ std::vector<ModuleInfo> read_modules(const Json& list) {
         modules.push_back(std::move(module));
     }
     return modules;
+}
+
+AdaptableModel read_model(const Json& request) {
+    AdaptableModel model{.model_type = request.at("model_type").get<std::string>(),
+                         .modules = read_modules(request.at("modules")),
+                         .default_targets = {}};
+    const Json config = {{"model_type", model.model_type}, {"vocab_size", 32},        {"hidden_size", 16},
+                         {"intermediate_size", 24},        {"num_hidden_layers", 1},  {"head_dim", 8},
+                         {"num_attention_heads", 2},       {"num_key_value_heads", 1}};
+    model.default_targets = qlora::models::parse_decoder_spec(config, "config.json").lora_targets;
+    return model;
 }
 
 Json describe(const MatchResult& result) {
@@ -47,8 +59,7 @@ int main() {
         const std::string text{std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>()};
         const Json request = qlora::parse_json(text, "stdin");
         const LoraConfig config = parse_adapter_config(request.at("config"), "config");
-        const MatchResult result = match_targets(config, read_modules(request.at("modules")),
-                                                 request.at("model_type").get<std::string>());
+        const MatchResult result = match_targets(config, read_model(request));
         std::cout << describe(result).dump() << "\n";
         return 0;
     } catch (const qlora::Error& error) {

@@ -59,7 +59,7 @@ qlora::adapters::Adaptation adapt(qlora::models::CausalLM& model, const Json& re
     if (request.contains("adapter")) {
         const std::string adapter = request.at("adapter").get<std::string>();
         auto adaptation = qlora::adapters::inject(model, qlora::adapters::load_adapter_config(adapter), 1);
-        qlora::adapters::load_adapter_weights(adapter, adaptation);
+        qlora::adapters::load_adapter_weights(adapter, model.spec(), adaptation);
         return adaptation;
     }
     if (!request.contains("peft")) return {};

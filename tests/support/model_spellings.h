@@ -55,6 +55,27 @@ inline std::vector<Spelling> spellings() {
             {"head alone, no prefix", true, both}};
 }
 
+/// The config.json of a mistral3 whose text part has this one.
+inline Json around_text(Json text) {
+    Json out = {{"model_type", "mistral3"}, {"vision_config", {{"model_type", "pixtral"}}}};
+    out["tie_word_embeddings"] = text["tie_word_embeddings"];
+    text.erase("tie_word_embeddings");
+    out["text_config"] = std::move(text);
+    return out;
+}
+
+/// The tensors of such a model beside a vision tower, "model." and "lm_head." being called so. Those of the
+/// tower need not be floating.
+inline NamedTensors beside_vision(const NamedTensors& tensors, const std::string& decoder,
+                                  const std::string& head, const std::string& vision) {
+    NamedTensors out;
+    for (const auto& [name, tensor] : tensors)
+        out[name.starts_with("model.") ? decoder + name.substr(6) : head + name.substr(8)] = tensor;
+    out[vision + "vision_tower.patch_conv.weight"] = {io::DType::kF32, {2, 3}, {1, 2, 3, 4, 5, 6}};
+    out[vision + "multi_modal_projector.norm.weight"] = {io::DType::kI64, {2}, {0, 0}};
+    return out;
+}
+
 /// A copy of a model folder of one file under other names.
 inline void copy_renamed(const std::filesystem::path& model, const std::filesystem::path& folder,
                          const std::function<std::string(const std::string&)>& renamed) {

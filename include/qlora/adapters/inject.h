@@ -24,8 +24,8 @@ struct Adaptation {
     std::int64_t trainable_elements() const;
 };
 
-/// Every module of the architecture that PEFT would see, for matching.
-std::vector<ModuleInfo> module_infos(const models::DecoderSpec& decoder);
+/// The modules of the decoder that PEFT would see, for matching.
+AdaptableModel adaptable_model(const models::DecoderSpec& decoder);
 
 /// Sets the adapters that `config` asks for and marks what trains; everything else stays frozen. Throws
 /// ConfigError.

@@ -90,6 +90,8 @@ struct LoraConfig {
     bool use_rslora = false;
     InitLoraWeights init_lora_weights = InitLoraWeights::kDefault;
     BiasTraining bias = BiasTraining::kNone;
+    /// Whether an adapted weight of the base is stored in columns: written as PEFT does, read from no file.
+    bool fan_in_fan_out = false;
 
     bool operator==(const LoraConfig&) const = default;
 
@@ -125,8 +127,7 @@ void LoraConfig::fields(Self& self, Visitor& visit) {
           "dropout on the adapter's input");
     visit("target_modules", self.target_modules, {},
           "adapted layers: names, a regular expression for the whole path, or all-linear; null: PEFT's "
-          "choice for the "
-          "architecture (q_proj and v_proj)");
+          "choice for the architecture, where it has one");
     visit("exclude_modules", self.exclude_modules, {}, "left out, matched like target_modules");
     visit("modules_to_save", self.modules_to_save, {}, "modules trained and saved whole");
     visit("layers_to_transform", self.layers_to_transform, {.min = 0},
@@ -147,7 +148,6 @@ void LoraConfig::fields(Self& self, Visitor& visit) {
 
     const Json none = nullptr;
     constexpr const char* kRewritesBase = "this initialisation rewrites the base weights and is not built";
-    visit.fixed("fan_in_fan_out", false, "transposed weights (GPT-2's Conv1D) are not built yet");
     visit.fixed("use_dora", false, "DoRA is not built yet");
     visit.fixed("lora_bias", false, "a bias on B is not built yet");
     visit.fixed("ensure_weight_tying", false, "adapters on tied layers are not built yet");
@@ -168,6 +168,7 @@ void LoraConfig::fields(Self& self, Visitor& visit) {
     visit.fixed("qalora_group_size", 16, "QA-LoRA works on GPTQ bases only, which are not supported");
     visit.fixed("use_bdlora", none, "block-diagonal LoRA is not built");
     visit.fixed("arrow_config", none, "routing between adapters is not built");
+    visit.ignored("fan_in_fan_out", "the model says which weights are stored in columns (GPT-2's Conv1D)");
     visit.ignored("inference_mode", "frozen or not is decided by the program");
     visit.ignored("peft_version", "who wrote the file");
     visit.ignored("auto_mapping", "class names of Python models");

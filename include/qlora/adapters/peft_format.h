@@ -44,8 +44,10 @@ LoraConfig load_adapter_config(const std::filesystem::path& folder);
 void check_adapter_tensors(const AdapterFile& file, const std::vector<io::TensorSpec>& expected);
 
 /// Copies an adapter's tensors into the parameters of `adaptation`. Strict both ways: missing, unexpected and
-/// misshapen keys are reported together. bf16 and fp16 tensors are widened.
-void load_adapter_weights(const std::filesystem::path& folder, Adaptation& adaptation);
+/// misshapen keys are reported together; those of other parts of the model's file than its decoder are passed
+/// over with a log line. bf16 and fp16 tensors are widened.
+void load_adapter_weights(const std::filesystem::path& folder, const models::DecoderSpec& model,
+                          Adaptation& adaptation);
 
 /// Metadata of an adapter's weights file.
 std::map<std::string, std::string> adapter_metadata(const std::filesystem::path& folder);

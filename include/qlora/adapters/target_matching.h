@@ -18,6 +18,17 @@ struct ModuleInfo {
     bool is_norm = false;
     std::int64_t in_features = 0;
     std::int64_t out_features = 0;
+    std::string not_whole = {};  ///< why modules_to_save cannot name it; empty: it can
+};
+
+/// The modules of a model, and what its architecture says of adapters.
+struct AdaptableModel {
+    std::string model_type;
+    std::vector<ModuleInfo> modules;
+    NameList default_targets;  ///< PEFT's choice for the type; empty: it has none
+    /// PEFT sees linears that are not in `modules` (a vision tower's): short endings of names might match
+    /// them.
+    bool is_part = false;
 };
 
 /// One adapted layer.
@@ -38,7 +49,6 @@ struct MatchResult {
 
 /// Finds what a configuration adapts, with PEFT's meaning of every field. Stricter than PEFT where it would
 /// pass a mistake silently: each name of a list must fit a module. Throws ConfigError with all faults.
-MatchResult match_targets(const LoraConfig& config, const std::vector<ModuleInfo>& modules,
-                          const std::string& model_type);
+MatchResult match_targets(const LoraConfig& config, const AdaptableModel& model);
 
 }  // namespace qlora::adapters

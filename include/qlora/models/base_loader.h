@@ -4,7 +4,6 @@
 #include <map>
 #include <memory>
 #include <optional>
-#include <set>
 #include <string>
 
 #include "qlora/io/checkpoint.h"
@@ -23,8 +22,9 @@ struct LoadOptions {
     std::function<bool(const std::string& path)> stays_dense;
 };
 
-/// Names of the parameters that quantization holds in 4 bits: the weights of all linears but the head.
-std::set<std::string> quantizable_weights(const DecoderSpec& config);
+/// The linears that quantization holds in 4 bits, all but the head, by their weights' names; `config` must
+/// live as long.
+std::map<std::string, const spec::Linear*> quantizable_weights(const DecoderSpec& config);
 
 /// What a checkpoint stores in 4 bits; empty for a dense one.
 struct StoredQuantization {
@@ -34,7 +34,7 @@ struct StoredQuantization {
 
 /// Throws CheckpointError with all faults unless the checkpoint holds exactly what `config` asks for: every
 /// parameter of the architecture once with its shape (by either name, see CheckpointNames), 4-bit ones with
-/// all their states, and no other tensor.
+/// all their states, and no other tensor but foreign ones.
 StoredQuantization check_base(const io::Checkpoint& checkpoint, const DecoderSpec& config);
 
 /// Fills a model from a checkpoint, one tensor at a time: mapped, quantized if it is a linear (never the

@@ -125,6 +125,7 @@ struct Rename {
 /// (src/models/architectures), read by everything else. No tensor and no forward pass.
 struct DecoderSpec {
     std::string model_type;
+    std::vector<std::string> lora_targets;  ///< PEFT's choice for the type; empty: it has none
     std::int64_t vocab_size = 0;
     std::int64_t hidden_size = 0;
     std::int64_t max_position_embeddings = 0;

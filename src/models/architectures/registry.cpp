@@ -32,15 +32,31 @@ DecoderSpec starcoder2(ConfigReader& config);
 
 std::span<const Architecture> architectures() {
     static constexpr Architecture kTable[] = {
-        {"llama", llama},
+        {"llama", llama, {"q_proj", "v_proj"}},
         {"ministral", ministral},
-        {"mistral", mistral},
+        {"mistral", mistral, {"q_proj", "v_proj"}},
+        {"mistral3", mistral3},
         {"phi3", phi3},
-        {"qwen2", qwen2},
-        {"qwen3", qwen3},
+        {"qwen2", qwen2, {"q_proj", "v_proj"}},
+        {"qwen3", qwen3, {"q_proj", "v_proj"}},
         {"smollm3", smollm3},
     };
     return kTable;
+}
+
+const Architecture* find_architecture(std::string_view model_type) {
+    for (const Architecture& row : architectures()) {
+        if (row.model_type == model_type) return &row;
+    }
+    return nullptr;
+}
+
+void read_end_ids(ConfigReader& section, DecoderSpec& decoder) {
+    if (!section.has("eos_token_id")) return;
+    const Json& eos = section.json().at("eos_token_id");
+    for (const Json& id : eos.is_array() ? eos : Json::array({eos})) {
+        if (id.is_number_integer()) decoder.eos_token_ids.push_back(id.get<std::int64_t>());
+    }
 }
 
 }  // namespace qlora::models

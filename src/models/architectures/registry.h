@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <span>
 #include <string_view>
 
@@ -13,8 +14,16 @@ namespace qlora::models {
 struct Architecture {
     std::string_view model_type;
     DecoderSpec (*describe)(ConfigReader& config);
+    /// The linears that PEFT adapts where target_modules is missing, as its table lists them; empty: PEFT has
+    /// no choice for the type.
+    std::array<std::string_view, 4> lora_targets = {};
 };
 
 std::span<const Architecture> architectures();
+/// Null where no row has the type.
+const Architecture* find_architecture(std::string_view model_type);
+
+/// The ids that end a text are added.
+void read_end_ids(ConfigReader& section, DecoderSpec& decoder);
 
 }  // namespace qlora::models
