@@ -1,21 +1,20 @@
 #include <cmath>
 
 #include "gemma_layers.h"
-#include "wrapper.h"
+#include "text_part.h"
 
 namespace qlora::models {
-namespace {
 
-/// Modules begin with `prefix`.
-DecoderSpec text_decoder(ConfigReader& config, const std::string& prefix) {
+/// A gemma2 with norms of each query and key head in the place of the caps, and windows in five of six
+/// layers, which turn by a rotary embedding of their own.
+DecoderSpec gemma3_text(ConfigReader& config) {
     SizeDefaults defaults = gemma_sizes(131072);
     defaults.vocabulary = 262208;
     defaults.hidden = 2304;
     defaults.inner = 9216;
     defaults.layers = 26;
     defaults.heads = 8;
-    Sizes sizes = read_sizes(config, defaults);
-    sizes.prefix = prefix;
+    const Sizes sizes = read_sizes(config, defaults);
     const bool bias = config.boolean("attention_bias", false);
     require_off(config, {"use_bidirectional_attention"});
     const spec::Activation activation = config.activation("hidden_activation", "gelu_pytorch_tanh");
@@ -43,25 +42,15 @@ DecoderSpec text_decoder(ConfigReader& config, const std::string& prefix) {
     return out;
 }
 
-}  // namespace
-
-/// A gemma2 with norms of each query and key head in the place of the caps, and windows in five of six
-/// layers, which turn by a rotary embedding of their own.
-DecoderSpec gemma3_text(ConfigReader& config) {
-    return text_decoder(config, "model.");
-}
-
-/// The text part of a model that also sees images.
+/// The text part of a model that also sees images, which leaves the cap of the logits out.
 DecoderSpec gemma3(ConfigReader& config) {
-    return wrapped_decoder(config, [](ConfigReader& text, const std::string& prefix) {
-        DecoderSpec out = text_decoder(text, prefix);
-        if (out.logit_softcap > 0) {
-            out.passed_over.emplace_back(
-                "final_logit_softcapping has no effect here, in transformers neither");
-            out.logit_softcap = 0;
-        }
-        return out;
-    });
+    DecoderSpec out = text_part(config, {{"gemma3_text", Json::object()}});
+    if (out.logit_softcap > 0) {
+        out.passed_over.emplace_back(
+            "text_config.final_logit_softcapping has no effect, in transformers neither");
+        out.logit_softcap = 0;
+    }
+    return out;
 }
 
 }  // namespace qlora::models

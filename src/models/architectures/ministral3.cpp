@@ -1,18 +1,12 @@
 #include "windows.h"
-#include "wrapper.h"
 
 namespace qlora::models {
 
 /// A llama whose rotary embedding is stretched by yarn; beyond the length that it was trained on before that,
 /// queries would be scaled by their positions.
 DecoderSpec ministral3(ConfigReader& config) {
-    return ministral3_decoder(config, "model.");
-}
-
-DecoderSpec ministral3_decoder(ConfigReader& config, const std::string& prefix) {
-    Sizes sizes =
+    const Sizes sizes =
         read_sizes(config, {.max_positions = 262144, .kv_heads = 8, .head_dim = 128, .norm = {.eps = 1e-5}});
-    sizes.prefix = prefix;
     DecoderSpec out = decoder(config, sizes, {.padding = 11});
     const Json yarn = {{"rope_type", "yarn"},
                        {"rope_theta", 1e6},
