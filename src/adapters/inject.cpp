@@ -72,9 +72,11 @@ at::Tensor make_trainable(models::CausalLM& model, const TrainedTensor& tensor, 
             train_whole_module(model, tensor.module, modules);
             return whole_weight(model, tensor.module, modules);
         case TrainedPart::kBias: {
-            // A norm's bias is trained with its weight alone, which comes first.
             const auto norm = modules.norms.find(tensor.module);
-            if (norm != modules.norms.end()) return norm->second->bias();
+            if (norm != modules.norms.end()) {
+                norm->second->train_bias();
+                return norm->second->bias();
+            }
             nn::Linear& linear = *modules.linears.at(tensor.module);
             if (!linear.trains_whole_module()) linear.train_bias();
             return linear.bias();

@@ -6,6 +6,7 @@
 
 #include "qlora/adapters/lora.h"
 #include "qlora/adapters/peft_format.h"
+#include "qlora/core/error.h"
 
 namespace qlora::adapters {
 namespace {
@@ -63,6 +64,15 @@ std::vector<TrainedTensor> trained_tensors(const MatchResult& match, const model
         if (bias == BiasTraining::kLoraOnly && !has_adapter) continue;
         out.push_back(
             make(linear->path, has_adapter ? kWrappedBias : kBias, TrainedPart::kBias, {linear->out}, false));
+    }
+    if (bias != BiasTraining::kAll) return out;
+    for (const models::spec::Norm* norm : decoder.norms()) {
+        if (!norm->bias || whole.contains(norm->path)) continue;
+        out.push_back(make(norm->path, kBias, TrainedPart::kBias, {norm->size}, false));
+    }
+    if (decoder.head.bias) {
+        throw ConfigError("bias: \"all\" would train " + decoder.head.path +
+                          ".bias too, which is not built yet; use lora_only or none");
     }
     return out;
 }

@@ -8,6 +8,7 @@
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
 #include "qlora/io/model_folder.h"
+#include "qlora/models/checkpoint_names.h"
 
 namespace qlora::models {
 namespace {
@@ -26,6 +27,19 @@ const Architecture& architecture_of(ConfigReader& config, const std::string& mod
     throw CheckpointError(name + ": model_type '" + model_type + "' is not supported" +
                           (why.empty() ? "" : ": " + std::string(why)) + "; supported are " + known +
                           own_code);
+}
+
+/// As transformers decides it: a head that differs from the embedding is a tensor of its own.
+bool has_own_head(const std::filesystem::path& folder, const DecoderSpec& decoder) {
+    const io::Checkpoint checkpoint(folder);
+    const CheckpointNames names(checkpoint, decoder);
+    if (!names.holds(decoder.head_weight()) || !names.holds(decoder.embedding_weight())) return false;
+    const io::TensorView& head = checkpoint.at(names.in_file(decoder.head_weight()));
+    const io::TensorView& table = checkpoint.at(names.in_file(decoder.embedding_weight()));
+    const bool differs = head.dtype != table.dtype || !std::ranges::equal(head.bytes, table.bytes);
+    checkpoint.release(head.name);
+    checkpoint.release(table.name);
+    return differs;
 }
 
 }  // namespace
@@ -157,7 +171,9 @@ DecoderSpec load_decoder_spec(const std::filesystem::path& folder) {
     const std::filesystem::path file = folder / "config.json";
     std::error_code error;
     if (!std::filesystem::exists(file, error)) io::require_model_folder(folder);
-    return parse_decoder_spec(read_json_file(file), file.string());
+    DecoderSpec decoder = parse_decoder_spec(read_json_file(file), file.string());
+    if (decoder.tied_by_default && has_own_head(folder, decoder)) decoder.tie_word_embeddings = false;
+    return decoder;
 }
 
 }  // namespace qlora::models

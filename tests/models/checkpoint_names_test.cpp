@@ -181,6 +181,22 @@ TEST(CheckpointNames, what_a_file_lacks_is_spelled_like_the_rest_of_it) {
     }
 }
 
+/// Where config.json leaves out whether the head is tied, the file's own head counts; transformers does so.
+TEST(CheckpointNames, a_part_that_does_not_say_it_is_tied_may_have_a_head_of_its_own) {
+    for (const bool tied : {false, true}) {
+        const TinyModel tiny{.model_type = "mistral", .tie = tied};
+        const auto [decoder_prefix, head, vision] = kPartSpellings[0];
+        Json config = test::around_text(tiny.config());
+        config.erase("tie_word_embeddings");
+        const TempDir usual, part;
+        tiny.write(usual.path());
+        TinyModel::write(part.path(), config,
+                         test::beside_vision(tiny.tensors(), decoder_prefix, head, vision));
+        EXPECT_EQ(load_decoder_spec(part.path()).tie_word_embeddings, tied);
+        expect_equal(usual.path(), part.path());
+    }
+}
+
 /// Its linears would become bitsandbytes' too, so the list names them; the tensors stay as they are.
 TEST(CheckpointNames, a_vision_tower_is_copied_into_the_4_bit_folder_and_named_as_dense) {
     const TinyModel tiny{.model_type = "mistral"};

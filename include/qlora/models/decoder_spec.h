@@ -138,6 +138,7 @@ struct DecoderSpec {
     spec::Norm final_norm;
     spec::Linear head;  ///< has no weight of its own when tied
     bool tie_word_embeddings = false;
+    bool tied_by_default = false;  ///< config.json does not say it: a file with a head of its own is not tied
     double logit_scale = 1.0;
     double logit_softcap = 0.0;  ///< logits become softcap * tanh(logit / softcap); 0: they stay
     std::vector<spec::Rename> renames;
@@ -171,7 +172,7 @@ struct DecoderSpec {
 /// Throws CheckpointError with all faults: unknown `model_type`, missing or impossible sizes, any setting
 /// that would change numbers and is not built (never guessed). `name` stands before them.
 DecoderSpec parse_decoder_spec(const Json& json, const std::string& name);
-/// Of the folder's config.json.
+/// Of the folder's config.json; also of its tensors, where `tied_by_default`.
 DecoderSpec load_decoder_spec(const std::filesystem::path& folder);
 
 /// A log line for each sentence of `passed_over`; once a program.

@@ -37,8 +37,12 @@ class Norm {
     void set_bias(const at::Tensor& bias) { bias_ = bias.to(at::kFloat); }
     void train_whole_module() {
         weight_ = weight_.clone().requires_grad_();
-        if (settings_.bias) bias_ = bias_.clone().requires_grad_();
+        train_bias();
         offset_weight_.reset();
+    }
+    /// Makes the bias, if there is one, a parameter.
+    void train_bias() {
+        if (settings_.bias && !bias_.requires_grad()) bias_ = bias_.clone().requires_grad_();
     }
 
     void to(at::Device device) {

@@ -72,6 +72,7 @@ DecoderSpec text_part(ConfigReader& config, const std::vector<TextType>& types) 
 
     move_paths(decoder);
     decoder.tie_word_embeddings = config.boolean("tie_word_embeddings", true);
+    decoder.tied_by_default = !config.has("tie_word_embeddings");
     // transformers saves the first spelling of each, and reads the modules' own names too.
     decoder.renames = {{"model.language_model.", "language_model.model."},
                        {"model.language_model.", "model.language_model.model."},
