@@ -85,6 +85,19 @@ std::vector<Slot> slots_of(CausalLM& model, const LoadOptions& options) {
                              norm->set_bias(load_dense(view));
                          }});
     }
+    if (!config.positions.empty()) {
+        slots.push_back({config.positions + ".weight",
+                         {config.max_position_embeddings, config.hidden_size},
+                         [&model, device](const io::TensorView& view) {
+                             model.set_positions(load_dense(view).to(device));
+                         }});
+    }
+    if (config.head.bias) {
+        slots.push_back(
+            {config.head.path + ".bias", {config.vocab_size}, [&model, device](const io::TensorView& view) {
+                 model.set_head_bias(load_dense(view).to(device));
+             }});
+    }
     if (!config.tie_word_embeddings) {
         slots.push_back({config.head_weight(),
                          {config.vocab_size, config.hidden_size},

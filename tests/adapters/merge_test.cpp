@@ -6,6 +6,7 @@
 #include <ATen/ops/mm.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/randn.h>
+#include <ATen/ops/zeros.h>
 #include <dlfcn.h>
 #include <gtest/gtest.h>
 
@@ -286,6 +287,56 @@ TEST_F(Merge, AFaultInTheMiddleLeavesNothing) {
     wanted.allow_other_base = true;
     EXPECT_THROW(merge(wanted), CheckpointError);
     EXPECT_EQ(entries(), before);
+}
+
+/// An untied head is spelled like the rest of the file; the vision tower is copied, also where a dtype is
+/// asked for. PEFT's adapter has updates of the tower that are zero, unless it was trained on pictures.
+TEST(MergeOfAPart, KeepsTheNamesAndTheOtherPartsOfTheFile) {
+    const test::TempDir dir;
+    const std::filesystem::path model = dir / "model", adapter = dir / "adapter";
+    std::filesystem::create_directory(model);
+    const test::TinyModel tiny{.model_type = "mistral", .tie = true};
+    test::TinyModel::write(
+        model, test::around_text(tiny.config()),
+        test::beside_vision(tiny.tensors(), "language_model.model.", "language_model.lm_head.", ""));
+    const io::Checkpoint base(model);
+    const auto loaded = models::load_base(base, models::load_decoder_spec(model), {});
+    LoraConfig lora;
+    lora.target_modules = NameList{"q_proj", "v_proj"};
+    lora.modules_to_save = NameList{"lm_head"};
+    lora.init_lora_weights = InitLoraWeights::kRandom;
+    Adaptation adaptation = inject(*loaded, lora, 1);
+    const std::string tower = "base_model.model.model.vision_tower.layers.0.q_proj.";
+    adaptation.parameters.push_back({tower + "lora_A.weight", at::ones({2, 3})});
+    adaptation.parameters.push_back({tower + "lora_B.weight", at::zeros({3, 2})});
+    save_adapter(adapter, adaptation, "base", {});
+
+    MergeRequest wanted{.model = model, .adapter = adapter, .output = dir / "merged"};
+    wanted.dtype = MergeDtype::kBfloat16;
+    EXPECT_TRUE(merge(wanted).untied);
+    const io::Checkpoint merged(wanted.output);
+    std::vector<std::string> expected = base.names();
+    expected.push_back("language_model.lm_head.weight");
+    std::sort(expected.begin(), expected.end());
+    EXPECT_EQ(merged.names(), expected);
+    for (const char* name : {"vision_tower.patch_conv.weight", "multi_modal_projector.norm.weight"}) {
+        EXPECT_EQ(merged.at(name).dtype, base.at(name).dtype);
+        EXPECT_TRUE(std::ranges::equal(merged.at(name).bytes, base.at(name).bytes));
+    }
+    EXPECT_EQ(merged.at("language_model.lm_head.weight").dtype, io::DType::kBF16);
+    EXPECT_FALSE(models::load_decoder_spec(wanted.output).tie_word_embeddings);
+
+    adaptation.parameters.back().tensor = at::ones({3, 2});
+    save_adapter(adapter, adaptation, "base", {});
+    wanted.output = dir / "again";
+    try {
+        merge(wanted);
+        ADD_FAILURE() << "merged";
+    } catch (const CheckpointError& error) {
+        EXPECT_NE(std::string(error.what()).find(tower + "lora_B.weight changes a part of the model"),
+                  std::string::npos)
+            << error.what();
+    }
 }
 
 }  // namespace

@@ -125,6 +125,31 @@ std::vector<BadBase> bad_bases() {
     };
 }
 
+TEST(BaseLoader, learned_positions_and_a_bias_of_the_head_are_parameters_too) {
+    const TinyModel tiny;
+    const TempDir dir;
+    Tensors tensors = tiny.tensors();
+    TinyModel::write(dir.path(), tiny.config(), tensors);
+    DecoderSpec decoder = load_decoder_spec(dir.path());
+    decoder.positions = "model.wpe";
+    decoder.head.bias = true;
+    try {
+        check_base(io::Checkpoint(dir.path()), decoder);
+        ADD_FAILURE() << "accepted";
+    } catch (const CheckpointError& error) {
+        const std::string what = error.what();
+        EXPECT_NE(what.find("model.wpe.weight: is missing (expected shape [256, 32])"), std::string::npos)
+            << what;
+        EXPECT_NE(what.find("lm_head.bias: is missing (expected shape [97])"), std::string::npos) << what;
+    }
+    tensors["model.wpe.weight"] = {io::DType::kF32, {256, 32}, std::vector<float>(256 * 32, 0.5F)};
+    tensors["lm_head.bias"] = {io::DType::kF32, {97}, std::vector<float>(97, 0.25F)};
+    TinyModel::write(dir.path(), tiny.config(), tensors);
+    const auto model = load_base(io::Checkpoint(dir.path()), decoder, options_for(true));
+    EXPECT_EQ(model->positions().sum().item<float>(), 256 * 32 * 0.5F);
+    EXPECT_EQ(model->head_bias().sum().item<float>(), 97 * 0.25F);
+}
+
 /// Both forms of a model: each linear in rows and in columns.
 struct ColumnsCase {
     TinyModel tiny;
