@@ -98,6 +98,7 @@ class Case:
         for level in LEVELS:
             yield {"name": level, **together, **dropout, "recomputation": level}
         yield {"name": "next step", **together, **dropout, "dropout_step": 6}
+        yield {"name": "default targets", **model, "sequences": [[1, 2]], "peft": {}}
         for i, (ids, supervised) in enumerate(zip(self.ids, self.supervised)):
             yield {"name": f"alone{i}", **together, "peft": self.lora, "sequences": [ids], "supervised": [supervised]}
 
@@ -117,7 +118,7 @@ class Case:
 
 def probe_all(bin_dir, stem, requests):
     """Runs model_probe on named requests in one process. Returns a function from a request's name to its tensors, which
-    fails the test with what stderr says where that request failed."""
+    fails the test with what stderr says where that request failed; it has that text as `errors`."""
     stem.parent.mkdir(parents=True, exist_ok=True)
     request_file, output = stem.with_suffix(".json"), stem.with_suffix(".safetensors")
     request_file.write_text(json.dumps(list(requests)))
@@ -133,6 +134,7 @@ def probe_all(bin_dir, stem, requests):
             pytest.fail(f"model_probe: {run.stderr}", pytrace=False)
         return answers[name]
 
+    answer.errors = run.stderr
     return answer
 
 

@@ -11,7 +11,9 @@ import pytest
 import torch
 from model_case import LEVELS, VISION, case_of, names_of, supported_types
 from model_options import NO_DIFFERENCE, OPTIONS
-from test_model_parity import close_to_largest, relative_l2
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
+from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as PEFT_TARGETS
+from test_model_parity import close_to_largest, peer, relative_l2
 from transformers.pytorch_utils import Conv1D
 
 NAMES = names_of(2)
@@ -109,3 +111,18 @@ def test_an_adapter_of_peft_gives_its_logits(name, case_of):
     case = case_of(name)
     close_to_largest(case.probed("theirs")["logits"], case.peft_logits)
     assert (case.peft_logits - case.logits).abs().max() > 1e-3, "the adapter must show"
+
+
+@pytest.mark.parametrize("name", names_of(1))
+def test_without_target_modules_the_layers_are_those_of_peft_or_the_error_names_the_linears(name, case_of):
+    case = case_of(name)
+    if case.model_type in PEFT_TARGETS:
+        theirs = get_peft_model_state_dict(get_peft_model(peer(case.folder), LoraConfig(task_type="CAUSAL_LM")))
+        ours = [key.removeprefix("param.") for key in case.probed("default targets") if key.startswith("param.")]
+        assert set(ours) == set(theirs)
+        return
+    refused = re.search(r"^default targets: (.*)$", case.answers.errors, re.MULTILINE)
+    assert refused, "peft has no default for this type"
+    for key in case.probed("plain"):
+        if key.startswith("dequantized."):
+            assert key.split(".")[-2] in refused[1]
