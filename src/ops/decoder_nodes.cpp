@@ -3,7 +3,6 @@
 #include "if_defined.h"
 #include "norm_saved.h"
 #include "projections_holder.h"
-#include "qlora/ops/activation.h"
 
 namespace qlora::ops {
 namespace {
@@ -13,6 +12,9 @@ using torch::autograd::Function;
 using torch::autograd::variable_list;
 
 constexpr const char* kPending = "pending";
+constexpr const char* kResidual = "residual";
+constexpr const char* kMultiplier = "multiplier";
+constexpr const char* kRule = "rule";
 
 struct NormProject : Function<NormProject> {
     static variable_list forward(AutogradContext* ctx, const at::Tensor& hidden, const at::Tensor& weight,
@@ -58,42 +60,75 @@ struct NormProject : Function<NormProject> {
 struct ProjectResidual : Function<ProjectResidual> {
     static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x,
                               const std::optional<at::Tensor>& residual, at::TensorList /*parameters*/,
-                              const Holder& holder) {
+                              double multiplier, const Holder& holder) {
         ctx->save_for_backward({x});
-        ctx->saved_data[kPending] = residual.has_value();
+        ctx->saved_data[kResidual] = residual.has_value();
+        ctx->saved_data[kMultiplier] = multiplier;
         save(ctx, holder);
-        return project(holder->value, x, residual.value_or(at::Tensor()));
+        return project(holder->value, x, residual.value_or(at::Tensor()), multiplier);
     }
     static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
         const at::Tensor x = ctx->get_saved_variables()[0];
         const Projections& projections = saved_projections(ctx);
+        const at::Tensor g = scaled(grads[0], ctx->saved_data[kMultiplier].toDouble());
         at::Tensor dx, low_rank;
-        if (ctx->needs_input_grad(0)) dx = project_backward(projections, grads[0], &low_rank);
-        const at::Tensor d_residual = ctx->saved_data[kPending].toBool() ? grads[0] : at::Tensor();
-        return gradients({dx, d_residual}, parameter_gradients(projections, x, grads[0], low_rank), 1);
+        if (ctx->needs_input_grad(0)) dx = project_backward(projections, g, &low_rank);
+        const at::Tensor d_residual = ctx->saved_data[kResidual].toBool() ? grads[0] : at::Tensor();
+        return gradients({dx, d_residual}, parameter_gradients(projections, x, g, low_rank), 2);
     }
 };
 
-struct SwigluProjectResidual : Function<SwigluProjectResidual> {
-    static at::Tensor forward(AutogradContext* ctx, const at::Tensor& gate_up, const at::Tensor& residual,
-                              at::TensorList /*parameters*/, const Holder& holder) {
-        ctx->save_for_backward({gate_up});
+struct ActivateProjectResidual : Function<ActivateProjectResidual> {
+    static at::Tensor forward(AutogradContext* ctx, const at::Tensor& entered,
+                              const std::optional<at::Tensor>& residual, at::TensorList /*parameters*/,
+                              ActivationRule rule, double multiplier, const Holder& holder) {
+        ctx->save_for_backward({entered});
+        ctx->saved_data[kResidual] = residual.has_value();
+        ctx->saved_data[kMultiplier] = multiplier;
+        save_value(ctx, kRule, rule);
         save(ctx, holder);
-        const RoomyRows into = projection_input(holder->value, gate_up, gate_up.size(1) / 2);
-        return project(holder->value, into.holding(activate(gate_up, {}, into.rows())), residual);
+        const RoomyRows into = projection_input(holder->value, entered, rule.size(entered.size(1)));
+        return project(holder->value, into.holding(activate(entered, rule, into.rows())),
+                       residual.value_or(at::Tensor()), multiplier);
     }
     static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-        const at::Tensor gate_up = ctx->get_saved_variables()[0];
+        const at::Tensor entered = ctx->get_saved_variables()[0];
         const Projections& projections = saved_projections(ctx);
+        const ActivationRule rule = saved_value<ActivationRule>(ctx, kRule);
+        const at::Tensor g = scaled(grads[0], ctx->saved_data[kMultiplier].toDouble());
+        const at::Tensor d_residual = ctx->saved_data[kResidual].toBool() ? grads[0] : at::Tensor();
         if (!ctx->needs_input_grad(0)) {
-            return gradients({at::Tensor(), grads[0]},
-                             parameter_gradients(projections, activate(gate_up, {}), grads[0]), 1);
+            return gradients({at::Tensor(), d_residual},
+                             parameter_gradients(projections, activate(entered, rule), g), 3);
         }
         at::Tensor low_rank;
-        const at::Tensor dx = project_backward(projections, grads[0], &low_rank);
-        const ActivationGradient inner = activate_backward(dx, gate_up, {});
-        return gradients({inner.entered, grads[0]},
-                         parameter_gradients(projections, inner.y, grads[0], low_rank), 1);
+        const at::Tensor dx = project_backward(projections, g, &low_rank);
+        const ActivationGradient inner = activate_backward(dx, entered, rule);
+        return gradients({inner.entered, d_residual}, parameter_gradients(projections, inner.y, g, low_rank),
+                         3);
+    }
+};
+
+struct NormResidual : Function<NormResidual> {
+    static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x, const at::Tensor& weight,
+                              const std::optional<at::Tensor>& bias, const at::Tensor& residual,
+                              const NormForm& form, double multiplier) {
+        const Norm norm = form.with(weight, bias);
+        const NormResult result = norm_added(x, norm, residual, multiplier);
+        save_with_norm(ctx, {x}, {norm, result.statistics});
+        ctx->saved_data[kMultiplier] = multiplier;
+        return result.y;
+    }
+    static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+        const variable_list saved = ctx->get_saved_variables();
+        const at::Tensor& x = saved[0];
+        const auto [norm, statistics] = saved_norm(ctx, saved);
+        const at::Tensor g = scaled(grads[0], ctx->saved_data[kMultiplier].toDouble());
+        at::Tensor d_x, d_weight, d_bias;
+        if (ctx->needs_input_grad(0)) d_x = norm_backward(g, x, norm, statistics);
+        if (ctx->needs_input_grad(1)) d_weight = norm_weight_gradient(g, x, norm, statistics);
+        if (norm.bias.defined() && ctx->needs_input_grad(2)) d_bias = norm_bias_gradient(g);
+        return {d_x, d_weight, d_bias, grads[0], at::Tensor(), at::Tensor()};
     }
 };
 
@@ -108,17 +143,23 @@ NormedProjection norm_project(const at::Tensor& hidden, const Norm& norm, Projec
     return {.y = out[0], .residual = out[1]};
 }
 
-at::Tensor project_residual(const at::Tensor& x, const at::Tensor& residual, Projections projections) {
+at::Tensor project_residual(const at::Tensor& x, const at::Tensor& residual, Projections projections,
+                            double multiplier) {
     const std::vector<at::Tensor> parameters = projections.parameters();
-    return ProjectResidual::apply(x, if_defined(residual), at::TensorList(parameters),
+    return ProjectResidual::apply(x, if_defined(residual), at::TensorList(parameters), multiplier,
                                   hold(std::move(projections)));
 }
 
-at::Tensor swiglu_project_residual(const at::Tensor& gate_up, const at::Tensor& residual,
-                                   Projections projections) {
+at::Tensor activate_project_residual(const at::Tensor& entered, const at::Tensor& residual,
+                                     Projections projections, ActivationRule rule, double multiplier) {
     const std::vector<at::Tensor> parameters = projections.parameters();
-    return SwigluProjectResidual::apply(gate_up, residual, at::TensorList(parameters),
-                                        hold(std::move(projections)));
+    return ActivateProjectResidual::apply(entered, if_defined(residual), at::TensorList(parameters), rule,
+                                          multiplier, hold(std::move(projections)));
+}
+
+at::Tensor norm_residual(const at::Tensor& x, const Norm& norm, const at::Tensor& residual,
+                         double multiplier) {
+    return NormResidual::apply(x, norm.weight, if_defined(norm.bias), residual, NormForm(norm), multiplier);
 }
 
 }  // namespace qlora::ops

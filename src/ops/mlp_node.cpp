@@ -1,12 +1,12 @@
 #include "qlora/ops/mlp_node.h"
 
+#include <ATen/TensorOperators.h>
 #include <ATen/ops/empty_strided.h>
 
 #include "if_defined.h"
 #include "norm_saved.h"
 #include "projection_parts.h"
 #include "projections_holder.h"
-#include "qlora/ops/activation.h"
 
 namespace qlora::ops {
 namespace {
@@ -15,83 +15,122 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
 
-constexpr const char* kGateUp = "gate_up";
-constexpr const char* kDown = "down";
+constexpr const char* kNode = "node";
+constexpr const char* kEntry = "entry";
+constexpr const char* kOutput = "output";
+constexpr const char* kSeparate = "residual";
 
-/// The output of gate_up [T, 2 * intermediate]; the normed rows are gone when it returns.
-at::Tensor inner_values(const Projections& gate_up, const at::Tensor& hidden, const Norm& norm) {
-    const RoomyRows into = projection_input(gate_up, hidden, hidden.size(1));
-    const NormResult normed = norm_forward(hidden, norm, into.rows());
-    return project(gate_up, into.holding(normed.y));
+/// What of the node is no tensor.
+struct MlpNode {
+    MlpForm form;
+    std::optional<NormForm> norm;
+    bool adds_hidden = false;
+};
+
+/// What the entry reads, and the product that follows.
+struct Entered {
+    at::Tensor x;               ///< [T, d]
+    NormStatistics statistics;  ///< of the norm, if there is one
+    at::Tensor values;          ///< [T, 2 * intermediate], or [T, intermediate]
+};
+
+Entered enter(const Projections& entry, const at::Tensor& hidden, const std::optional<Norm>& norm) {
+    if (!norm) return {.x = hidden, .statistics = {}, .values = project(entry, hidden)};
+    const RoomyRows into = projection_input(entry, hidden, hidden.size(1));
+    const NormResult normed = norm_forward(hidden, *norm, into.rows());
+    return {.x = normed.y, .statistics = normed.statistics, .values = project(entry, into.holding(normed.y))};
 }
 
-at::Tensor activated(const Projections& gate_up, const at::Tensor& hidden, const Norm& norm) {
-    return activate(inner_values(gate_up, hidden, norm), {});
+/// The output of `entry` is gone when it returns.
+at::Tensor activated(const Projections& entry, const at::Tensor& hidden, const std::optional<Norm>& norm,
+                     ActivationRule rule) {
+    return activate(enter(entry, hidden, norm).values, rule);
 }
 
 struct MlpResidual : Function<MlpResidual> {
-    static at::Tensor forward(AutogradContext* ctx, const at::Tensor& hidden, const at::Tensor& weight,
-                              const std::optional<at::Tensor>& bias, at::TensorList /*parameters*/,
-                              const NormForm& form, const Holder& gate_up, const Holder& down,
-                              NodeOutput output) {
-        const Norm norm = form.with(weight, bias);
-        save_with_norm(ctx, {hidden}, {norm, {}});
-        save(ctx, gate_up, kGateUp);
-        save(ctx, down, kDown);
-        if (output == NodeOutput::kGraphOnly) {
+    static at::Tensor forward(AutogradContext* ctx, const at::Tensor& hidden,
+                              const std::optional<at::Tensor>& weight, const std::optional<at::Tensor>& bias,
+                              const std::optional<at::Tensor>& residual, at::TensorList /*parameters*/,
+                              const MlpNode& node, const Holder& entry, const Holder& output) {
+        std::optional<Norm> norm;
+        if (node.norm) norm = node.norm->with(*weight, bias);
+        ctx->save_for_backward({hidden, weight.value_or(at::Tensor()), bias.value_or(at::Tensor())});
+        ctx->saved_data[kSeparate] = residual.has_value();
+        save_value(ctx, kNode, node);
+        save(ctx, entry, kEntry);
+        save(ctx, output, kOutput);
+        if (node.form.output == NodeOutput::kGraphOnly) {
             return at::empty_strided(hidden.sizes(), {0, 0}, hidden.options());
         }
-        return project(down->value, activated(gate_up->value, hidden, norm), hidden);
+        return project(output->value, activated(entry->value, hidden, norm, node.form.rule),
+                       node.adds_hidden ? hidden : residual.value_or(at::Tensor()), node.form.multiplier);
     }
 
     static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
         const variable_list saved = ctx->get_saved_variables();
-        const at::Tensor &hidden = saved[0], &g = grads[0];
-        const Norm norm = saved_norm(ctx, saved).norm;
-        const Projections& down = saved_projections(ctx, kDown);
-        const bool wants_hidden = ctx->needs_input_grad(0), wants_weight = ctx->needs_input_grad(1);
-        const bool wants_bias = norm.bias.defined() && ctx->needs_input_grad(2);
-        const bool passes_norm = wants_hidden || wants_weight || wants_bias;
-        if (!passes_norm && saved_projections(ctx, kGateUp).parameters().empty()) {
-            const at::Tensor y = activated(saved_projections(ctx, kGateUp), hidden, norm);
-            return gradients({at::Tensor(), at::Tensor(), at::Tensor()}, parameter_gradients(down, y, g),
-                             kTrailing);
+        const at::Tensor& hidden = saved[0];
+        const MlpNode& node = saved_value<MlpNode>(ctx, kNode);
+        const MlpForm& form = node.form;
+        std::optional<Norm> norm;
+        if (node.norm) norm = node.norm->with(saved[1], saved[2]);
+        const at::Tensor g = scaled(grads[0], form.multiplier);
+        const Projections& output = saved_projections(ctx, kOutput);
+        // Arguments that are absent have no number.
+        const bool wants_hidden = ctx->needs_input_grad(0), wants_weight = norm && ctx->needs_input_grad(1);
+        const bool wants_bias = norm && norm->bias.defined() && ctx->needs_input_grad(2);
+        const bool passes_entry = wants_hidden || wants_weight || wants_bias;
+        const at::Tensor d_residual = ctx->saved_data[kSeparate].toBool() ? grads[0] : at::Tensor();
+        if (!passes_entry && saved_projections(ctx, kEntry).parameters().empty()) {
+            const at::Tensor y = activated(saved_projections(ctx, kEntry), hidden, norm, form.rule);
+            return gradients({at::Tensor(), at::Tensor(), at::Tensor(), d_residual},
+                             parameter_gradients(output, y, g), kTrailing);
         }
-        // The dense weights of `down` are released before those of gate and up are made: one set at a time.
-        at::Tensor low_rank_down, low_rank_gate_up;
-        at::Tensor d_inner = project_backward(down, g, &low_rank_down);
-        const Projections gate_up = with_weights_made(saved_projections(ctx, kGateUp));
-        const RoomyRows into = projection_input(gate_up, hidden, hidden.size(1));
-        const NormResult normed = norm_forward(hidden, norm, into.rows());
-        at::Tensor inner = project(gate_up, into.holding(normed.y));
-        ActivationGradient made = activate_backward(d_inner, inner, {});
+        // The dense weights of `output` are released before those of the entry are made: one set at a time.
+        at::Tensor low_rank_output, low_rank_entry;
+        at::Tensor d_inner = project_backward(output, g, &low_rank_output);
+        const Projections entry = with_weights_made(saved_projections(ctx, kEntry));
+        Entered entered = enter(entry, hidden, norm);
+        ActivationGradient made = activate_backward(d_inner, entered.values, form.rule);
         d_inner.reset();
-        inner.reset();
-        const variable_list of_down = parameter_gradients(down, made.y, g, low_rank_down);
+        entered.values.reset();
+        const variable_list of_output = parameter_gradients(output, made.y, g, low_rank_output);
         made.y.reset();
         at::Tensor dx, d_hidden, d_weight, d_bias;
-        if (passes_norm) dx = project_backward(gate_up, made.entered, &low_rank_gate_up);
-        variable_list parameters = parameter_gradients(gate_up, normed.y, made.entered, low_rank_gate_up);
-        parameters.insert(parameters.end(), of_down.begin(), of_down.end());
-        if (wants_hidden) d_hidden = norm_backward(dx, hidden, norm, normed.statistics, g);
-        if (wants_weight) d_weight = norm_weight_gradient(dx, hidden, norm, normed.statistics);
+        if (passes_entry) dx = project_backward(entry, made.entered, &low_rank_entry);
+        variable_list parameters = parameter_gradients(entry, entered.x, made.entered, low_rank_entry);
+        parameters.insert(parameters.end(), of_output.begin(), of_output.end());
+        const at::Tensor direct = node.adds_hidden ? grads[0] : at::Tensor();
+        if (wants_hidden) d_hidden = gradient_of_hidden(dx, hidden, norm, entered.statistics, direct);
+        if (wants_weight) d_weight = norm_weight_gradient(dx, hidden, *norm, entered.statistics);
         if (wants_bias) d_bias = norm_bias_gradient(dx);
-        return gradients({d_hidden, d_weight, d_bias}, std::move(parameters), kTrailing);
+        return gradients({d_hidden, d_weight, d_bias, d_residual}, std::move(parameters), kTrailing);
+    }
+
+    /// `direct`: what reached it as the residual.
+    static at::Tensor gradient_of_hidden(const at::Tensor& dx, const at::Tensor& hidden,
+                                         const std::optional<Norm>& norm, const NormStatistics& statistics,
+                                         const at::Tensor& direct) {
+        if (norm) return norm_backward(dx, hidden, *norm, statistics, direct);
+        return direct.defined() ? direct + dx : dx;
     }
 
     /// Arguments after the parameters.
-    static constexpr std::size_t kTrailing = 4;
+    static constexpr std::size_t kTrailing = 3;
 };
 
 }  // namespace
 
-at::Tensor mlp_residual(const at::Tensor& hidden, const Norm& norm, Projections gate_up, Projections down,
-                        NodeOutput output) {
-    std::vector<at::Tensor> parameters = gate_up.parameters();
-    const std::vector<at::Tensor> of_down = down.parameters();
-    parameters.insert(parameters.end(), of_down.begin(), of_down.end());
-    return MlpResidual::apply(hidden, norm.weight, if_defined(norm.bias), at::TensorList(parameters),
-                              NormForm(norm), hold(std::move(gate_up)), hold(std::move(down)), output);
+at::Tensor mlp_residual(const at::Tensor& hidden, const at::Tensor& residual, const std::optional<Norm>& norm,
+                        Projections entry, Projections output, const MlpForm& form) {
+    std::vector<at::Tensor> parameters = entry.parameters();
+    const std::vector<at::Tensor> of_output = output.parameters();
+    parameters.insert(parameters.end(), of_output.begin(), of_output.end());
+    MlpNode node{.form = form, .norm = std::nullopt, .adds_hidden = residual.is_same(hidden)};
+    if (norm) node.norm = NormForm(*norm);
+    return MlpResidual::apply(
+        hidden, norm ? if_defined(norm->weight) : std::nullopt, norm ? if_defined(norm->bias) : std::nullopt,
+        node.adds_hidden ? std::nullopt : if_defined(residual), at::TensorList(parameters), node,
+        hold(std::move(entry)), hold(std::move(output)));
 }
 
 }  // namespace qlora::ops

@@ -15,6 +15,11 @@ NormResult norm_forward(const at::Tensor& x, const Norm& norm, const at::Tensor&
     return forward(x, norm, {.into = into, .residual = residual});
 }
 
+NormResult norm_added(const at::Tensor& x, const Norm& norm, const at::Tensor& added, double multiplier) {
+    const auto forward = of_backend(x, in_fp32::norm_forward, in_bf16::norm_forward, on_device::norm_forward);
+    return forward(x, norm, {.added = added, .multiplier = multiplier});
+}
+
 at::Tensor norm_recompute(const at::Tensor& x, const Norm& norm, const NormStatistics& statistics) {
     return of_backend(x, in_fp32::norm_recompute, in_bf16::norm_recompute, on_device::norm_recompute)(
         x, norm, statistics);

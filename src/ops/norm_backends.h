@@ -10,6 +10,8 @@ namespace qlora::ops {
 struct NormTerms {
     at::Tensor into;      ///< memory of y, for a device alone
     at::Tensor residual;  ///< added to x first
+    at::Tensor added;     ///< y = added + multiplier * norm
+    double multiplier = 1.0;
 };
 
 #define QLORA_NORM_BACKEND(backend)                                                                     \

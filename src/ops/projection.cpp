@@ -165,7 +165,13 @@ RoomyRows projection_input(const Projections& projections, const at::Tensor& lik
     return {wide.narrow(1, 0, columns), wide};
 }
 
-at::Tensor project(const Projections& projections, const RoomyRows& input, const at::Tensor& residual) {
+at::Tensor project(const Projections& projections, const RoomyRows& input, const at::Tensor& residual,
+                   double multiplier) {
+    if (multiplier != 1.0) {
+        // Not in place: mul_ would round the multiplier to 16 bits first.
+        const at::Tensor y = project(projections, input) * multiplier;
+        return residual.defined() ? y.add_(residual) : y;
+    }
     const at::Tensor& x = input.rows();
     if (device_kernels(x) != nullptr) return device_project(projections, input, residual);
     const at::Tensor wide = fp32(x);

@@ -1,17 +1,15 @@
 #pragma once
 
+#include <ATen/TensorOperators.h>
 #include <torch/csrc/autograd/custom_function.h>
 
 #include "qlora/ops/projection.h"
+#include "saved_value.h"
 
 /// What autograd nodes with projections share.
 namespace qlora::ops {
 
-/// Carries projections in the saved data of a node.
-struct ProjectionsHolder : torch::CustomClassHolder {
-    explicit ProjectionsHolder(Projections held) : value(std::move(held)) {}
-    Projections value;
-};
+using ProjectionsHolder = ValueHolder<Projections>;
 using Holder = c10::intrusive_ptr<ProjectionsHolder>;
 
 inline Holder hold(Projections projections) {
@@ -25,7 +23,12 @@ inline void save(torch::autograd::AutogradContext* ctx, const Holder& holder,
 
 inline const Projections& saved_projections(torch::autograd::AutogradContext* ctx,
                                             const char* key = "projections") {
-    return c10::static_intrusive_pointer_cast<ProjectionsHolder>(ctx->saved_data[key].toCapsule())->value;
+    return saved_value<Projections>(ctx, key);
+}
+
+/// The gradient of y where multiplier * y was added to something that has the gradient g.
+inline at::Tensor scaled(const at::Tensor& g, double multiplier) {
+    return multiplier == 1.0 ? g : g * multiplier;
 }
 
 /// What a node's backward returns, in the order of its arguments: gradients of the fixed ones, gradients of

@@ -151,6 +151,23 @@ TEST_P(RmsNorm, GradientMayBeWrittenOverTheResidual) {
     EXPECT_EQ(residual, expected);
 }
 
+TEST_P(RmsNorm, IsAddedToRowsInTheSameBitsAsAfterwards) {
+    for (int64_t size : row_sizes()) {
+        const std::vector<float> x = gaussian(2 * size, 1), weight = gaussian(size, 2),
+                                 to_add = gaussian(2 * size, 3);
+        const std::vector<float> y = norm(x, weight).y;
+        for (const float multiplier : {1.0f, 0.22f}) {
+            Guarded found(2 * size, 3), inverse(2);
+            rms_norm(x.data(), weight.data(), kEps, 2, size, found.data(), inverse.data(),
+                     {to_add.data(), multiplier});
+            EXPECT_TRUE(found.intact());
+            std::vector<float> expected;
+            for (size_t i = 0; i < y.size(); ++i) expected.push_back(to_add[i] + multiplier * y[i]);
+            ASSERT_EQ(bits_of(found.values()), bits_of(expected)) << size;
+        }
+    }
+}
+
 TEST_P(RmsNorm, RowsOneByOneGiveTheBitsOfTheWhole) {
     const int64_t rows = 5, size = 77;
     const std::vector<float> x = gaussian(rows * size, 1), dy = gaussian(rows * size, 3),

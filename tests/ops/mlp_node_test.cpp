@@ -24,6 +24,11 @@ struct Variant {
     bool adapts_gate_up = true, adapts_down = true;
     bool trains_biases = false, trains_up = false, trains_norm = false;
     bool trains_hidden = true;
+    std::optional<kernels::NormKind> norm = kernels::NormKind::kRms;
+    enum class Residual : std::uint8_t { kHidden, kOther, kNone };
+    Residual residual = Residual::kHidden;
+    double multiplier = 1.0;
+    ActivationRule rule = {};
 };
 
 std::ostream& operator<<(std::ostream& out, const Variant& value) {
@@ -37,7 +42,8 @@ struct Mlp {
           gate(gaussian({inner_size, hidden_size}, 1) * 0.2),
           up(gaussian({inner_size, hidden_size}, 2) * 0.2),
           down(gaussian({hidden_size, inner_size}, 3) * 0.2),
-          norm(gaussian({hidden_size}, 4).set_requires_grad(v.trains_norm)) {
+          norm(gaussian({hidden_size}, 4).set_requires_grad(v.trains_norm)),
+          norm_bias(gaussian({hidden_size}, 8).set_requires_grad(v.trains_norm)) {
         for (std::uint64_t i = 0; i < 3; ++i) {
             const std::int64_t in = i < 2 ? hidden_size : inner_size, out = i < 2 ? inner_size : hidden_size;
             a.push_back((gaussian({kMlpRank, in}, 10 + i) * 0.2).requires_grad_());
@@ -57,10 +63,19 @@ struct Mlp {
         }
         return out;
     }
-    Norm used_norm() const { return {.weight = norm, .bias = {}, .eps = kEps}; }
+    std::optional<Norm> used_norm() const {
+        if (!variant.norm) return std::nullopt;
+        const bool has_bias = *variant.norm == kernels::NormKind::kLayer;
+        return Norm{
+            .kind = *variant.norm, .weight = norm, .bias = has_bias ? norm_bias : at::Tensor(), .eps = kEps};
+    }
     Projections gate_up() const {
         Projections out;
         out.parts = {part(gate, 0, variant.adapts_gate_up), part(up, 1, variant.adapts_gate_up)};
+        if (!variant.rule.gated) {
+            out.parts.pop_back();
+            return out;
+        }
         if (variant.trains_up) {
             out.parts[1].trained_weight = trained_up;
             out.parts[1].adapter.reset();
@@ -80,7 +95,7 @@ struct Mlp {
 
     Variant variant;
     DenseWeight gate, up, down;
-    at::Tensor norm, trained_up;
+    at::Tensor norm, norm_bias, trained_up;
     std::vector<at::Tensor> a, b, biases;
     mutable int times_made = 0;
 };
@@ -92,19 +107,34 @@ std::vector<at::Tensor> run(const Variant& variant, Way way) {
     const Mlp mlp(variant);
     const at::Tensor hidden =
         gaussian({kMlpTokens, kMlpHidden}, 5).to(variant.dtype).set_requires_grad(variant.trains_hidden);
-    at::Tensor y;
+    at::Tensor other = gaussian({kMlpTokens, kMlpHidden}, 9).to(variant.dtype).requires_grad_();
+    at::Tensor y, residual = hidden;
     if (way == Way::kTwoNodes) {
-        const auto [inner, residual] = norm_project(hidden, mlp.used_norm(), mlp.gate_up());
-        y = swiglu_project_residual(inner, residual, mlp.down_projection());
+        at::Tensor inner;
+        if (variant.norm) {
+            const NormedProjection entered = norm_project(hidden, *mlp.used_norm(), mlp.gate_up());
+            inner = entered.y;
+            residual = entered.residual;
+        } else {
+            inner = project_residual(hidden, {}, mlp.gate_up());
+        }
+        if (variant.residual != Variant::Residual::kHidden) residual = at::Tensor();
+        if (variant.residual == Variant::Residual::kOther) residual = other;
+        y = activate_project_residual(inner, residual, mlp.down_projection(), variant.rule,
+                                      variant.multiplier);
     } else {
-        y = mlp_residual(hidden, mlp.used_norm(), mlp.gate_up(), mlp.down_projection(),
-                         way == Way::kOneNode ? NodeOutput::kUsed : NodeOutput::kGraphOnly);
+        if (variant.residual != Variant::Residual::kHidden) residual = at::Tensor();
+        if (variant.residual == Variant::Residual::kOther) residual = other;
+        y = mlp_residual(hidden, residual, mlp.used_norm(), mlp.gate_up(), mlp.down_projection(),
+                         {.rule = variant.rule,
+                          .multiplier = variant.multiplier,
+                          .output = way == Way::kOneNode ? NodeOutput::kUsed : NodeOutput::kGraphOnly});
     }
     const at::Tensor g = gaussian(y.sizes(), 6).to(variant.dtype), given = g.clone();
     torch::autograd::backward({y}, {g});
     EXPECT_TRUE(g.equal(given)) << "an incoming gradient was written to";
     std::vector<at::Tensor> out = {way == Way::kGraphOnly ? at::Tensor() : y.detach(), hidden.grad(),
-                                   mlp.norm.grad()};
+                                   other.grad(), mlp.norm.grad(), mlp.norm_bias.grad()};
     for (const Projections& projections : {mlp.gate_up(), mlp.down_projection()}) {
         for (const at::Tensor& parameter : projections.parameters()) out.push_back(parameter.grad());
     }
@@ -114,20 +144,35 @@ std::vector<at::Tensor> run(const Variant& variant, Way way) {
 class MlpNode : public ::testing::TestWithParam<Variant> {};
 INSTANTIATE_TEST_SUITE_P(
     Variants, MlpNode,
-    ::testing::Values(Variant{"adapters"}, Variant{"bf16", at::kBFloat16},
-                      Variant{"dropout", at::kFloat, 0.3},
-                      Variant{"bf16_dropout_biases", at::kBFloat16, 0.3, true, true, true, true},
-                      Variant{"apart", at::kFloat, 0.0, false},
-                      Variant{"biases_and_norm", at::kFloat, 0.0, true, true, true, true, false, true},
-                      Variant{"a_trained_weight", at::kFloat, 0.3, false, true, true, false, true},
-                      Variant{"only_gate_and_up", at::kFloat, 0.0, true, true, false},
-                      Variant{"only_down", at::kFloat, 0.0, true, false, true},
-                      Variant{"only_hidden", at::kFloat, 0.0, true, false, false},
-                      Variant{"frozen_below", at::kFloat, 0.3, true, true, true, false, false, false, false},
-                      Variant{"frozen_below_only_down", at::kFloat, 0.0, true, false, true, false, false,
-                              false, false},
-                      Variant{"frozen_below_trained_norm", at::kBFloat16, 0.0, true, false, true, false,
-                              false, true, false}),
+    ::testing::Values(
+        Variant{"adapters"}, Variant{"bf16", at::kBFloat16}, Variant{"dropout", at::kFloat, 0.3},
+        Variant{"bf16_dropout_biases", at::kBFloat16, 0.3, true, true, true, true},
+        Variant{"apart", at::kFloat, 0.0, false},
+        Variant{"biases_and_norm", at::kFloat, 0.0, true, true, true, true, false, true},
+        Variant{"a_trained_weight", at::kFloat, 0.3, false, true, true, false, true},
+        Variant{"only_gate_and_up", at::kFloat, 0.0, true, true, false},
+        Variant{"only_down", at::kFloat, 0.0, true, false, true},
+        Variant{"only_hidden", at::kFloat, 0.0, true, false, false},
+        Variant{"frozen_below", at::kFloat, 0.3, true, true, true, false, false, false, false},
+        Variant{"frozen_below_only_down", at::kFloat, 0.0, true, false, true, false, false, false, false},
+        Variant{"frozen_below_trained_norm", at::kBFloat16, 0.0, true, false, true, false, false, true,
+                false},
+        Variant{.name = "late_norm", .dtype = at::kBFloat16, .norm = kernels::NormKind::kRmsLate},
+        Variant{.name = "layer_norm", .trains_norm = true, .norm = kernels::NormKind::kLayer},
+        Variant{.name = "layer_norm_above_frozen",
+                .trains_norm = true,
+                .trains_hidden = false,
+                .norm = kernels::NormKind::kLayer,
+                .residual = Variant::Residual::kOther},
+        Variant{.name = "another_residual_bf16",
+                .dtype = at::kBFloat16,
+                .residual = Variant::Residual::kOther,
+                .rule = {kernels::Activation::kGeluTanh, false}},
+        Variant{.name = "post_norm", .norm = std::nullopt, .residual = Variant::Residual::kNone},
+        Variant{.name = "no_norm_at_all", .norm = std::nullopt},
+        Variant{.name = "sandwich", .residual = Variant::Residual::kNone},
+        Variant{.name = "multiplier", .trains_norm = true, .multiplier = 0.22},
+        Variant{.name = "multiplier_bf16", .dtype = at::kBFloat16, .multiplier = 0.22}),
     [](const auto& chosen) { return chosen.param.name; });
 
 TEST_P(MlpNode, gives_the_bits_of_two_nodes) {
@@ -153,7 +198,7 @@ TEST_P(MlpNode, gives_the_bits_of_two_nodes) {
 TEST(MlpResidual, weights_are_made_once_in_each_pass) {
     const Mlp mlp({"adapters"});
     const at::Tensor hidden = gaussian({kMlpTokens, kMlpHidden}, 5).requires_grad_();
-    const at::Tensor y = mlp_residual(hidden, mlp.used_norm(), mlp.gate_up(), mlp.down_projection());
+    const at::Tensor y = mlp_residual(hidden, hidden, mlp.used_norm(), mlp.gate_up(), mlp.down_projection());
     EXPECT_EQ(mlp.times_made, 1);
     y.sum().backward();
     EXPECT_EQ(mlp.times_made, 2);
@@ -165,10 +210,10 @@ TEST(MlpResidual, keeps_nothing_but_its_input) {
     const Mlp mlp({"adapters"}, kWide, 4 * kWide);
     const at::Tensor hidden = gaussian({kRows, kWide}, 5).requires_grad_();
     const std::int64_t before = arena_use().live;
-    const at::Tensor y = mlp_residual(hidden, mlp.used_norm(), mlp.gate_up(), mlp.down_projection());
+    const at::Tensor y = mlp_residual(hidden, hidden, mlp.used_norm(), mlp.gate_up(), mlp.down_projection());
     EXPECT_EQ(arena_use().live - before, static_cast<std::int64_t>(y.nbytes()));
-    const at::Tensor graph =
-        mlp_residual(hidden, mlp.used_norm(), mlp.gate_up(), mlp.down_projection(), NodeOutput::kGraphOnly);
+    const at::Tensor graph = mlp_residual(hidden, hidden, mlp.used_norm(), mlp.gate_up(),
+                                          mlp.down_projection(), {.output = NodeOutput::kGraphOnly});
     EXPECT_EQ(arena_use().live - before, static_cast<std::int64_t>(y.nbytes())) << "not even its result";
     EXPECT_EQ(graph.sizes(), y.sizes());
     graph.backward(at::ones_like(y));
@@ -178,10 +223,11 @@ TEST(MlpResidual, keeps_nothing_but_its_input) {
 TEST(MlpResidual, without_gradients_it_is_the_same_result) {
     const Mlp mlp({"adapters"});
     const at::Tensor hidden = gaussian({kMlpTokens, kMlpHidden}, 5);
-    const at::Tensor with = mlp_residual(hidden, mlp.used_norm(), mlp.gate_up(), mlp.down_projection());
+    const at::Tensor with =
+        mlp_residual(hidden, hidden, mlp.used_norm(), mlp.gate_up(), mlp.down_projection());
     const at::AutoGradMode off(false);
-    EXPECT_TRUE(
-        mlp_residual(hidden, mlp.used_norm(), mlp.gate_up(), mlp.down_projection()).equal(with.detach()));
+    EXPECT_TRUE(mlp_residual(hidden, hidden, mlp.used_norm(), mlp.gate_up(), mlp.down_projection())
+                    .equal(with.detach()));
 }
 
 }  // namespace

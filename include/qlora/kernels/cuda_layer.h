@@ -24,6 +24,8 @@ struct RmsNormParams {
     float* inverse;  ///< [rows]: 1 / sqrt(mean(x^2) + eps)
     FloatType type;
     NormKind kind = NormKind::kRms;  ///< or kRmsLate
+    const void* added = nullptr;     ///< [rows, size]: y = added + multiplier * norm, or null
+    float multiplier = 1.0f;
 };
 
 /// y again from the saved statistics, the same bits.
@@ -42,6 +44,46 @@ struct RmsNormBackwardParams {
     const void* dy;  ///< [rows, size]
     const void* x;
     const float* weight;
+    const float* inverse;
+    const void* residual;  ///< [rows, size], the gradient that reached x directly, or null
+    int64_t rows, size;
+    void* dx;  ///< may be `residual` or `dy`
+    FloatType type;
+};
+
+struct LayerNormParams {
+    const void* x;         ///< [rows, size]
+    const void* residual;  ///< [rows, size], added to x first, or null
+    void* sum;             ///< [rows, size]: x + residual rounded, what is normed; null without residual
+    const float* weight;   ///< [size]
+    const float* bias;     ///< [size], or null
+    double eps;
+    int64_t rows, size;
+    void* y;  ///< [rows, size], rows y_stride apart
+    int64_t y_stride;
+    float* mean;     ///< [rows]
+    float* inverse;  ///< [rows]: 1 / sqrt(variance(x) + eps)
+    FloatType type;
+};
+
+/// y again from the saved statistics, the same bits.
+struct LayerNormRecomputeParams {
+    const void* x;
+    const float* weight;
+    const float* bias;
+    const float* mean;
+    const float* inverse;
+    int64_t rows, size;
+    void* y;
+    int64_t y_stride;
+    FloatType type;
+};
+
+struct LayerNormBackwardParams {
+    const void* dy;  ///< [rows, size]
+    const void* x;
+    const float* weight;
+    const float* mean;
     const float* inverse;
     const void* residual;  ///< [rows, size], the gradient that reached x directly, or null
     int64_t rows, size;
@@ -96,12 +138,20 @@ namespace qlora::kernels::QLORA_KERNEL_BACKEND {
 
 /// y = round(round(weight) * round(x * inverse)), as transformers' LlamaRMSNorm, or, kRmsLate, round(weight *
 /// (x * inverse)). The sum of squares has a fixed order that `size` alone decides; where it overflows fp32
-/// inverse and the row are 0.
+/// inverse and the row are 0. With `added` the product and the sum are rounded too.
 void rms_norm(const RmsNormParams& params, Stream stream);
 void rms_norm_recompute(const RmsNormRecomputeParams& params, Stream stream);
 /// With n = x * inverse and g = dy * weight in fp32: dx = round(inverse * (g - n * mean(g * n))), plus the
 /// residual, rounded once more where the type is not fp32.
 void rms_norm_backward(const RmsNormBackwardParams& params, Stream stream);
+
+/// y = round(weight * ((x - mean) * inverse) + bias), the mean rounded to fp32 and the variance summed of
+/// differences from it; the sums as in rms_norm.
+void layer_norm(const LayerNormParams& params, Stream stream);
+void layer_norm_recompute(const LayerNormRecomputeParams& params, Stream stream);
+/// With n = (x - mean) * inverse and g = dy * weight in fp32: dx = round(inverse * (g - mean(g) - n * mean(g
+/// * n))), plus the residual, rounded once more where the type is not fp32.
+void layer_norm_backward(const LayerNormBackwardParams& params, Stream stream);
 
 /// The halves convention of transformers' rotate_half; 16-bit products are rounded before they are added.
 void rope(const RopeParams& params, Stream stream);

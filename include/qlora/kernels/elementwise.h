@@ -10,11 +10,18 @@
 /// and buffers do not overlap. NaN and infinity pass through to the results that depend on them.
 namespace qlora::kernels::cpu {
 
+/// What the result of a norm is added to: y = rows + multiplier * norm. `rows` like y, or null: y is the
+/// norm.
+struct NormAddend {
+    const float* rows = nullptr;
+    float multiplier = 1.0f;
+};
+
 /// inverse[row] = 1 / sqrt(mean(x^2) + eps); y = weight * (x * inverse). x, y [rows, size], weight [size].
 /// Squares are fp32 values, as in transformers: where one overflows (|x| above 1.8e19) inverse and the row
 /// are 0.
 void rms_norm(const float* x, const float* weight, double eps, int64_t rows, int64_t size, float* y,
-              float* inverse);
+              float* inverse, NormAddend addend = {});
 /// y of the same bits again, from the saved inverse.
 void rms_norm_recompute(const float* x, const float* weight, const float* inverse, int64_t rows, int64_t size,
                         float* y);
@@ -22,6 +29,19 @@ void rms_norm_recompute(const float* x, const float* weight, const float* invers
 /// size] (the gradient that reached x directly) unless null. dx may be `residual` itself.
 void rms_norm_backward(const float* dy, const float* x, const float* weight, const float* inverse,
                        const float* residual, int64_t rows, int64_t size, float* dx);
+
+/// mean[row] of x, and inverse[row] = 1 / sqrt(variance + eps), the variance summed of squared differences
+/// from the mean; y = weight * ((x - mean) * inverse) + bias. x, y [rows, size]; weight, bias [size], bias
+/// may be null.
+void layer_norm(const float* x, const float* weight, const float* bias, double eps, int64_t rows,
+                int64_t size, float* y, float* mean, float* inverse);
+/// y of the same bits again, from the saved statistics.
+void layer_norm_recompute(const float* x, const float* weight, const float* bias, const float* mean,
+                          const float* inverse, int64_t rows, int64_t size, float* y);
+/// With n = (x - mean) * inverse and g = dy * weight: dx = inverse * (g - mean(g) - n * mean(g * n)), plus
+/// `residual` as in rms_norm_backward. dx may be `residual` itself.
+void layer_norm_backward(const float* dy, const float* x, const float* weight, const float* mean,
+                         const float* inverse, const float* residual, int64_t rows, int64_t size, float* dx);
 
 /// Rotates in place (halves convention of transformers' rotate_half): x is [tokens, row_stride], of whose
 /// rows the first heads * head_dim values are heads; cos, sin [tokens, head_dim / 2]. `direction` +1:

@@ -28,6 +28,9 @@ struct KernelTable {
     void (*rms_norm)(const RmsNormParams&, void* stream);
     void (*rms_norm_recompute)(const RmsNormRecomputeParams&, void* stream);
     void (*rms_norm_backward)(const RmsNormBackwardParams&, void* stream);
+    void (*layer_norm)(const LayerNormParams&, void* stream);
+    void (*layer_norm_recompute)(const LayerNormRecomputeParams&, void* stream);
+    void (*layer_norm_backward)(const LayerNormBackwardParams&, void* stream);
     void (*rope)(const RopeParams&, void* stream);
     void (*activate)(const ActivateParams&, void* stream);
     void (*activate_backward)(const ActivateBackwardParams&, void* stream);

@@ -2,6 +2,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "qlora/ops/activation.h"
 #include "qlora/ops/norm.h"
 #include "qlora/ops/projection.h"
 
@@ -18,11 +19,16 @@ struct NormedProjection {
 NormedProjection norm_project(const at::Tensor& hidden, const Norm& norm, Projections projections,
                               const at::Tensor& pending = {});
 
-/// residual + project(x), or project(x) alone where residual is undefined.
-at::Tensor project_residual(const at::Tensor& x, const at::Tensor& residual, Projections projections);
+/// residual + multiplier * project(x), without a sum where residual is undefined.
+at::Tensor project_residual(const at::Tensor& x, const at::Tensor& residual, Projections projections,
+                            double multiplier = 1.0);
 
-/// residual + project(swiglu(gate_up)); keeps gate_up alone.
-at::Tensor swiglu_project_residual(const at::Tensor& gate_up, const at::Tensor& residual,
-                                   Projections projections);
+/// residual + multiplier * project(activate(entered)), residual as above; keeps `entered` alone.
+at::Tensor activate_project_residual(const at::Tensor& entered, const at::Tensor& residual,
+                                     Projections projections, ActivationRule rule, double multiplier = 1.0);
+
+/// residual + multiplier * norm(x), x and residual [T, size]; keeps x and the statistics of its rows.
+at::Tensor norm_residual(const at::Tensor& x, const Norm& norm, const at::Tensor& residual,
+                         double multiplier = 1.0);
 
 }  // namespace qlora::ops

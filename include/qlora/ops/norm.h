@@ -31,6 +31,9 @@ struct NormResult {
 /// kernels of a device run.
 NormResult norm_forward(const at::Tensor& x, const Norm& norm, const at::Tensor& into = {},
                         const at::Tensor& residual = {});
+/// The same with y = added + multiplier * norm(x), the norm rounded to x's dtype, then the product, then the
+/// sum.
+NormResult norm_added(const at::Tensor& x, const Norm& norm, const at::Tensor& added, double multiplier);
 /// y of the same bits again, from the saved statistics.
 at::Tensor norm_recompute(const at::Tensor& x, const Norm& norm, const NormStatistics& statistics);
 /// Gradient of x for dy, plus `residual` (the gradient that reached x directly) if defined.

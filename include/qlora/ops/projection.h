@@ -104,8 +104,10 @@ RoomyRows projection_input(const Projections& projections, const at::Tensor& lik
 /// and the sum rounded, as peft does, while a device makes both in one product. In fp32 and on a device
 /// `residual` [T, sum of out], if defined, is where the sums start; in bf16 on the CPU it is added to the
 /// rounded y.
+/// With a multiplier the result is residual + multiplier * y, each operation rounded.
 /// The room behind x, if any, is written.
-at::Tensor project(const Projections& projections, const RoomyRows& x, const at::Tensor& residual = {});
+at::Tensor project(const Projections& projections, const RoomyRows& x, const at::Tensor& residual = {},
+                   double multiplier = 1.0);
 
 /// Gradient of x for g [T, sum of out], the gradient of y; g's dtype. Where the product makes scaling * g B
 /// besides, it becomes *low_rank, which saves `parameter_gradients` that product.

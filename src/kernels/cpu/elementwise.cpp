@@ -57,10 +57,10 @@ void check_attention(const char* function, int64_t rows, int64_t columns, int64_
 }  // namespace
 
 void rms_norm(const float* x, const float* weight, double eps, int64_t rows, int64_t size, float* y,
-              float* inverse) {
+              float* inverse, NormAddend addend) {
     require(rows >= 0 && size >= 1, "rms_norm: rows count from 0, sizes from 1");
     require(eps >= 0.0 && std::isfinite(eps), "rms_norm: eps is negative or not finite");
-    path().rms_norm(x, weight, eps, rows, size, y, inverse);
+    path().rms_norm(x, weight, eps, rows, size, y, inverse, addend);
 }
 
 void dot_rows(const float* x, const float* w, int64_t rows, int64_t size, float* y, int64_t y_stride) {
@@ -78,6 +78,25 @@ void rms_norm_backward(const float* dy, const float* x, const float* weight, con
                        const float* residual, int64_t rows, int64_t size, float* dx) {
     require(rows >= 0 && size >= 1, "rms_norm_backward: rows count from 0, sizes from 1");
     path().rms_norm_backward(dy, x, weight, inverse, residual, rows, size, dx);
+}
+
+void layer_norm(const float* x, const float* weight, const float* bias, double eps, int64_t rows,
+                int64_t size, float* y, float* mean, float* inverse) {
+    require(rows >= 0 && size >= 1, "layer_norm: rows count from 0, sizes from 1");
+    require(eps >= 0.0 && std::isfinite(eps), "layer_norm: eps is negative or not finite");
+    path().layer_norm(x, weight, bias, eps, rows, size, y, mean, inverse);
+}
+
+void layer_norm_recompute(const float* x, const float* weight, const float* bias, const float* mean,
+                          const float* inverse, int64_t rows, int64_t size, float* y) {
+    require(rows >= 0 && size >= 1, "layer_norm_recompute: rows count from 0, sizes from 1");
+    path().layer_norm_recompute(x, weight, bias, mean, inverse, rows, size, y);
+}
+
+void layer_norm_backward(const float* dy, const float* x, const float* weight, const float* mean,
+                         const float* inverse, const float* residual, int64_t rows, int64_t size, float* dx) {
+    require(rows >= 0 && size >= 1, "layer_norm_backward: rows count from 0, sizes from 1");
+    path().layer_norm_backward(dy, x, weight, mean, inverse, residual, rows, size, dx);
 }
 
 void rope(float* x, const float* cos, const float* sin, int64_t tokens, int64_t heads, int64_t head_dim,

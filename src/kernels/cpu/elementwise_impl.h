@@ -3,6 +3,7 @@
 #include "activation_impl.h"
 #include "dot_impl.h"
 #include "elementwise_path.h"
+#include "layer_norm_impl.h"
 #include "logit_impl.h"
 #include "norm_rope_impl.h"
 #include "softmax_impl.h"
@@ -13,6 +14,9 @@ const ElementwisePath kElementwise = {
     rms_norm,
     rms_norm_recompute,
     rms_norm_backward,
+    layer_norm,
+    layer_norm_recompute,
+    layer_norm_backward,
     rope,
     activate,
     activate_backward,

@@ -10,6 +10,9 @@ struct ElementwisePath {
     decltype(&cpu::rms_norm) rms_norm;
     decltype(&cpu::rms_norm_recompute) rms_norm_recompute;
     decltype(&cpu::rms_norm_backward) rms_norm_backward;
+    decltype(&cpu::layer_norm) layer_norm;
+    decltype(&cpu::layer_norm_recompute) layer_norm_recompute;
+    decltype(&cpu::layer_norm_backward) layer_norm_backward;
     decltype(&cpu::rope) rope;
     decltype(&cpu::activate) activate;
     decltype(&cpu::activate_backward) activate_backward;

@@ -16,7 +16,7 @@ static void rms_norm_recompute(const float* x, const float* weight, const float*
 }
 
 static void rms_norm(const float* x, const float* weight, double eps, int64_t rows, int64_t size, float* y,
-                     float* inverse) {
+                     float* inverse, NormAddend addend) {
     for (int64_t row = 0; row < rows; ++row, x += size, y += size) {
         const double squares = sum_row(
             size, [&](auto place) __attribute__((always_inline)) {
@@ -25,7 +25,17 @@ static void rms_norm(const float* x, const float* weight, double eps, int64_t ro
                 return value * value;
             });
         inverse[row] = static_cast<float>(1.0 / __builtin_sqrt(squares / static_cast<double>(size) + eps));
-        rms_norm_recompute(x, weight, inverse + row, 1, size, y);
+        if (addend.rows == nullptr) {
+            rms_norm_recompute(x, weight, inverse + row, 1, size, y);
+            continue;
+        }
+        const float* to_add = addend.rows + row * size;
+        const Floats scale = all<Floats>(inverse[row]), multiplier = all<Floats>(addend.multiplier);
+        walk(
+            size, [&](auto place) __attribute__((always_inline)) {
+                const Floats normed = load(weight, place) * (load(x, place) * scale);
+                store(y, place, load(to_add, place) + multiplier * normed);
+            });
     }
 }
 

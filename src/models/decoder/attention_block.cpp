@@ -44,13 +44,13 @@ class AttentionBlock final : public Block {
     }
     at::Tensor leave(const at::Tensor& inner, const at::Tensor& residual, double multiplier,
                      const LayerPass& pass) const override {
-        TORCH_CHECK(multiplier == 1.0, "a multiplier of a block is not built");
-        return ops::project_residual(inner, residual, linears_.output(pass));
+        return ops::project_residual(inner, residual, linears_.output(pass), multiplier);
     }
 
     bool runs_as_one(const LayerPass& /*pass*/) const override { return false; }
-    at::Tensor as_one(const at::Tensor& /*hidden*/, const nn::Norm* /*pre*/, const BlockSum& /*sum*/,
-                      ops::NodeOutput /*output*/, const LayerPass& /*pass*/) const override {
+    at::Tensor as_one(const at::Tensor& /*hidden*/, const at::Tensor& /*residual*/, const nn::Norm* /*pre*/,
+                      double /*multiplier*/, ops::NodeOutput /*output*/,
+                      const LayerPass& /*pass*/) const override {
         TORCH_CHECK(false, "attention is not one node");
     }
 

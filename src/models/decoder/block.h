@@ -29,13 +29,6 @@ struct LayerPass {
     std::span<KvCache* const> caches;  ///< one a sequence, or none
 };
 
-/// What a block that runs as one node adds its result to.
-struct BlockSum {
-    at::Tensor residual;  ///< undefined: nothing but, perhaps, its input
-    bool adds_input = false;
-    double multiplier = 1.0;  ///< of the result
-};
-
 /// What stands between two norms: linears that read the stream, what becomes of their product, and a linear
 /// that leads back to it. A block that is not made so always runs as one node.
 class Block {
@@ -56,9 +49,10 @@ class Block {
 
     /// Whether this pass runs the block as one node that keeps its input alone.
     virtual bool runs_as_one(const LayerPass& pass) const = 0;
-    /// The whole block so, with the norm before it if there is one.
-    virtual at::Tensor as_one(const at::Tensor& hidden, const nn::Norm* pre, const BlockSum& sum,
-                              ops::NodeOutput output, const LayerPass& pass) const = 0;
+    /// The whole block so: residual + multiplier * block(pre(hidden)), without `pre` where it is null;
+    /// `residual` is `hidden` itself, another tensor, or undefined.
+    virtual at::Tensor as_one(const at::Tensor& hidden, const at::Tensor& residual, const nn::Norm* pre,
+                              double multiplier, ops::NodeOutput output, const LayerPass& pass) const = 0;
 
     virtual std::vector<nn::Linear*> linears() = 0;  ///< in the order of the checkpoint
     virtual std::vector<nn::Norm*> norms() { return {}; }

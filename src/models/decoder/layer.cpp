@@ -51,7 +51,7 @@ Stream Branch::forward(const Stream& stream, const LayerPass& pass, ops::NodeOut
     const auto [inner, residual] = enter(stream, pass);
     if (post_) {
         const at::Tensor out = block_->leave(inner, {}, 1.0, pass);
-        return {.value = residual + multiplier_ * post_->forward(out), .pending = {}};
+        return {.value = ops::norm_residual(out, post_->used(), residual, multiplier_), .pending = {}};
     }
     // On a device the next norm's kernel adds the residual; on the CPU the product's sums start from it.
     if (block_->attends() && ops::device_kernels(stream.value) != nullptr)
@@ -62,17 +62,17 @@ Stream Branch::forward(const Stream& stream, const LayerPass& pass, ops::NodeOut
 Stream Branch::forward_as_one(const Stream& stream, const LayerPass& pass, ops::NodeOutput output) const {
     const at::Tensor hidden = stream.settled();
     if (!post_) {
-        const BlockSum sum{.adds_input = true, .multiplier = multiplier_};
-        return {.value = block_->as_one(hidden, pre_.get(), sum, output, pass), .pending = {}};
+        return {.value = block_->as_one(hidden, hidden, pre_.get(), multiplier_, output, pass),
+                .pending = {}};
     }
-    const at::Tensor out = block_->as_one(hidden, pre_.get(), {}, ops::NodeOutput::kUsed, pass);
-    return {.value = hidden + multiplier_ * post_->forward(out), .pending = {}};
+    const at::Tensor out = block_->as_one(hidden, {}, pre_.get(), 1.0, ops::NodeOutput::kUsed, pass);
+    return {.value = ops::norm_residual(out, post_->used(), hidden, multiplier_), .pending = {}};
 }
 
 at::Tensor Branch::leave(const at::Tensor& inner, const at::Tensor& stream, const at::Tensor& sum,
                          const LayerPass& pass, ops::NodeOutput output) const {
     if (inner.defined()) return block_->leave(inner, sum, multiplier_, pass);
-    return block_->as_one(stream, pre_.get(), {.residual = sum, .multiplier = multiplier_}, output, pass);
+    return block_->as_one(stream, sum, pre_.get(), multiplier_, output, pass);
 }
 
 Layer::Layer(const spec::Layer& layer) : parallel_(layer.parallel) {

@@ -1,5 +1,4 @@
 #include <ATen/core/grad_mode.h>
-#include <c10/util/Exception.h>
 
 #include <optional>
 
@@ -19,17 +18,19 @@ class MlpBlock final : public Block {
     at::Tensor inner(const at::Tensor& entered, const LayerPass& /*pass*/) const override { return entered; }
     at::Tensor leave(const at::Tensor& inner, const at::Tensor& residual, double multiplier,
                      const LayerPass& pass) const override {
-        TORCH_CHECK(multiplier == 1.0 && activation_.gated, "not built");
-        return ops::swiglu_project_residual(inner, residual, linears_.output(pass));
+        return ops::activate_project_residual(inner, residual, linears_.output(pass), activation_,
+                                              multiplier);
     }
 
     bool runs_as_one(const LayerPass& pass) const override {
         return pass.context.recomputation != nn::Recomputation::kNone && at::GradMode::is_enabled();
     }
-    at::Tensor as_one(const at::Tensor& hidden, const nn::Norm* pre, const BlockSum& sum,
-                      ops::NodeOutput node_output, const LayerPass& pass) const override {
-        TORCH_CHECK(pre != nullptr && sum.adds_input && sum.multiplier == 1.0, "not built");
-        return ops::mlp_residual(hidden, pre->used(), entry(pass), linears_.output(pass), node_output);
+    at::Tensor as_one(const at::Tensor& hidden, const at::Tensor& residual, const nn::Norm* pre,
+                      double multiplier, ops::NodeOutput node_output, const LayerPass& pass) const override {
+        std::optional<ops::Norm> norm;
+        if (pre != nullptr) norm = pre->used();
+        return ops::mlp_residual(hidden, residual, norm, entry(pass), linears_.output(pass),
+                                 {.rule = activation_, .multiplier = multiplier, .output = node_output});
     }
 
     std::vector<nn::Linear*> linears() override { return linears_.all(); }

@@ -9,13 +9,9 @@ namespace qlora::ops::in_bf16 {
 
 using kernels::NormKind;
 
-NormResult norm_forward(const at::Tensor& x, const Norm& norm, const NormTerms& terms) {
-    if (terms.residual.defined()) {
-        const at::Tensor sum = x + terms.residual;
-        NormResult out = in_bf16::norm_forward(sum, norm, {});
-        out.sum = sum;
-        return out;
-    }
+namespace {
+
+NormResult plain_norm(const at::Tensor& x, const Norm& norm) {
     if (norm.kind == NormKind::kLayer) {
         const auto [y, mean, inverse] =
             at::native_layer_norm(x, {x.size(1)}, norm.weight, if_defined(norm.bias), norm.eps);
@@ -26,8 +22,19 @@ NormResult norm_forward(const at::Tensor& x, const Norm& norm, const NormTerms& 
     return {.y = in_bf16::norm_recompute(x, norm, statistics), .statistics = statistics, .sum = {}};
 }
 
+}  // namespace
+
+NormResult norm_forward(const at::Tensor& x, const Norm& norm, const NormTerms& terms) {
+    const bool adds_first = terms.residual.defined();
+    const at::Tensor sum = adds_first ? x + terms.residual : x;
+    NormResult out = plain_norm(sum, norm);
+    if (adds_first) out.sum = sum;
+    if (terms.added.defined()) out.y = terms.added + out.y * terms.multiplier;
+    return out;
+}
+
 at::Tensor norm_recompute(const at::Tensor& x, const Norm& norm, const NormStatistics& statistics) {
-    if (norm.kind == NormKind::kLayer) return in_bf16::norm_forward(x, norm, {}).y;
+    if (norm.kind == NormKind::kLayer) return plain_norm(x, norm).y;
     const at::Tensor n = x.to(at::kFloat) * statistics.inverse.unsqueeze(1);
     if (norm.kind == NormKind::kRmsLate) return (norm.weight * n).to(x.scalar_type());
     return n.to(x.scalar_type()).mul(norm.weight.to(x.scalar_type()));

@@ -2,9 +2,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
-#include <ATen/ops/native_layer_norm.h>
 
-#include "../if_defined.h"
 #include "../norm_backends.h"
 #include "qlora/kernels/elementwise.h"
 
@@ -14,76 +12,101 @@ namespace {
 namespace cpu = kernels::cpu;
 using kernels::NormKind;
 
-/// Rows that a thread takes at least.
-std::int64_t grain(std::int64_t size) {
-    return std::max<std::int64_t>(1, (1 << 14) / std::max<std::int64_t>(1, size));
+/// Calls body(first row, rows) for shares of all rows.
+template <class Body>
+void for_shares_of_rows(const at::Tensor& x, const Body& body) {
+    const std::int64_t size = std::max<std::int64_t>(1, x.size(1));
+    const std::int64_t grain = std::max<std::int64_t>(1, (1 << 14) / size);
+    at::parallel_for(0, x.size(0), grain,
+                     [&](std::int64_t begin, std::int64_t end) { body(begin, end - begin); });
+}
+
+/// Where the rows from `row` on begin; null for an undefined tensor.
+const float* rows_from(const at::Tensor& x, std::int64_t row) {
+    return x.defined() ? x.const_data_ptr<float>() + row * x.stride(0) : nullptr;
+}
+
+const float* values(const at::Tensor& x) {
+    return rows_from(x, 0);
+}
+
+at::Tensor adjacent(const at::Tensor& x) {
+    return x.defined() ? x.contiguous() : x;
+}
+
+NormResult plain_norm(const at::Tensor& source, const Norm& norm, const at::Tensor& added,
+                      double multiplier) {
+    const std::int64_t rows = source.size(0), size = source.size(1);
+    NormResult out{.y = at::empty_like(source),
+                   .statistics = {.inverse = at::empty({rows}, source.options()), .mean = {}},
+                   .sum = {}};
+    float* y = out.y.mutable_data_ptr<float>();
+    float* inverse = out.statistics.inverse.mutable_data_ptr<float>();
+    if (norm.kind == NormKind::kLayer) {
+        out.statistics.mean = at::empty({rows}, source.options());
+        float* mean = out.statistics.mean.mutable_data_ptr<float>();
+        for_shares_of_rows(source, [&](std::int64_t first, std::int64_t count) {
+            cpu::layer_norm(rows_from(source, first), values(norm.weight), values(norm.bias), norm.eps, count,
+                            size, y + first * size, mean + first, inverse + first);
+        });
+        if (added.defined()) out.y = added + out.y * multiplier;
+        return out;
+    }
+    for_shares_of_rows(source, [&](std::int64_t first, std::int64_t count) {
+        cpu::rms_norm(rows_from(source, first), values(norm.weight), norm.eps, count, size, y + first * size,
+                      inverse + first, {rows_from(added, first), static_cast<float>(multiplier)});
+    });
+    return out;
 }
 
 }  // namespace
 
 NormResult norm_forward(const at::Tensor& x, const Norm& norm, const NormTerms& terms) {
-    if (terms.residual.defined()) {
-        const at::Tensor sum = x + terms.residual;
-        NormResult out = in_fp32::norm_forward(sum, norm, {});
-        out.sum = sum;
-        return out;
+    if (!terms.residual.defined()) {
+        return plain_norm(x.contiguous(), norm, adjacent(terms.added), terms.multiplier);
     }
-    const std::int64_t rows = x.size(0), size = x.size(1);
-    const at::Tensor source = x.contiguous();
-    if (norm.kind == NormKind::kLayer) {
-        const auto [y, mean, inverse] =
-            at::native_layer_norm(source, {size}, norm.weight, if_defined(norm.bias), norm.eps);
-        return {.y = y, .statistics = {.inverse = inverse.flatten(), .mean = mean.flatten()}, .sum = {}};
-    }
-    NormResult out{.y = at::empty_like(source),
-                   .statistics = {.inverse = at::empty({rows}, source.options()), .mean = {}},
-                   .sum = {}};
-    const float* from = source.const_data_ptr<float>();
-    const float* factors = norm.weight.const_data_ptr<float>();
-    float* y = out.y.mutable_data_ptr<float>();
-    float* inverse = out.statistics.inverse.mutable_data_ptr<float>();
-    at::parallel_for(0, rows, grain(size), [&](std::int64_t begin, std::int64_t end) {
-        cpu::rms_norm(from + begin * size, factors, norm.eps, end - begin, size, y + begin * size,
-                      inverse + begin);
-    });
+    const at::Tensor sum = x + terms.residual;
+    NormResult out = plain_norm(sum.contiguous(), norm, adjacent(terms.added), terms.multiplier);
+    out.sum = sum;
     return out;
 }
 
 at::Tensor norm_recompute(const at::Tensor& x, const Norm& norm, const NormStatistics& statistics) {
-    if (norm.kind == NormKind::kLayer) return in_fp32::norm_forward(x, norm, {}).y;
-    const std::int64_t rows = x.size(0), size = x.size(1);
+    const std::int64_t size = x.size(1);
     const at::Tensor source = x.contiguous();
-    at::Tensor y = at::empty_like(source);
-    const float* from = source.const_data_ptr<float>();
-    const float* factors = norm.weight.const_data_ptr<float>();
-    const float* saved = statistics.inverse.const_data_ptr<float>();
-    float* to = y.mutable_data_ptr<float>();
-    at::parallel_for(0, rows, grain(size), [&](std::int64_t begin, std::int64_t end) {
-        cpu::rms_norm_recompute(from + begin * size, factors, saved + begin, end - begin, size,
-                                to + begin * size);
+    at::Tensor out = at::empty_like(source);
+    float* y = out.mutable_data_ptr<float>();
+    for_shares_of_rows(source, [&](std::int64_t first, std::int64_t count) {
+        if (norm.kind == NormKind::kLayer) {
+            cpu::layer_norm_recompute(rows_from(source, first), values(norm.weight), values(norm.bias),
+                                      rows_from(statistics.mean, first), rows_from(statistics.inverse, first),
+                                      count, size, y + first * size);
+        } else {
+            cpu::rms_norm_recompute(rows_from(source, first), values(norm.weight),
+                                    rows_from(statistics.inverse, first), count, size, y + first * size);
+        }
     });
-    return y;
+    return out;
 }
 
 at::Tensor norm_backward(const at::Tensor& dy, const at::Tensor& x, const Norm& norm,
                          const NormStatistics& statistics, const at::Tensor& residual) {
-    if (norm.kind == NormKind::kLayer) return in_bf16::norm_backward(dy, x, norm, statistics, residual);
-    const std::int64_t rows = x.size(0), size = x.size(1);
-    const at::Tensor g = dy.contiguous(), source = x.contiguous();
-    const at::Tensor direct = residual.defined() ? residual.contiguous() : residual;
-    at::Tensor dx = at::empty_like(source);
-    const float* from = source.const_data_ptr<float>();
-    const float* gradient = g.const_data_ptr<float>();
-    const float* factors = norm.weight.const_data_ptr<float>();
-    const float* saved = statistics.inverse.const_data_ptr<float>();
-    const float* added = direct.defined() ? direct.const_data_ptr<float>() : nullptr;
-    float* to = dx.mutable_data_ptr<float>();
-    at::parallel_for(0, rows, grain(size), [&](std::int64_t begin, std::int64_t end) {
-        const std::int64_t at = begin * size;
-        cpu::rms_norm_backward(gradient + at, from + at, factors, saved + begin,
-                               added == nullptr ? nullptr : added + at, end - begin, size, to + at);
+    const std::int64_t size = x.size(1);
+    const at::Tensor g = dy.contiguous(), source = x.contiguous(), direct = adjacent(residual);
+    at::Tensor out = at::empty_like(source);
+    float* dx = out.mutable_data_ptr<float>();
+    for_shares_of_rows(source, [&](std::int64_t first, std::int64_t count) {
+        if (norm.kind == NormKind::kLayer) {
+            cpu::layer_norm_backward(rows_from(g, first), rows_from(source, first), values(norm.weight),
+                                     rows_from(statistics.mean, first), rows_from(statistics.inverse, first),
+                                     rows_from(direct, first), count, size, dx + first * size);
+        } else {
+            cpu::rms_norm_backward(rows_from(g, first), rows_from(source, first), values(norm.weight),
+                                   rows_from(statistics.inverse, first), rows_from(direct, first), count,
+                                   size, dx + first * size);
+        }
     });
-    return dx;
+    return out;
 }
 
 }  // namespace qlora::ops::in_fp32

@@ -1,6 +1,6 @@
 #include <stdexcept>
 
-#include "kernels/device/rms_norm_case.h"
+#include "kernels/device/norm_case.h"
 
 namespace qlora::kernels {
 namespace {

@@ -1,4 +1,4 @@
-#include "kernels/device/rms_norm_case.h"
+#include "kernels/device/norm_case.h"
 
 #include <stdexcept>
 
@@ -9,6 +9,7 @@ class DeviceRmsNorm : public OnDevice {};
 
 struct Normed {
     std::vector<float> y, inverse, sum;
+    std::vector<float> norm;  ///< of the reference: y before anything was added
 };
 
 Normed on_device(const NormCase& test, const NormTensors& host, double eps = kNormEps) {
@@ -18,11 +19,12 @@ Normed on_device(const NormCase& test, const NormTensors& host, double eps = kNo
     const DeviceRows weight({1, test.size, FloatType::kF32, test.weight_shift}, host.weight);
     const DeviceRows sum({test.rows, test.size, test.type, test.sum_shift}), y(y_layout);
     const DeviceRows inverse({1, test.rows, FloatType::kF32, test.y_shift});
-    device::rms_norm(
-        {x.data(), test.residual ? residual.data() : nullptr, test.residual ? sum.data() : nullptr,
-         static_cast<const float*>(weight.data()), eps, test.rows, test.size, y.data(), y_layout.stride(),
-         static_cast<float*>(inverse.data()), test.type},
-        nullptr);
+    const DeviceRows added({test.rows, test.size, test.type, test.added_shift}, host.added);
+    device::rms_norm({x.data(), test.residual ? residual.data() : nullptr,
+                      test.residual ? sum.data() : nullptr, static_cast<const float*>(weight.data()), eps,
+                      test.rows, test.size, y.data(), y_layout.stride(), static_cast<float*>(inverse.data()),
+                      test.type, test.kind, test.added ? added.data() : nullptr, test.multiplier},
+                     nullptr);
     return {y.download(), inverse.download(), sum.download()};
 }
 
@@ -34,7 +36,7 @@ std::vector<float> again_on_device(const NormCase& test, const std::vector<float
     const DeviceRows saved({1, test.rows, FloatType::kF32, test.y_shift}, inverse);
     device::rms_norm_recompute(
         {from.data(), static_cast<const float*>(scale.data()), static_cast<const float*>(saved.data()),
-         test.rows, test.size, y.data(), y_layout.stride(), test.type},
+         test.rows, test.size, y.data(), y_layout.stride(), test.type, test.kind},
         nullptr);
     return y.download();
 }
@@ -54,8 +56,12 @@ Normed reference(const NormCase& test, const NormTensors& host, double eps = kNo
         const float inverse = 1.0f / std::sqrt(mean + static_cast<float>(eps));
         result.inverse.push_back(inverse);
         for (int64_t i = 0; i < test.size; ++i) {
-            const float weight = rounded(host.weight[static_cast<std::size_t>(i)]);
-            result.y.push_back(rounded(weight * rounded(x[i] * inverse)));
+            const float weight = host.weight[static_cast<std::size_t>(i)], n = x[i] * inverse;
+            const bool late = test.kind == NormKind::kRmsLate;
+            const float norm = rounded(late ? weight * n : rounded(weight) * rounded(n));
+            const float added = host.added[static_cast<std::size_t>(row * test.size + i)];
+            result.norm.push_back(norm);
+            result.y.push_back(test.added ? rounded(added + rounded(test.multiplier * norm)) : norm);
         }
     }
     if (!test.residual) result.sum.assign(host.x.size(), -7.0f);  // not written
@@ -68,7 +74,7 @@ void expect_reference(const NormCase& test, const NormTensors& host) {
     ASSERT_EQ(bits_of(found.y), bits_of(expected.y)) << test.rows << " of " << test.size;
     ASSERT_EQ(bits_of(found.sum), bits_of(expected.sum)) << test.rows << " of " << test.size;
     ASSERT_EQ(bits_of(again_on_device(test, test.residual ? found.sum : host.x, host.weight, found.inverse)),
-              bits_of(expected.y))
+              bits_of(expected.norm))
         << test.rows << " of " << test.size;
 }
 
@@ -90,6 +96,24 @@ TEST_F(DeviceRmsNorm, EverySizeFollowsTheRoundingPointsAndTheOrder) {
         for (const NormCase& test :
              {NormCase{67, 64, type}, NormCase{67, 33, type, true, 3}, NormCase{5, 128, type, true, 32}}) {
             expect_reference(test, NormTensors(test));
+        }
+    }
+}
+
+TEST_F(DeviceRmsNorm, ALateRoundingAndASumBehindTheNormFollowTheirRoundingPoints) {
+    for (FloatType type : kFloatTypes) {
+        for (int64_t size : {1, 7, 64, 65, 576, 1025, 4104, 16392}) {
+            const bool odd = size % 2 == 1;
+            for (const float multiplier : {1.0f, 0.22f}) {
+                NormCase test{2, size, type, odd, size % 3};
+                test.kind = odd ? NormKind::kRms : NormKind::kRmsLate;
+                test.added = true;
+                test.multiplier = multiplier;
+                with_some_schedule(size, [&] { expect_reference(test, NormTensors(test)); });
+            }
+            NormCase late{3, size, type, !odd};
+            late.kind = NormKind::kRmsLate;
+            expect_reference(late, NormTensors(late));
         }
     }
 }
@@ -152,7 +176,8 @@ TEST_F(DeviceRmsNorm, EveryMisalignmentAndStrideGivesTheSameBits) {
                  {NormCase{2, 64, type, true, shift}, NormCase{2, 64, type, true, 0, shift},
                   NormCase{2, 64, type, true, 0, 0, shift}, NormCase{2, 64, type, true, 0, 0, 0, shift},
                   NormCase{2, 64, type, true, 0, 0, 0, 0, shift},
-                  NormCase{2, 64, type, true, 0, 0, 0, 0, 0, shift}}) {
+                  NormCase{2, 64, type, true, 0, 0, 0, 0, 0, shift},
+                  NormCase{.rows = 2, .size = 64, .type = type, .added = true, .added_shift = shift}}) {
                 expect_reference(test, NormTensors(test));
             }
         }
@@ -176,6 +201,7 @@ TEST_F(DeviceRmsNorm, EpsKeepsARowOfZerosFinite) {
         const Normed found = on_device(test, host, 0.25);
         EXPECT_EQ(found.inverse[0], 2.0f);
         EXPECT_EQ(bits_of(found.inverse), bits_of(reference(test, host, 0.25).inverse));
+        EXPECT_EQ(bits_of(found.y), bits_of(reference(test, host, 0.25).y)) << "negative zeros too";
         for (float value : part(found.y, 0, size)) EXPECT_EQ(value, 0.0f);
         EXPECT_EQ(on_device(test, host, 0.0).inverse[0], kInfinity);
     }
@@ -222,6 +248,8 @@ TEST_F(DeviceRmsNorm, AlignedRowsAreReadOnceByWideAccesses) {
         EXPECT_EQ(accesses({1, size, FloatType::kF16, true, 8}), pieces * (1 + 1 + 2 + 2)) << size;
         EXPECT_EQ(accesses({1, size, FloatType::kF32}), pieces * (2 + 2 + 2)) << size;
     }
+    EXPECT_EQ(accesses({.rows = 3, .size = 576, .type = FloatType::kBF16, .added = true}),
+              3 * 72 * (1 + 1 + 2 + 1));
     // More than the registers of a CUDA block hold: x is read twice.
     EXPECT_EQ(accesses({1, 16392, FloatType::kBF16}), 16392 / 8 * (2 + 1 + 2));
     for (const NormCase& test :
@@ -229,7 +257,9 @@ TEST_F(DeviceRmsNorm, AlignedRowsAreReadOnceByWideAccesses) {
           NormCase{2, 576, FloatType::kBF16, true, 0, 0, 4},
           NormCase{2, 576, FloatType::kBF16, true, 0, 0, 0, 2},
           NormCase{2, 576, FloatType::kBF16, true, 0, 0, 0, 0, 4},
-          NormCase{2, 576, FloatType::kBF16, true, 0, 0, 0, 0, 0, 4}, NormCase{1, 577, FloatType::kBF16}}) {
+          NormCase{2, 576, FloatType::kBF16, true, 0, 0, 0, 0, 0, 4},
+          NormCase{.rows = 2, .size = 576, .type = FloatType::kBF16, .added = true, .added_shift = 4},
+          NormCase{1, 577, FloatType::kBF16}}) {
         EXPECT_EQ(accesses(test), 0);
     }
     const auto again = [](const NormCase& test) {
@@ -285,6 +315,8 @@ TEST(DeviceRmsNormArguments, ImpossibleOnesThrow) {
     refused([&](RmsNormParams& params) { params.residual = bytes + 2; });
     refused([&](RmsNormParams& params) { params.sum = bytes + 2; });
     refused([&](RmsNormParams& params) { params.y = bytes + 2; });
+    refused([&](RmsNormParams& params) { params.added = bytes + 2; });
+    refused([](RmsNormParams& params) { params.kind = NormKind::kLayer; });
     refused([&](RmsNormParams& params) { params.weight = misaligned; });
     refused([&](RmsNormParams& params) { params.inverse = misaligned; });
     refused([](RmsNormParams& params) { params.rows = int64_t{1} << 34; });
@@ -308,6 +340,7 @@ TEST(DeviceRmsNormArguments, ImpossibleOnesOfTheSecondTimeThrow) {
         change(params);
         EXPECT_THROW(device::rms_norm_recompute(params, nullptr), std::invalid_argument);
     };
+    refused([](RmsNormRecomputeParams& params) { params.kind = NormKind::kLayer; });
     refused([](RmsNormRecomputeParams& params) { params.rows = -1; });
     refused([](RmsNormRecomputeParams& params) { params.size = 0; });
     refused([](RmsNormRecomputeParams& params) { params.y_stride = 3; });

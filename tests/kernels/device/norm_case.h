@@ -14,16 +14,24 @@ struct NormCase {
     int64_t y_gap = 0;
     // Elements past an aligned place: x and what is added to it, weight, results.
     int x_shift = 0, residual_shift = 0, weight_shift = 0, y_shift = 0, sum_shift = 0;
+    NormKind kind = NormKind::kRms;
+    bool added = false;
+    float multiplier = 1.0f;
+    int added_shift = 0;
+    bool bias = false;  ///< of a LayerNorm
+    int bias_shift = 0;
 };
 
 struct NormTensors {
-    std::vector<float> x, residual, weight, dy;
+    std::vector<float> x, residual, weight, dy, added, bias;
 
     explicit NormTensors(const NormCase& test)
         : x(gaussian_of(test.type, test.rows * test.size, 1)),
           residual(gaussian_of(test.type, test.rows * test.size, 2)),
           weight(gaussian(test.size, 3)),  // with more bits than 16-bit types hold
-          dy(gaussian_of(test.type, test.rows * test.size, 4)) {}
+          dy(gaussian_of(test.type, test.rows * test.size, 4)),
+          added(gaussian_of(test.type, test.rows * test.size, 5)),
+          bias(gaussian(test.size, 6)) {}
 };
 
 /// The threads of a row, by its size.
