@@ -9,6 +9,7 @@
 #include <ATen/ops/scaled_dot_product_attention.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/sqrt.h>
+#include <ATen/ops/stack.h>
 #include <ATen/ops/zeros.h>
 
 #include <cmath>
@@ -28,22 +29,35 @@ struct Case {
     std::int64_t heads, kv_heads, head_dim;
     std::vector<std::int64_t> offsets;
     std::int64_t window;
+    double scale = 0.0;  // 0: 1 / sqrt(head_dim)
+    bool per_head = false;
+
+    AttentionShape shape() const {
+        return {.heads = heads,
+                .kv_heads = kv_heads,
+                .head_dim = head_dim,
+                .window = window,
+                .scale = scale != 0.0 ? scale : 1.0 / std::sqrt(static_cast<double>(head_dim)),
+                .per_head = per_head};
+    }
 };
 
 std::ostream& operator<<(std::ostream& out, const Case& value) {
     return out << value.name;
 }
 
-/// Attention alone: q, k and v side by side, turned by no angle.
-at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                            const std::vector<std::int64_t>& offsets, std::int64_t window) {
-    const std::int64_t tokens = q.size(0), half = q.size(2) / 2;
-    const RopeTable still = {.cos = at::ones({tokens, half}, q.scalar_type()),
-                             .sin = at::zeros({tokens, half}, q.scalar_type())};
+/// Rows in the order of the case.
+at::Tensor rows_of(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Case& c) {
+    const std::int64_t tokens = q.size(0);
+    if (c.per_head) return at::cat({q, k, v}, 2).reshape({tokens, -1});
     const auto rows = [&](const at::Tensor& x) { return x.reshape({tokens, -1}); };
-    return rotary_attention(
-        at::cat({rows(q), rows(k), rows(v)}, 1), still, offsets,
-        {.heads = q.size(1), .kv_heads = k.size(1), .head_dim = q.size(2), .window = window}, nullptr);
+    return at::cat({rows(q), rows(k), rows(v)}, 1);
+}
+
+/// Attention alone, turned by no angle.
+at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                            const std::vector<std::int64_t>& offsets, const Case& c) {
+    return rotary_attention(rows_of(q, k, v, c), {}, offsets, c.shape(), nullptr);
 }
 
 /// The definition, sequence by sequence and head by head, with every score written out.
@@ -63,7 +77,7 @@ at::Tensor exact_attention(const at::Tensor& q, const at::Tensor& k, const at::T
                     if (j > i || (c.window > 0 && j <= i - c.window)) hidden[i][j] = true;
                 }
             }
-            const at::Tensor scores = at::mm(queries, keys.t()) / std::sqrt(static_cast<double>(c.head_dim));
+            const at::Tensor scores = at::mm(queries, keys.t()) * c.shape().scale;
             heads.push_back(at::mm(at::softmax(scores.masked_fill(hidden, -INFINITY), 1), values));
         }
         sequences.push_back(at::cat(heads, 1));
@@ -83,7 +97,11 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"window_beyond_the_length", 4, 2, 8, {0, 12}, 100},
                     Case{"long", 2, 1, 16, {0, 300, 301}, 0}, Case{"long_window", 2, 1, 16, {0, 300}, 64},
                     Case{"around_the_blocks", 3, 1, 8, {0, 63, 127, 192, 320, 449}, 0},
-                    Case{"window_across_blocks", 3, 1, 8, {0, 63, 127, 192, 320, 449}, 65}),
+                    Case{"window_across_blocks", 3, 1, 8, {0, 63, 127, 192, 320, 449}, 65},
+                    Case{"own_scale", 4, 2, 8, {0, 12, 31}, 0, 0.11},
+                    Case{"own_scale_window", 4, 2, 8, {0, 12, 70}, 9, 0.7},
+                    Case{"per_head", 3, 3, 8, {0, 12, 61}, 0, 0.0, true},
+                    Case{"per_head_window", 3, 3, 8, {0, 12, 70}, 9, 0.2, true}),
     [](const auto& chosen) { return chosen.param.name; });
 
 TEST_P(Attention, equals_the_definition_in_fp64) {
@@ -92,17 +110,17 @@ TEST_P(Attention, equals_the_definition_in_fp64) {
     expect_equal_with_gradients(
         {gaussian({tokens, c.heads, c.head_dim}, 1), gaussian({tokens, c.kv_heads, c.head_dim}, 2),
          gaussian({tokens, c.kv_heads, c.head_dim}, 3)},
-        [&](const auto& in) { return causal_attention(in[0], in[1], in[2], c.offsets, c.window); },
+        [&](const auto& in) { return causal_attention(in[0], in[1], in[2], c.offsets, c); },
         [&](const auto& in) { return exact_attention(in[0], in[1], in[2], c); }, kAttentionBound);
 }
 
 /// As transformers' sdpa attention calls it: one sequence, keys and values repeated for every query head.
-at::Tensor sdpa(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v) {
+at::Tensor sdpa(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, double scale) {
     const auto heads_first = [&](const at::Tensor& x) {
         return x.transpose(0, 1).repeat_interleave(q.size(1) / x.size(1), 0).unsqueeze(0);
     };
-    const at::Tensor y =
-        at::scaled_dot_product_attention(heads_first(q), heads_first(k), heads_first(v), {}, 0.0, true);
+    const at::Tensor y = at::scaled_dot_product_attention(heads_first(q), heads_first(k), heads_first(v), {},
+                                                          0.0, true, scale);
     return y.squeeze(0).transpose(0, 1).reshape({q.size(0), -1});
 }
 
@@ -112,7 +130,7 @@ TEST_P(Attention, bf16_rounds_as_transformers_sdpa_does) {
     const at::Tensor q = gaussian({tokens, c.heads, c.head_dim}, 1).to(at::kBFloat16);
     const at::Tensor k = gaussian({tokens, c.kv_heads, c.head_dim}, 2).to(at::kBFloat16);
     const at::Tensor v = gaussian({tokens, c.kv_heads, c.head_dim}, 3).to(at::kBFloat16);
-    const at::Tensor y = causal_attention(q, k, v, c.offsets, c.window);
+    const at::Tensor y = causal_attention(q, k, v, c.offsets, c);
     ASSERT_EQ(y.scalar_type(), at::kBFloat16);
     // Probabilities are rounded to bf16 before they meet v, and the result once more.
     const at::Tensor exact = exact_attention(q.to(at::kDouble), k.to(at::kDouble), v.to(at::kDouble), c);
@@ -122,7 +140,8 @@ TEST_P(Attention, bf16_rounds_as_transformers_sdpa_does) {
         const std::int64_t begin = c.offsets[s], n = c.offsets[s + 1] - begin;
         if (c.window > 0 && c.window < n) continue;
         EXPECT_TRUE(y.narrow(0, begin, n)
-                        .equal(sdpa(q.narrow(0, begin, n), k.narrow(0, begin, n), v.narrow(0, begin, n))))
+                        .equal(sdpa(q.narrow(0, begin, n), k.narrow(0, begin, n), v.narrow(0, begin, n),
+                                    c.shape().scale)))
             << "sequence " << s;
     }
 }
@@ -133,11 +152,11 @@ TEST_P(Attention, a_sequence_does_not_see_its_neighbours) {
     const at::Tensor q = gaussian({tokens, c.heads, c.head_dim}, 1),
                      k = gaussian({tokens, c.kv_heads, c.head_dim}, 2);
     const at::Tensor v = gaussian({tokens, c.kv_heads, c.head_dim}, 3);
-    const at::Tensor packed = causal_attention(q, k, v, c.offsets, c.window);
+    const at::Tensor packed = causal_attention(q, k, v, c.offsets, c);
     for (std::size_t s = 0; s + 1 < c.offsets.size(); ++s) {
         const std::int64_t begin = c.offsets[s], n = c.offsets[s + 1] - begin;
-        const at::Tensor alone = causal_attention(q.narrow(0, begin, n), k.narrow(0, begin, n),
-                                                  v.narrow(0, begin, n), {0, n}, c.window);
+        const at::Tensor alone =
+            causal_attention(q.narrow(0, begin, n), k.narrow(0, begin, n), v.narrow(0, begin, n), {0, n}, c);
         EXPECT_TRUE(alone.equal(packed.narrow(0, begin, n))) << "sequence " << s;
     }
 }
@@ -147,11 +166,9 @@ TEST_P(Attention, the_cached_form_gives_the_last_rows) {
     const std::int64_t m = c.offsets[1];
     const at::Tensor q = gaussian({m, c.heads, c.head_dim}, 1), k = gaussian({m, c.kv_heads, c.head_dim}, 2);
     const at::Tensor v = gaussian({m, c.kv_heads, c.head_dim}, 3);
-    const at::Tensor whole = causal_attention(q, k, v, {0, m}, c.window);
+    const at::Tensor whole = causal_attention(q, k, v, {0, m}, c);
     for (const std::int64_t n : {std::int64_t{1}, std::min<std::int64_t>(2, m), (m + 1) / 2, m}) {
-        const at::Tensor last = cached_attention(
-            q.narrow(0, m - n, n).reshape({n, -1}), k, v,
-            {.heads = c.heads, .kv_heads = c.kv_heads, .head_dim = c.head_dim, .window = c.window});
+        const at::Tensor last = cached_attention(q.narrow(0, m - n, n), k, v, c.shape());
         // Blocks of keys are summed in another order, and masked instead of skipped: a few fp32 ulps.
         EXPECT_LE(difference(last, whole.narrow(0, m - n, n)), kAttentionBound) << n << " of " << m;
     }
@@ -168,7 +185,7 @@ TEST_P(Attention, the_thread_count_moves_no_result_and_gradients_by_the_order_of
                                       gaussian({tokens, c.kv_heads, c.head_dim}, 2),
                                       gaussian({tokens, c.kv_heads, c.head_dim}, 3)};
         for (at::Tensor& x : in) x.requires_grad_();
-        outputs.push_back(causal_attention(in[0], in[1], in[2], c.offsets, c.window));
+        outputs.push_back(causal_attention(in[0], in[1], in[2], c.offsets, c));
         torch::autograd::backward({outputs.back()}, {gaussian(outputs.back().sizes(), 4)});
         for (const at::Tensor& x : in) results[run].push_back(x.grad());
     }
@@ -182,7 +199,7 @@ TEST_P(Attention, the_thread_count_moves_no_result_and_gradients_by_the_order_of
 
 TEST(RotaryAttention, without_a_table_nothing_is_turned) {
     constexpr std::int64_t kRows = 9, kHalf = 4;
-    const AttentionShape shape{.heads = 4, .kv_heads = 2, .head_dim = 2 * kHalf};
+    const AttentionShape shape = Case{"", 4, 2, 2 * kHalf, {}, 0}.shape();
     for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
         const RopeTable still{.cos = at::ones({kRows, kHalf}, type), .sin = at::zeros({kRows, kHalf}, type)};
         const at::Tensor qkv = gaussian({kRows, shape.q_size() + 2 * shape.kv_size()}, 1).to(type);
@@ -198,43 +215,80 @@ TEST(RotaryAttention, without_a_table_nothing_is_turned) {
     }
 }
 
+/// The first dimensions of the heads [T, heads, head_dim] turned, as they are defined.
+at::Tensor turn(const at::Tensor& x, const RopeTable& table) {
+    const at::Tensor cos = table.cos.to(x.scalar_type()).unsqueeze(1),
+                     sin = table.sin.to(x.scalar_type()).unsqueeze(1);
+    const std::int64_t dims = table.dims();
+    const at::Tensor first = table.pairs ? x.slice(2, 0, dims, 2) : x.narrow(2, 0, dims / 2);
+    const at::Tensor second = table.pairs ? x.slice(2, 1, dims, 2) : x.narrow(2, dims / 2, dims / 2);
+    const at::Tensor a = first * cos - second * sin, b = second * cos + first * sin;
+    const at::Tensor both = table.pairs ? at::stack({a, b}, 3).flatten(2) : at::cat({a, b}, 2);
+    return at::cat({both, x.narrow(2, dims, x.size(2) - dims)}, 2);
+}
+
+RopeTable table_of(const std::vector<std::int64_t>& offsets, std::int64_t dims, bool pairs) {
+    std::vector<at::Tensor> positions;
+    for (std::size_t s = 0; s + 1 < offsets.size(); ++s)
+        positions.push_back(at::arange(offsets[s + 1] - offsets[s], at::kLong));
+    const at::Tensor exponent = at::arange(0, dims, 2, at::kLong) / static_cast<double>(dims);
+    const at::Tensor inverse = 1.0 / at::pow(at::Scalar(100.0), exponent);
+    RopeTable table = rope_table(at::cat(positions), inverse.to(at::kFloat), at::kFloat);
+    table.pairs = pairs;
+    return table;
+}
+
+/// q, k and v of rows in either order.
+std::vector<at::Tensor> heads_of(const at::Tensor& qkv, const Case& c) {
+    const std::int64_t tokens = qkv.size(0), dim = c.head_dim;
+    if (c.per_head) return qkv.reshape({tokens, c.heads, 3 * dim}).split(dim, 2);
+    const std::vector<at::Tensor> parts =
+        qkv.split_with_sizes({c.heads * dim, c.kv_heads * dim, c.kv_heads * dim}, 1);
+    return {parts[0].reshape({tokens, c.heads, dim}), parts[1].reshape({tokens, c.kv_heads, dim}),
+            parts[2].reshape({tokens, c.kv_heads, dim})};
+}
+
+TEST(RotaryAttention, every_way_to_turn_equals_autograd_in_fp64) {
+    const std::vector<std::int64_t> offsets = {0, 8, 21};
+    for (const Case& c : {Case{"", 4, 2, 8, offsets, 0}, Case{"", 3, 3, 8, offsets, 5, 0.3, true}}) {
+        for (const std::int64_t dims : {c.head_dim, c.head_dim / 2}) {
+            for (const bool pairs : {false, true}) {
+                const RopeTable table = table_of(offsets, dims, pairs);
+                // The node consumes its input: it gets a copy.
+                expect_equal_with_gradients(
+                    {gaussian({offsets.back(), (c.heads + 2 * c.kv_heads) * c.head_dim}, 1)},
+                    [&](const auto& in) {
+                        return rotary_attention(in[0].clone(), table, offsets, c.shape(), nullptr);
+                    },
+                    [&](const auto& in) {
+                        const std::vector<at::Tensor> heads = heads_of(in[0], c);
+                        return exact_attention(turn(heads[0], table), turn(heads[1], table), heads[2], c);
+                    },
+                    kAttentionBound);
+            }
+        }
+    }
+}
+
 TEST(RotaryAttention, head_norms_and_rotation_equal_autograd_in_fp64) {
-    constexpr std::int64_t kTokens = 21, kHeads = 4, kKvHeads = 2, kDim = 8;
-    const AttentionShape shape{.heads = kHeads, .kv_heads = kKvHeads, .head_dim = kDim};
-    const Case c{"", kHeads, kKvHeads, kDim, {0, 8, kTokens}, 0};
-    const at::Tensor positions = at::cat({at::arange(8, at::kLong), at::arange(13, at::kLong)});
-    const at::Tensor inverse = 1.0 / at::pow(at::Scalar(100.0), at::arange(0, kDim, 2, at::kLong) / 8.0);
-    const RopeTable table = rope_table(positions, inverse.to(at::kFloat), at::kFloat);
+    const Case c{"", 4, 2, 8, {0, 8, 21}, 0};
+    const RopeTable table = table_of(c.offsets, c.head_dim, false);
     const auto norm = [](const at::Tensor& x, const at::Tensor& weight) {
         return weight * x / at::sqrt(x.pow(2).mean(-1, true) + 1e-6);
     };
-    const auto turn = [&](const at::Tensor& x) {
-        const at::Tensor first = x.narrow(-1, 0, kDim / 2), second = x.narrow(-1, kDim / 2, kDim / 2);
-        const at::Tensor cos = table.cos.to(at::kDouble).unsqueeze(1),
-                         sin = table.sin.to(at::kDouble).unsqueeze(1);
-        return at::cat({first * cos - second * sin, second * cos + first * sin}, -1);
-    };
-    const auto reference = [&](const std::vector<at::Tensor>& in, bool normed) {
-        const auto heads = [&](std::int64_t column, std::int64_t count) {
-            return in[0].narrow(1, column, count * kDim).reshape({kTokens, count, kDim});
-        };
-        at::Tensor q = heads(0, kHeads), k = heads(shape.q_size(), kKvHeads);
-        if (normed) q = norm(q, in[1]), k = norm(k, in[2]);
-        return exact_attention(turn(q), turn(k), heads(shape.q_size() + shape.kv_size(), kKvHeads), c);
-    };
-    const at::Tensor qkv = gaussian({kTokens, shape.q_size() + 2 * shape.kv_size()}, 1);
-    // The node consumes its input: it gets a copy.
     expect_equal_with_gradients(
-        {qkv},
-        [&](const auto& in) { return rotary_attention(in[0].clone(), table, c.offsets, shape, nullptr); },
-        [&](const auto& in) { return reference(in, false); }, kAttentionBound);
-    expect_equal_with_gradients(
-        {qkv, gaussian({kDim}, 2), gaussian({kDim}, 3)},
+        {gaussian({c.offsets.back(), 8 * c.head_dim}, 1), gaussian({c.head_dim}, 2),
+         gaussian({c.head_dim}, 3)},
         [&](const auto& in) {
             const HeadNorms norms{.q_weight = in[1], .k_weight = in[2], .eps = 1e-6};
-            return rotary_attention(in[0].clone(), table, c.offsets, shape, &norms);
+            return rotary_attention(in[0].clone(), table, c.offsets, c.shape(), &norms);
         },
-        [&](const auto& in) { return reference(in, true); }, kAttentionBound);
+        [&](const auto& in) {
+            const std::vector<at::Tensor> heads = heads_of(in[0], c);
+            return exact_attention(turn(norm(heads[0], in[1]), table), turn(norm(heads[1], in[2]), table),
+                                   heads[2], c);
+        },
+        kAttentionBound);
 }
 
 }  // namespace

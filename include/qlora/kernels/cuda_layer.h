@@ -92,12 +92,18 @@ struct LayerNormBackwardParams {
 };
 
 struct RopeParams {
-    void* x;          ///< [tokens, row_stride]; the first heads * head_dim of a row are turned in place
-    const void* cos;  ///< [tokens, head_dim / 2] of `type`, the angles of each token's own position
+    void* x;  ///< [tokens, row_stride], turned in place: of each row `heads` heads side by side, and as
+              ///< many again from each further multiple of group_stride on, `groups` times in all
+    const void* cos;  ///< [tokens, dims / 2] of `angle_type`, the angles of each token's own position
     const void* sin;
-    int64_t tokens, heads, head_dim, row_stride;
+    int64_t tokens, heads, head_dim;
+    int64_t dims;  ///< of each head that turn: the first ones
+    int64_t row_stride;
     int direction;  ///< +1 forward, -1 the transposed rotation, for gradients
     FloatType type;
+    FloatType angle_type;  ///< `type`, to which products are rounded too, or fp32: only results are
+    bool pairs = false;    ///< dimension 2i turns with 2i + 1; else i with i + dims / 2
+    int64_t groups = 1, group_stride = 0;
 };
 
 struct ActivateParams {
@@ -153,7 +159,7 @@ void layer_norm_recompute(const LayerNormRecomputeParams& params, Stream stream)
 /// * n))), plus the residual, rounded once more where the type is not fp32.
 void layer_norm_backward(const LayerNormBackwardParams& params, Stream stream);
 
-/// The halves convention of transformers' rotate_half; 16-bit products are rounded before they are added.
+/// transformers' apply_rotary_pos_emb, each type's rounding included (RopeParams::angle_type).
 void rope(const RopeParams& params, Stream stream);
 
 /// y = round(round(act(gate)) * up), or round(act(x)); for infinite and large arguments as elementwise.h

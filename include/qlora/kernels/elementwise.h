@@ -43,11 +43,18 @@ void layer_norm_recompute(const float* x, const float* weight, const float* bias
 void layer_norm_backward(const float* dy, const float* x, const float* weight, const float* mean,
                          const float* inverse, const float* residual, int64_t rows, int64_t size, float* dx);
 
-/// Rotates in place (halves convention of transformers' rotate_half): x is [tokens, row_stride], of whose
-/// rows the first heads * head_dim values are heads; cos, sin [tokens, head_dim / 2]. `direction` +1:
-/// forward, -1: the transposed rotation, for gradients.
-void rope(float* x, const float* cos, const float* sin, int64_t tokens, int64_t heads, int64_t head_dim,
-          int64_t row_stride, int direction);
+/// Rows [tokens, row_stride] of which `heads` heads side by side turn, and as many again from each further
+/// multiple of `group_stride` values on, `groups` times in all.
+struct RopeRows {
+    int64_t tokens, heads, head_dim;
+    int64_t dims;  ///< of each head that turn: the first ones
+    int64_t row_stride;
+    int64_t groups = 1, group_stride = 0;
+    bool pairs = false;  ///< dimension 2i turns with 2i + 1; else i with i + dims / 2
+};
+/// Rotates in place; cos, sin [tokens, dims / 2]. `direction` +1: forward, -1: the transposed rotation, for
+/// gradients.
+void rope(float* x, const float* cos, const float* sin, const RopeRows& rows, int direction);
 
 /// out [rows, size] = act(gate) * up of `entered` [rows, 2 * size], of whose rows the first half is gate; or
 /// act(entered [rows, size]) where not gated. Infinite and large arguments give what the formula gives in

@@ -9,16 +9,23 @@
 
 namespace qlora::ops {
 
-/// Heads of one attention layer. Scale 1 / sqrt(head_dim); window 0 = full, else each token sees itself and
-/// the window - 1 before it.
+/// Heads of one attention layer.
 struct AttentionShape {
     std::int64_t heads;
     std::int64_t kv_heads;  ///< divides `heads`; keys and values are never expanded
     std::int64_t head_dim;
-    std::int64_t window = 0;
+    std::int64_t window = 0;  ///< tokens that one sees, itself among them; 0: all before it
+    double scale;             ///< of the scores
+    bool per_head = false;    ///< a row is q, k and v of head after head, else all of q, then of k, then of v
 
     std::int64_t q_size() const { return heads * head_dim; }
     std::int64_t kv_size() const { return kv_heads * head_dim; }
+};
+
+/// Views of rows qkv [T, q_size + 2 kv_size]: [T, heads, head_dim] and twice [T, kv_heads, head_dim].
+struct HeadsOfRows {
+    HeadsOfRows(const at::Tensor& qkv, const AttentionShape& shape);
+    at::Tensor q, k, v;
 };
 
 /// Cumulative lengths [S + 1] of the sequences of a batch.
@@ -49,8 +56,8 @@ at::Tensor rotary_attention(const at::Tensor& qkv, const RopeTable& table, const
 at::Tensor rotated(const at::Tensor& qkv, const RopeTable& table, const AttentionShape& shape,
                    const HeadNorms* norms);
 
-/// One new stretch of one sequence against everything before it, without gradient: q [n, q_size] are the last
-/// n of the m positions of k, v [m, kv_heads, head_dim]. Used by generation.
+/// One new stretch of one sequence against everything before it, without gradient: q [n, heads, head_dim] are
+/// the last n of the m positions of k, v [m, kv_heads, head_dim]. Result [n, q_size]. Used by generation.
 at::Tensor cached_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                             const AttentionShape& shape);
 

@@ -99,13 +99,17 @@ void layer_norm_backward(const float* dy, const float* x, const float* weight, c
     path().layer_norm_backward(dy, x, weight, mean, inverse, residual, rows, size, dx);
 }
 
-void rope(float* x, const float* cos, const float* sin, int64_t tokens, int64_t heads, int64_t head_dim,
-          int64_t row_stride, int direction) {
-    require(tokens >= 0 && heads >= 0, "rope: a size is negative");
-    require(head_dim >= 2 && head_dim % 2 == 0, "rope: head_dim must be even and at least 2");
-    require(row_stride >= 0 && heads <= row_stride / head_dim, "rope: the heads are longer than a row");
+void rope(float* x, const float* cos, const float* sin, const RopeRows& rows, int direction) {
+    require(rows.tokens >= 0 && rows.heads >= 0 && rows.groups >= 0, "rope: a size is negative");
+    require(rows.dims >= 2 && rows.dims % 2 == 0,
+            "rope: the dimensions that turn must be even and at least 2");
+    require(rows.dims <= rows.head_dim, "rope: more dimensions turn than a head has");
+    const int64_t group = rows.groups > 1 ? rows.group_stride : rows.row_stride;
+    require(group >= 0 && rows.heads <= group / rows.head_dim, "rope: the heads are longer than a row");
+    require(rows.groups <= 1 || (group > 0 && rows.groups <= rows.row_stride / group),
+            "rope: the groups of heads are longer than a row");
     require(direction == 1 || direction == -1, "rope: direction is neither 1 nor -1");
-    path().rope(x, cos, sin, tokens, heads, head_dim, row_stride, direction);
+    path().rope(x, cos, sin, rows, direction);
 }
 
 void activate(Activation kind, bool gated, const float* entered, int64_t rows, int64_t size, float* out) {

@@ -66,23 +66,74 @@ static void rms_norm_backward(const float* dy, const float* x, const float* weig
     }
 }
 
-static void rope(float* x, const float* cos, const float* sin, int64_t tokens, int64_t heads,
-                 int64_t head_dim, int64_t row_stride, int direction) {
-    const int64_t half = head_dim / 2;
-    const Floats sign = all<Floats>(static_cast<float>(direction));
-    for (int64_t token = 0; token < tokens; ++token, x += row_stride, cos += half, sin += half) {
-        for (int64_t head = 0; head < heads; ++head) {
-            float* first = x + head * head_dim;
-            float* second = first + half;
-            walk(
-                half, [&](auto place) __attribute__((always_inline)) {
-                    const Floats a = load(first, place), b = load(second, place);
-                    const Floats c = load(cos, place), s = load(sin, place) * sign;
-                    store(first, place, a * c - b * s);
-                    store(second, place, b * c + a * s);
-                });
+/// turn(head) for each head of a token.
+template <class Turn>
+QLORA_LANES_INLINE void turn_heads(float* row, const RopeRows& rows, Turn turn) {
+    for (int64_t group = 0; group < rows.groups; ++group) {
+        float* heads = row + group * rows.group_stride;
+        for (int64_t head = 0; head < rows.heads; ++head) turn(heads + head * rows.head_dim);
+    }
+}
+
+/// Four angles, each for two neighbouring lanes, of which the first gets minus the sine.
+struct PairAngles {
+    Floats cos, sin;
+};
+
+QLORA_LANES_INLINE PairAngles pair_angles(const float* cos, const float* sin, int64_t count, float sign) {
+    float c[kLanes] = {}, s[kLanes] = {};
+    for (int64_t i = 0; i < count; ++i) {
+        c[2 * i] = c[2 * i + 1] = cos[i];
+        s[2 * i] = -(sin[i] * sign);
+        s[2 * i + 1] = sin[i] * sign;
+    }
+    return {load_lanes<Floats>(c), load_lanes<Floats>(s)};
+}
+
+static void rope_pairs(float* x, const float* cos, const float* sin, const RopeRows& rows, float sign) {
+    constexpr int64_t kPairs = kLanes / 2;
+    const int64_t half = rows.dims / 2;
+    for (int64_t token = 0; token < rows.tokens; ++token, x += rows.row_stride, cos += half, sin += half) {
+        for (int64_t i = 0; i < half; i += kPairs) {
+            const int64_t count = half - i < kPairs ? half - i : kPairs;
+            const PairAngles angles = pair_angles(cos + i, sin + i, count, sign);
+            const auto turn = [&](float* head, auto place) __attribute__((always_inline)) {
+                const Floats values = load(head, place);
+                store(head, place, values * angles.cos + swapped(values) * angles.sin);
+            };
+            if (count == kPairs) {
+                turn_heads(
+                    x, rows, [&](float* head) __attribute__((always_inline)) { turn(head, Whole{2 * i}); });
+            } else {
+                turn_heads(
+                    x, rows, [&](float* head) __attribute__((always_inline)) {
+                        turn(head, Tail{2 * i, 2 * count});
+                    });
+            }
         }
     }
+}
+
+static void rope_halves(float* x, const float* cos, const float* sin, const RopeRows& rows, float sign_of) {
+    const int64_t half = rows.dims / 2;
+    const Floats sign = all<Floats>(sign_of);
+    for (int64_t token = 0; token < rows.tokens; ++token, x += rows.row_stride, cos += half, sin += half) {
+        turn_heads(
+            x, rows, [&](float* first) __attribute__((always_inline)) {
+                float* second = first + half;
+                walk(
+                    half, [&](auto place) __attribute__((always_inline)) {
+                        const Floats a = load(first, place), b = load(second, place);
+                        const Floats c = load(cos, place), s = load(sin, place) * sign;
+                        store(first, place, a * c - b * s);
+                        store(second, place, b * c + a * s);
+                    });
+            });
+    }
+}
+
+static void rope(float* x, const float* cos, const float* sin, const RopeRows& rows, int direction) {
+    (rows.pairs ? rope_pairs : rope_halves)(x, cos, sin, rows, static_cast<float>(direction));
 }
 
 }  // namespace qlora::kernels::cpu::QLORA_PATH

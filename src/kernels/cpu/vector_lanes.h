@@ -84,6 +84,18 @@ QLORA_LANES_INLINE Pair<FloatRegister> as_floats(Pair<IntRegister> a) {
     return {as_floats(a.low), as_floats(a.high)};
 }
 
+/// Each two neighbours exchanged.
+QLORA_LANES_INLINE FloatRegister swapped(FloatRegister a) {
+#if QLORA_REGISTER_BYTES == 32
+    return __builtin_shufflevector(a, a, 1, 0, 3, 2, 5, 4, 7, 6);
+#else
+    return __builtin_shufflevector(a, a, 1, 0, 3, 2);
+#endif
+}
+QLORA_LANES_INLINE Pair<FloatRegister> swapped(Pair<FloatRegister> a) {
+    return {swapped(a.low), swapped(a.high)};
+}
+
 template <class Lanes>
 inline constexpr bool kIsPair = false;
 template <class Half>

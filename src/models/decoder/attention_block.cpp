@@ -25,7 +25,9 @@ class AttentionBlock final : public Block {
           shape_{.heads = attention.heads,
                  .kv_heads = attention.kv_heads,
                  .head_dim = attention.head_dim,
-                 .window = attention.window} {
+                 .window = attention.window,
+                 .scale = attention.scale,
+                 .per_head = attention.layout == spec::Attention::Layout::kPerHead} {
         TORCH_CHECK(q_norm_.has_value() == k_norm_.has_value(), attention.output.path,
                     ": norms of q and k go together");
     }
@@ -66,15 +68,9 @@ class AttentionBlock final : public Block {
         at::Tensor attended = at::empty({qkv.size(0), shape_.q_size()}, qkv.options());
         for (std::size_t s = 0; s < pass.caches.size(); ++s) {
             const std::int64_t begin = pass.offsets.host[s], n = pass.offsets.host[s + 1] - begin;
-            const at::Tensor new_rows = qkv.narrow(0, begin, n);
-            const auto heads = [&](std::int64_t column) {
-                return new_rows.narrow(1, column, shape_.kv_size())
-                    .view({n, shape_.kv_heads, shape_.head_dim});
-            };
-            const auto [keys, values] = pass.caches[s]->append(pass.layer, heads(shape_.q_size()),
-                                                               heads(shape_.q_size() + shape_.kv_size()));
-            attended.narrow(0, begin, n)
-                .copy_(ops::cached_attention(new_rows.narrow(1, 0, shape_.q_size()), keys, values, shape_));
+            const ops::HeadsOfRows heads(qkv.narrow(0, begin, n), shape_);
+            const auto [keys, values] = pass.caches[s]->append(pass.layer, heads.k, heads.v);
+            attended.narrow(0, begin, n).copy_(ops::cached_attention(heads.q, keys, values, shape_));
         }
         return attended;
     }

@@ -10,6 +10,7 @@ namespace qlora::models {
 
 RotaryEmbedding::RotaryEmbedding(const spec::Rope& rope, at::ScalarType dtype)
     : config_(rope.frequencies),
+      pairs_(rope.pairs),
       dtype_(dtype),
       inverse_frequency_(inverse_frequencies(rope.frequencies, rope.dims)) {
     if (config_.type == RopeType::kLongrope) {
@@ -34,8 +35,10 @@ at::Tensor RotaryEmbedding::frequencies_of_tokens(const TokenBatch& batch,
 }
 
 ops::RopeTable RotaryEmbedding::table(const TokenBatch& batch, std::span<KvCache* const> caches) const {
-    return ops::rope_table(batch.positions, frequencies_of_tokens(batch, caches), dtype_,
-                           config_.attention_factor);
+    ops::RopeTable out = ops::rope_table(batch.positions, frequencies_of_tokens(batch, caches), dtype_,
+                                         config_.attention_factor);
+    out.pairs = pairs_;
+    return out;
 }
 
 void RotaryEmbedding::to(at::Device device) {

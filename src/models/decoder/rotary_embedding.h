@@ -26,6 +26,7 @@ class RotaryEmbedding {
     at::Tensor frequencies_of_tokens(const TokenBatch& batch, std::span<KvCache* const> caches) const;
 
     RopeConfig config_;
+    bool pairs_;
     at::ScalarType dtype_;
     at::Tensor inverse_frequency_;       ///< fp32 [dims / 2]
     at::Tensor long_inverse_frequency_;  ///< the same of longrope's long sequences

@@ -14,10 +14,27 @@ struct Case {
     int64_t gap = 0;
     int x_shift = 0, cos_shift = 0, sin_shift = 0;
     int direction = 1;
+    int64_t passing = 0;  // dimensions of a head that do not turn
+    bool pairs = false;
+    int64_t groups = 1, between = 0;  // between: values from one group of heads to the next
+    bool wide_angles = false;         // fp32, whatever the type
 
-    int64_t width() const { return heads * head_dim; }
-    int64_t half() const { return head_dim / 2; }
+    int64_t dims() const { return head_dim - passing; }
+    int64_t half() const { return dims() / 2; }
+    int64_t group() const { return heads * head_dim + between; }
+    int64_t width() const { return groups * group(); }
+    FloatType angle_type() const { return wide_angles ? FloatType::kF32 : type; }
 };
+
+/// `shape` as it turns in models other than llama.
+Case with(Case shape, int64_t passing, bool pairs, int64_t groups, int64_t between, bool wide_angles) {
+    shape.passing = passing;
+    shape.pairs = pairs;
+    shape.groups = groups;
+    shape.between = between;
+    shape.wide_angles = wide_angles;
+    return shape;
+}
 
 struct Tensors {
     std::vector<float> x, cos, sin;
@@ -25,31 +42,44 @@ struct Tensors {
     /// Every pair of angle and head differs.
     explicit Tensors(const Case& test)
         : x(gaussian_of(test.type, test.tokens * test.width(), 1)),
-          cos(gaussian_of(test.type, test.tokens * test.half(), 2)),
-          sin(gaussian_of(test.type, test.tokens * test.half(), 3)) {}
+          cos(gaussian_of(test.angle_type(), test.tokens * test.half(), 2)),
+          sin(gaussian_of(test.angle_type(), test.tokens * test.half(), 3)) {}
 };
 
 std::vector<float> on_device(const Case& test, const Tensors& host) {
     const DeviceRows x({test.tokens, test.width(), test.type, test.x_shift, test.gap}, host.x,
                        Access::kOutput);
-    const DeviceRows cos({test.tokens, test.half(), test.type, test.cos_shift}, host.cos);
-    const DeviceRows sin({test.tokens, test.half(), test.type, test.sin_shift}, host.sin);
-    device::rope({x.data(), cos.data(), sin.data(), test.tokens, test.heads, test.head_dim,
-                  test.width() + test.gap, test.direction, test.type},
+    const DeviceRows cos({test.tokens, test.half(), test.angle_type(), test.cos_shift}, host.cos);
+    const DeviceRows sin({test.tokens, test.half(), test.angle_type(), test.sin_shift}, host.sin);
+    device::rope({.x = x.data(),
+                  .cos = cos.data(),
+                  .sin = sin.data(),
+                  .tokens = test.tokens,
+                  .heads = test.heads,
+                  .head_dim = test.head_dim,
+                  .dims = test.dims(),
+                  .row_stride = test.width() + test.gap,
+                  .direction = test.direction,
+                  .type = test.type,
+                  .angle_type = test.angle_type(),
+                  .pairs = test.pairs,
+                  .groups = test.groups,
+                  .group_stride = test.group()},
                  nullptr);
     return x.download();
 }
 
-/// rotate_half as it is written in transformers: products rounded, then their sum.
+/// rotate_half as it is written in transformers: products rounded (in fp32 not), then their sum.
 std::vector<float> reference(const Case& test, const Tensors& host) {
-    const auto product = [&](float a, float b) { return round_element(a * b, test.type); };
+    const auto product = [&](float a, float b) { return round_element(a * b, test.angle_type()); };
     std::vector<float> y = host.x;
     for (int64_t token = 0; token < test.tokens; ++token) {
-        for (int64_t head = 0; head < test.heads; ++head) {
+        for (int64_t head = 0; head < test.groups * test.heads; ++head) {
+            const int64_t begin =
+                token * test.width() + head / test.heads * test.group() + head % test.heads * test.head_dim;
             for (int64_t i = 0; i < test.half(); ++i) {
-                const std::size_t at =
-                    static_cast<std::size_t>(token * test.width() + head * test.head_dim + i);
-                const std::size_t paired = at + static_cast<std::size_t>(test.half());
+                const std::size_t at = static_cast<std::size_t>(begin + (test.pairs ? 2 * i : i));
+                const std::size_t paired = at + static_cast<std::size_t>(test.pairs ? 1 : test.half());
                 const std::size_t angle = static_cast<std::size_t>(token * test.half() + i);
                 const float a = host.x[at], b = host.x[paired];
                 const float c = host.cos[angle];
@@ -82,16 +112,45 @@ TEST_F(DeviceRope, EveryHeadSizeFollowsTheRoundingPoints) {
     }
 }
 
+TEST_F(DeviceRope, PartsPairsAndGroupsFollowTheRoundingPoints) {
+    for (FloatType type : kFloatTypes) {
+        for (int64_t half : kPieceSizes) {
+            for (bool pairs : {false, true}) {
+                const int64_t passing = half % 4 * 4;
+                with_some_schedule(half, [&] {
+                    const int direction = half % 2 == 0 ? 1 : -1;
+                    const Case whole{2, 3, 2 * half + passing, type, half % 3, 0, 0, 0, direction};
+                    expect_reference(with(whole, passing, pairs, 1, 0, false));
+                    expect_reference(with(whole, passing, pairs, 1 + half % 3, half % 5, true));
+                });
+            }
+        }
+        // As gpt_neox and glm4 have it.
+        expect_reference(with({37, 2, 64, type}, 48, false, 4, 64, false));
+        expect_reference(with({37, 6, 128, type}, 64, true, 1, 0, false));
+    }
+}
+
 TEST_F(DeviceRope, TheBitsAreThoseOfTheCpu) {
-    for (const Case& test : {Case{3, 5, 64}, Case{3, 5, 64, FloatType::kF32, 64}, Case{2, 3, 22},
-                             Case{67, 2, 18, FloatType::kF32, 5}}) {
+    for (const Case& test :
+         {Case{3, 5, 64}, Case{3, 5, 64, FloatType::kF32, 64}, Case{2, 3, 22},
+          Case{67, 2, 18, FloatType::kF32, 5}, with({3, 5, 64}, 0, true, 1, 0, false),
+          with({5, 2, 22}, 4, true, 3, 5, false), with({5, 2, 64}, 32, false, 3, 64, false)}) {
         for (int direction : {1, -1}) {
             Case turned = test;
             turned.direction = direction;
             const Tensors host(turned);
             std::vector<float> expected = host.x;
-            cpu::rope(expected.data(), host.cos.data(), host.sin.data(), test.tokens, test.heads,
-                      test.head_dim, test.width(), direction);
+            cpu::rope(expected.data(), host.cos.data(), host.sin.data(),
+                      {.tokens = test.tokens,
+                       .heads = test.heads,
+                       .head_dim = test.head_dim,
+                       .dims = test.dims(),
+                       .row_stride = test.width(),
+                       .groups = test.groups,
+                       .group_stride = test.group(),
+                       .pairs = test.pairs},
+                      direction);
             ASSERT_EQ(bits_of(on_device(turned, host)), bits_of(expected)) << test.head_dim;
         }
     }
@@ -130,7 +189,8 @@ TEST_F(DeviceRope, EveryMisalignmentAndStrideGivesTheSameBits) {
 }
 
 TEST_F(DeviceRope, TheBitsAreTheSameUnderEverySchedule) {
-    for (const Case& test : {Case{5, 9, 64, FloatType::kBF16}, Case{3, 7, 30, FloatType::kF16, 3}}) {
+    for (const Case& test : {Case{5, 9, 64, FloatType::kBF16}, Case{3, 7, 30, FloatType::kF16, 3},
+                             with({5, 2, 64, FloatType::kBF16}, 32, true, 3, 64, true)}) {
         for_each_schedule([&] { expect_reference(test); });
     }
 }
@@ -151,6 +211,12 @@ TEST_F(DeviceRope, AlignedRowsTakeWideAccesses) {
     EXPECT_EQ(accesses({3, 2, 64, FloatType::kBF16, 0, 0, 4}), 0);
     EXPECT_EQ(accesses({3, 2, 64, FloatType::kBF16, 0, 0, 0, 4}), 0);
     EXPECT_EQ(accesses({3, 2, 24, FloatType::kBF16}), 0);
+    const Case heads{3, 2, 64, FloatType::kBF16};
+    EXPECT_EQ(accesses(with(heads, 0, true, 1, 0, false)), 3 * 2 * 4 * 6);
+    // Two pieces of half of each head, whose angles are twice as long.
+    EXPECT_EQ(accesses(with(heads, 32, true, 4, 64, true)), 3 * 4 * 2 * 2 * 8);
+    EXPECT_EQ(accesses(with(heads, 32, false, 4, 4, false)), 0);
+    EXPECT_EQ(accesses(with({3, 2, 68, FloatType::kBF16}, 36, false, 1, 0, false)), 0);
 }
 
 TEST_F(DeviceRope, NonFiniteValuesReachTheirPairs) {
@@ -182,7 +248,17 @@ TEST_F(DeviceRope, EveryHeadIsTurnedInOneLaunch) {
 
 TEST(DeviceRopeArguments, ImpossibleOnesThrow) {
     alignas(16) uint8_t bytes[64] = {};
-    const RopeParams good{bytes, bytes, bytes, 0, 2, 4, 8, 1, FloatType::kF32};
+    const RopeParams good{.x = bytes,
+                          .cos = bytes,
+                          .sin = bytes,
+                          .tokens = 0,
+                          .heads = 2,
+                          .head_dim = 4,
+                          .dims = 4,
+                          .row_stride = 8,
+                          .direction = 1,
+                          .type = FloatType::kF32,
+                          .angle_type = FloatType::kF32};
     EXPECT_NO_THROW(device::rope(good, nullptr));
     const auto refused = [&](auto change) {
         RopeParams params = good;
@@ -191,9 +267,15 @@ TEST(DeviceRopeArguments, ImpossibleOnesThrow) {
     };
     refused([](RopeParams& params) { params.tokens = -1; });
     refused([](RopeParams& params) { params.heads = -1; });
-    refused([](RopeParams& params) { params.head_dim = 0; });
-    refused([](RopeParams& params) { params.head_dim = -2; });
-    refused([](RopeParams& params) { params.head_dim = 3; });
+    refused([](RopeParams& params) { params.dims = 0; });
+    refused([](RopeParams& params) { params.dims = -2; });
+    refused([](RopeParams& params) { params.dims = 3; });
+    refused([](RopeParams& params) { params.dims = 6; });
+    refused([](RopeParams& params) { params.groups = -1; });
+    refused([](RopeParams& params) { params.groups = 2, params.group_stride = 8; });
+    refused([](RopeParams& params) { params.groups = 2, params.group_stride = 4; });
+    refused([](RopeParams& params) { params.angle_type = FloatType::kBF16; });
+    refused([](RopeParams& params) { params.angle_type = FloatType::kBF16, params.type = FloatType::kF16; });
     refused([](RopeParams& params) { params.row_stride = 7; });
     refused([](RopeParams& params) {
         params.row_stride = -1;
@@ -205,7 +287,7 @@ TEST(DeviceRopeArguments, ImpossibleOnesThrow) {
     refused([&](RopeParams& params) { params.cos = bytes + 2; });
     refused([&](RopeParams& params) { params.sin = bytes + 2; });
     refused([](RopeParams& params) {
-        params.type = static_cast<FloatType>(9);
+        params.type = params.angle_type = static_cast<FloatType>(9);
         params.tokens = 1;
     });
     refused([](RopeParams& params) { params.tokens = int64_t{1} << 31; });

@@ -4,14 +4,13 @@
 
 #include <algorithm>
 #include <atomic>
-#include <cmath>
 #include <cstddef>
 #include <optional>
 
 #include "qlora/kernels/elementwise.h"
 #include "qlora/ops/gemm.h"
 
-namespace qlora::ops {
+namespace qlora::ops::in_fp32 {
 namespace {
 
 /// Query rows of a block: whole tiles of a product, enough to be near its rate, few enough that little is
@@ -88,33 +87,29 @@ std::int64_t largest_block(const std::vector<Item>& items) {
     return largest;
 }
 
-float scale_of(const AttentionShape& shape) {
-    return static_cast<float>(1.0 / std::sqrt(static_cast<double>(shape.head_dim)));
+/// The head of keys and values that a head of queries reads.
+std::int64_t kv_head_of(const AttentionShape& shape, std::int64_t head) {
+    return head / (shape.heads / shape.kv_heads);
 }
 
-/// Where a head's columns begin in rows of keys and values.
-std::int64_t kv_column(const AttentionShape& shape, std::int64_t head) {
-    return head / (shape.heads / shape.kv_heads) * shape.head_dim;
-}
-
-MatrixView view(const Rows& rows, std::int64_t row, std::int64_t column, bool transposed = false) {
-    return {.data = rows.row(row) + column, .stride = rows.stride, .transposed = transposed};
+MatrixView view(const HeadRows& rows, std::int64_t row, std::int64_t head, bool transposed = false) {
+    return {.data = rows.at(row, head), .stride = rows.row_stride, .transposed = transposed};
 }
 
 /// A head's keys and values as right factors, packed for all query rows that read them.
 struct HeadFactors {
-    HeadFactors(const AttentionSequence& s, const AttentionShape& shape, std::int64_t column)
-        : keys_t(s.n, s.m, shape.head_dim, view(s.k, 0, column, true)),
-          values(s.n, shape.head_dim, s.m, view(s.v, 0, column)) {}
+    HeadFactors(const AttentionSequence& s, const AttentionShape& shape, std::int64_t kv_head)
+        : keys_t(s.n, s.m, shape.head_dim, view(s.k, 0, kv_head, true)),
+          values(s.n, shape.head_dim, s.m, view(s.v, 0, kv_head)) {}
 
     BlockFactor keys_t, values;
 };
 
 struct HeadBackwardFactors {
-    HeadBackwardFactors(const AttentionSequence& s, const AttentionShape& shape, std::int64_t column)
-        : keys_t(s.n, s.m, shape.head_dim, view(s.k, 0, column, true)),
-          values_t(s.n, s.m, shape.head_dim, view(s.v, 0, column, true)),
-          keys(s.n, shape.head_dim, s.m, view(s.k, 0, column)) {}
+    HeadBackwardFactors(const AttentionSequence& s, const AttentionShape& shape, std::int64_t kv_head)
+        : keys_t(s.n, s.m, shape.head_dim, view(s.k, 0, kv_head, true)),
+          values_t(s.n, s.m, shape.head_dim, view(s.v, 0, kv_head, true)),
+          keys(s.n, shape.head_dim, s.m, view(s.k, 0, kv_head)) {}
 
     BlockFactor keys_t, values_t, keys;
 };
@@ -124,19 +119,19 @@ template <class Factors>
 class LastFactors {
   public:
     const Factors& of(const AttentionSequence& s, const AttentionShape& shape, std::int64_t head) {
-        const std::int64_t column = kv_column(shape, head);
-        if (sequence_ != &s || column_ != column) {
+        const std::int64_t kv_head = kv_head_of(shape, head);
+        if (sequence_ != &s || kv_head_ != kv_head) {
             factors_.reset();
-            factors_.emplace(s, shape, column);
+            factors_.emplace(s, shape, kv_head);
             sequence_ = &s;
-            column_ = column;
+            kv_head_ = kv_head;
         }
         return *factors_;
     }
 
   private:
     const AttentionSequence* sequence_ = nullptr;
-    std::int64_t column_ = -1;
+    std::int64_t kv_head_ = -1;
     std::optional<Factors> factors_;
 };
 
@@ -174,16 +169,15 @@ void attention_forward(const std::vector<AttentionSequence>& sequences, const At
             for (std::size_t i = pieces[piece].begin; i < pieces[piece].end; ++i) {
                 const Item& item = items[i];
                 const AttentionSequence& s = sequences[item.sequence];
-                const std::int64_t q_column = item.head * dim;
                 const HeadFactors& head = last.of(s, shape, item.head);
-                head.keys_t.multiply(item.rows, view(s.q, item.first_row, q_column), keys_of(item, dim),
+                head.keys_t.multiply(item.rows, view(s.q, item.first_row, item.head), keys_of(item, dim),
                                      false, scores.data(), item.keys);
                 kernels::cpu::attention_softmax(
-                    scores.data(), item.rows, item.keys, item.keys, scale_of(shape), item.visible,
-                    s.logsumexp + item.first_row * shape.heads + item.head, shape.heads);
+                    scores.data(), item.rows, item.keys, item.keys, static_cast<float>(shape.scale),
+                    item.visible, s.logsumexp + item.first_row * shape.heads + item.head, shape.heads);
                 head.values.multiply(item.rows, {.data = scores.data(), .stride = item.keys},
-                                     dims_of(item, dim), false, s.out.row(item.first_row) + q_column,
-                                     s.out.stride);
+                                     dims_of(item, dim), false, s.out.at(item.first_row, item.head),
+                                     s.out.row_stride);
             }
         };
     };
@@ -215,25 +209,25 @@ float dot(const float* a, const float* b, std::int64_t n) {
 void backward_block(const Item& item, const AttentionSequence& s, const AttentionGradients& g,
                     const AttentionShape& shape, const HeadBackwardFactors& head, std::vector<float>& scores,
                     std::vector<float>& dp, KeyValueSums& sums) {
-    const std::int64_t dim = shape.head_dim, q_column = item.head * dim;
+    const std::int64_t dim = shape.head_dim;
     float delta[kBlockRows];
     for (std::int64_t r = 0; r < item.rows; ++r) {
-        const float* out = s.out.row(item.first_row + r) + q_column;
-        const float* d_out = g.d_out.row(item.first_row + r) + q_column;
-        delta[r] = dot(out, d_out, dim);
+        delta[r] =
+            dot(s.out.at(item.first_row + r, item.head), g.d_out.at(item.first_row + r, item.head), dim);
     }
-    const MatrixView q = view(s.q, item.first_row, q_column), d_out = view(g.d_out, item.first_row, q_column);
+    const MatrixView q = view(s.q, item.first_row, item.head),
+                     d_out = view(g.d_out, item.first_row, item.head);
     head.keys_t.multiply(item.rows, q, keys_of(item, dim), false, scores.data(), item.keys);
     head.values_t.multiply(item.rows, d_out, keys_of(item, dim), false, dp.data(), item.keys);
     kernels::cpu::attention_softmax_backward(
-        scores.data(), dp.data(), item.rows, item.keys, item.keys, scale_of(shape), item.visible,
-        s.logsumexp + item.first_row * shape.heads + item.head, shape.heads, delta, 1);
+        scores.data(), dp.data(), item.rows, item.keys, item.keys, static_cast<float>(shape.scale),
+        item.visible, s.logsumexp + item.first_row * shape.heads + item.head, shape.heads, delta, 1);
     const MatrixView p = {.data = scores.data(), .stride = item.keys, .transposed = true};
     const MatrixView ds = {.data = dp.data(), .stride = item.keys, .transposed = true};
     block_product(item.keys, dim, item.rows, p, d_out, true, sums.dv.data() + item.first_key * dim, dim);
     block_product(item.keys, dim, item.rows, ds, q, true, sums.dk.data() + item.first_key * dim, dim);
     head.keys.multiply(item.rows, {.data = dp.data(), .stride = item.keys}, dims_of(item, dim), false,
-                       g.dq.row(item.first_row) + q_column, g.dq.stride);
+                       g.dq.at(item.first_row, item.head), g.dq.row_stride);
 }
 
 /// Sums each head's part into the keys and values it shares, in the order of the pieces.
@@ -245,16 +239,18 @@ void add_to_shared_heads(const std::vector<KeyValueSums>& pieces,
     at::parallel_for(0, longest, 32, [&](std::int64_t begin, std::int64_t end) {
         for (std::size_t s = 0; s < sequences.size(); ++s) {
             for (std::int64_t row = begin; row < std::min(end, sequences[s].m); ++row) {
-                std::fill_n(gradients[s].dk.row(row), shape.kv_size(), 0.0F);
-                std::fill_n(gradients[s].dv.row(row), shape.kv_size(), 0.0F);
+                for (std::int64_t head = 0; head < shape.kv_heads; ++head) {
+                    std::fill_n(gradients[s].dk.at(row, head), shape.head_dim, 0.0F);
+                    std::fill_n(gradients[s].dv.at(row, head), shape.head_dim, 0.0F);
+                }
             }
         }
         for (const KeyValueSums& sums : pieces) {
             const AttentionGradients& g = gradients[sums.sequence];
-            const std::int64_t column = kv_column(shape, sums.head);
+            const std::int64_t kv_head = kv_head_of(shape, sums.head);
             for (std::int64_t row = begin; row < std::min(end, sequences[sums.sequence].m); ++row) {
                 const std::size_t from = static_cast<std::size_t>(row * shape.head_dim);
-                float *dk = g.dk.row(row) + column, *dv = g.dv.row(row) + column;
+                float *dk = g.dk.at(row, kv_head), *dv = g.dv.at(row, kv_head);
                 for (std::int64_t c = 0; c < shape.head_dim; ++c) {
                     dk[c] += sums.dk[from + static_cast<std::size_t>(c)];
                     dv[c] += sums.dv[from + static_cast<std::size_t>(c)];
@@ -289,4 +285,4 @@ void attention_backward(const std::vector<AttentionSequence>& sequences,
     add_to_shared_heads(sums, sequences, gradients, shape);
 }
 
-}  // namespace qlora::ops
+}  // namespace qlora::ops::in_fp32

@@ -1,14 +1,17 @@
-#include "cuda_attention.h"
-
 #include <ATen/ops/_efficient_attention_backward.h>
 #include <ATen/ops/_efficient_attention_forward.h>
 #include <ATen/ops/_flash_attention_backward.h>
 #include <ATen/ops/_flash_attention_forward.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/scaled_dot_product_attention.h>
 
+#include "../attention_backends.h"
+#include "../if_defined.h"
 #include "qlora/ops/device.h"
 
-namespace qlora::ops {
+/// Variable-length attention of LibTorch on a GPU: flash for 16-bit types on sm_80 and newer,
+/// memory-efficient for fp32 and older cards.
+namespace qlora::ops::on_device {
 namespace {
 
 /// LibTorch's name for a causal mask aligned to the first token, among its custom_mask_type values.
@@ -21,19 +24,6 @@ bool uses_flash(const at::Tensor& x, const AttentionShape& shape) {
     return fits && x.scalar_type() != at::kFloat &&
            device_kernels(x)->compute_capability(x.device().index()) >= kFirstFlashCapability;
 }
-
-/// [T, heads, head_dim] of the columns from `column` on, no copy.
-at::Tensor heads_of(const at::Tensor& x, std::int64_t column, std::int64_t heads, std::int64_t head_dim) {
-    return x.narrow(1, column, heads * head_dim).unflatten(1, {heads, head_dim});
-}
-
-struct Heads {
-    Heads(const at::Tensor& qkv, const AttentionShape& shape)
-        : q(heads_of(qkv, 0, shape.heads, shape.head_dim)),
-          k(heads_of(qkv, shape.q_size(), shape.kv_heads, shape.head_dim)),
-          v(heads_of(qkv, shape.q_size() + shape.kv_size(), shape.kv_heads, shape.head_dim)) {}
-    at::Tensor q, k, v;
-};
 
 std::optional<std::int64_t> tokens_before(const AttentionShape& shape) {
     if (shape.window == 0) return std::nullopt;
@@ -58,34 +48,34 @@ at::Tensor summed(const at::Tensor& x, const AttentionShape& shape) {
 
 }  // namespace
 
-Attended cuda_attend(const at::Tensor& qkv, const SequenceOffsets& offsets, const AttentionShape& shape) {
-    const Heads in(qkv, shape);
+Attended attend(const at::Tensor& qkv, const SequenceOffsets& offsets, const AttentionShape& shape) {
+    const HeadsOfRows in(qkv, shape);
     const std::int64_t longest = offsets.longest();
     if (uses_flash(qkv, shape)) {
         auto [out, logsumexp, seed, offset, debug] =
             at::_flash_attention_forward(in.q, in.k, in.v, offsets.device, offsets.device, longest, longest,
-                                         0.0, true, false, std::nullopt, tokens_before(shape), std::nullopt);
+                                         0.0, true, false, shape.scale, tokens_before(shape), std::nullopt);
         return {.out = out.flatten(1), .logsumexp = logsumexp, .seed = seed, .offset = offset};
     }
     auto [out, logsumexp, seed, offset, max_q, max_k] = at::_efficient_attention_forward(
         in.q.unsqueeze(0), repeated(in.k, shape), repeated(in.v, shape), std::nullopt, offsets.device,
-        offsets.device, longest, longest, 0.0, kCausalFromTopLeft, true, std::nullopt, std::nullopt,
+        offsets.device, longest, longest, 0.0, kCausalFromTopLeft, true, shape.scale, std::nullopt,
         window_of(shape));
     return {.out = out.squeeze(0).flatten(1), .logsumexp = logsumexp, .seed = seed, .offset = offset};
 }
 
-at::Tensor cuda_attend_backward(const at::Tensor& g, const at::Tensor& qkv, const Attended& saved,
-                                const SequenceOffsets& offsets, const AttentionShape& shape) {
-    const Heads in(qkv, shape);
+at::Tensor attend_backward(const at::Tensor& g, const at::Tensor& qkv, const Attended& saved,
+                           const SequenceOffsets& offsets, const AttentionShape& shape) {
+    const HeadsOfRows in(qkv, shape);
     const std::int64_t longest = offsets.longest();
-    const at::Tensor d_out = heads_of(g.contiguous(), 0, shape.heads, shape.head_dim);
-    const at::Tensor out = heads_of(saved.out, 0, shape.heads, shape.head_dim);
+    const at::Tensor d_out = g.contiguous().unflatten(1, {shape.heads, shape.head_dim});
+    const at::Tensor out = saved.out.unflatten(1, {shape.heads, shape.head_dim});
     at::Tensor d_qkv = at::empty_like(qkv);
-    const Heads to(d_qkv, shape);
+    const HeadsOfRows to(d_qkv, shape);
     if (uses_flash(qkv, shape)) {
         const auto [dq, dk, dv] = at::_flash_attention_backward(
             d_out, in.q, in.k, in.v, out, saved.logsumexp, offsets.device, offsets.device, longest, longest,
-            0.0, true, saved.seed, saved.offset, std::nullopt, tokens_before(shape), std::nullopt);
+            0.0, true, saved.seed, saved.offset, shape.scale, tokens_before(shape), std::nullopt);
         to.q.copy_(dq);
         to.k.copy_(dk);
         to.v.copy_(dv);
@@ -94,11 +84,20 @@ at::Tensor cuda_attend_backward(const at::Tensor& g, const at::Tensor& qkv, cons
     const auto [dq, dk, dv, d_bias] = at::_efficient_attention_backward(
         d_out.unsqueeze(0), in.q.unsqueeze(0), repeated(in.k, shape), repeated(in.v, shape), std::nullopt,
         out.unsqueeze(0), offsets.device, offsets.device, longest, longest, saved.logsumexp, 0.0, saved.seed,
-        saved.offset, kCausalFromTopLeft, false, std::nullopt, std::nullopt, window_of(shape));
+        saved.offset, kCausalFromTopLeft, false, shape.scale, std::nullopt, window_of(shape));
     to.q.copy_(dq.squeeze(0));
     to.k.copy_(summed(dk, shape));
     to.v.copy_(summed(dv, shape));
     return d_qkv;
 }
 
-}  // namespace qlora::ops
+at::Tensor cached_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                            const AttentionShape& shape) {
+    const std::int64_t n = q.size(0), m = k.size(0);
+    const at::Tensor mask = window_mask(n, m, shape.window, q.options());
+    return rows_of_heads(at::scaled_dot_product_attention(heads_first(q), heads_first(k), heads_first(v),
+                                                          if_defined(mask), 0.0, n == m && !mask.defined(),
+                                                          shape.scale, true));
+}
+
+}  // namespace qlora::ops::on_device

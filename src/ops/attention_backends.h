@@ -1,0 +1,55 @@
+#pragma once
+
+#include "qlora/ops/attention.h"
+
+/// Attention where each kind of kernels runs: fp32 on the CPU, 16 bits on the CPU by LibTorch, a GPU by
+/// LibTorch.
+namespace qlora::ops {
+
+/// What attention gives and keeps for backward.
+struct Attended {
+    at::Tensor out;           ///< [T, q_size]
+    at::Tensor logsumexp;     ///< on the CPU fp32 [T, heads], on a GPU as its kernel returns it
+    at::Tensor seed, offset;  ///< of the GPU's kernels, which ask for them in backward
+};
+
+/// Additive mask [n, m] for the last n of m positions, or undefined when the kernel's own causal flag (n ==
+/// m) or no mask at all (n == 1) says the same.
+at::Tensor window_mask(std::int64_t n, std::int64_t m, std::int64_t window, const at::TensorOptions& options);
+
+/// Heads [n, heads, head_dim] as LibTorch's kernels of one sequence want them: [1, heads, n, head_dim], no
+/// copy.
+inline at::Tensor heads_first(const at::Tensor& heads) {
+    return heads.transpose(0, 1).unsqueeze(0);
+}
+/// Back, as rows [n, heads * head_dim].
+inline at::Tensor rows_of_heads(const at::Tensor& heads) {
+    return heads.squeeze(0).transpose(0, 1).reshape({heads.size(2), -1});
+}
+
+// qkv is rotated; the gradient is that of qkv. cached_attention is that of attention.h.
+namespace in_fp32 {
+Attended attend(const at::Tensor& qkv, const SequenceOffsets& offsets, const AttentionShape& shape);
+at::Tensor attend_backward(const at::Tensor& g, const at::Tensor& qkv, const Attended& saved,
+                           const SequenceOffsets& offsets, const AttentionShape& shape);
+at::Tensor cached_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                            const AttentionShape& shape);
+}  // namespace in_fp32
+
+namespace in_bf16 {
+Attended attend(const at::Tensor& qkv, const SequenceOffsets& offsets, const AttentionShape& shape);
+at::Tensor attend_backward(const at::Tensor& g, const at::Tensor& qkv, const Attended& saved,
+                           const SequenceOffsets& offsets, const AttentionShape& shape);
+at::Tensor cached_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                            const AttentionShape& shape);
+}  // namespace in_bf16
+
+namespace on_device {
+Attended attend(const at::Tensor& qkv, const SequenceOffsets& offsets, const AttentionShape& shape);
+at::Tensor attend_backward(const at::Tensor& g, const at::Tensor& qkv, const Attended& saved,
+                           const SequenceOffsets& offsets, const AttentionShape& shape);
+at::Tensor cached_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
+                            const AttentionShape& shape);
+}  // namespace on_device
+
+}  // namespace qlora::ops
