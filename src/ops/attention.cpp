@@ -9,9 +9,9 @@
 #include <algorithm>
 
 #include "attention_backends.h"
+#include "head_norms.h"
 #include "if_defined.h"
 #include "qlora/ops/gemm.h"
-#include "qlora/ops/norm.h"
 
 namespace qlora::ops {
 namespace {
@@ -31,50 +31,6 @@ at::Tensor attend_backward(const at::Tensor& g, const at::Tensor& qkv, const Att
     if (qkv.is_cuda()) return on_device::attend_backward(g, qkv, saved, offsets, shape);
     return is_fp32(qkv) ? in_fp32::attend_backward(g, qkv, saved, offsets, shape)
                         : in_bf16::attend_backward(g, qkv, saved, offsets, shape);
-}
-
-/// The rows of all heads from `column` on, as a copy [T * heads, head_dim].
-at::Tensor head_rows(const at::Tensor& qkv, std::int64_t column, std::int64_t heads, std::int64_t head_dim) {
-    return qkv.narrow(1, column, heads * head_dim).reshape({qkv.size(0) * heads, head_dim});
-}
-
-void set_head_rows(at::Tensor& qkv, std::int64_t column, const at::Tensor& rows) {
-    const std::int64_t columns = rows.numel() / qkv.size(0);
-    qkv.narrow(1, column, columns).copy_(rows.view({qkv.size(0), columns}));
-}
-
-/// What the head norms keep for backward.
-struct NormedHeads {
-    at::Tensor qkv;  ///< a copy with normed q and k
-    at::Tensor q_inverse, k_inverse;
-};
-
-NormedHeads norm_heads(const at::Tensor& qkv, const AttentionShape& shape, const HeadNorms& norms) {
-    TORCH_CHECK(!shape.per_head, "norms of heads whose q, k and v lie head by head are not built");
-    NormedHeads out{.qkv = qkv.clone()};
-    const NormResult q = norm_forward(head_rows(qkv, 0, shape.heads, shape.head_dim),
-                                      {.weight = norms.q_weight, .bias = {}, .eps = norms.eps});
-    const NormResult k = norm_forward(head_rows(qkv, shape.q_size(), shape.kv_heads, shape.head_dim),
-                                      {.weight = norms.k_weight, .bias = {}, .eps = norms.eps});
-    set_head_rows(out.qkv, 0, q.y);
-    set_head_rows(out.qkv, shape.q_size(), k.y);
-    out.q_inverse = q.statistics.inverse;
-    out.k_inverse = k.statistics.inverse;
-    return out;
-}
-
-/// Turns the gradient of normed heads into that of raw ones; returns the weight's if wanted.
-at::Tensor norm_heads_backward(at::Tensor& d_qkv, const at::Tensor& raw, std::int64_t column,
-                               std::int64_t heads, std::int64_t head_dim, const at::Tensor& weight,
-                               const at::Tensor& inverse, bool wants_weight) {
-    const at::Tensor dy = head_rows(d_qkv, column, heads, head_dim);
-    const at::Tensor x = head_rows(raw, column, heads, head_dim);
-    const Norm norm{.weight = weight, .bias = {}};
-    const NormStatistics statistics{.inverse = inverse, .mean = {}};
-    at::Tensor d_weight;
-    if (wants_weight) d_weight = norm_weight_gradient(dy, x, norm, statistics);
-    set_head_rows(d_qkv, column, norm_backward(dy, x, norm, statistics));
-    return d_weight;
 }
 
 void rotate_heads(at::Tensor& qkv, const RopeTable& table, const AttentionShape& shape,
@@ -97,15 +53,37 @@ struct Settings {
     SequenceOffsets offsets;
     AttentionShape shape;
     bool turns_pairs;
-    double eps;
+    /// Of the head norms all but weights and biases; none: heads have no norms.
+    std::optional<HeadNorms> norms;
 };
 struct SettingsHolder : torch::CustomClassHolder {
     explicit SettingsHolder(Settings held) : value(std::move(held)) {}
     Settings value;
 };
 
+/// Weights of q and k, then biases if there are any.
+std::vector<at::Tensor> tensors_of(const HeadNorms& norms) {
+    TORCH_CHECK(norms.q.bias.defined() == norms.k.bias.defined(), "biases of head norms go together");
+    std::vector<at::Tensor> out = {norms.q.weight, norms.k.weight};
+    if (norms.q.bias.defined()) out.insert(out.end(), {norms.q.bias, norms.k.bias});
+    return out;
+}
+
+HeadNorms without_tensors(HeadNorms norms) {
+    norms.q.weight = norms.k.weight = norms.q.bias = norms.k.bias = at::Tensor();
+    return norms;
+}
+
+/// Weights and biases in the order of tensors_of.
+HeadNorms with_tensors(HeadNorms norms, at::TensorList tensors) {
+    norms.q.weight = tensors[0];
+    norms.k.weight = tensors[1];
+    if (tensors.size() > 2) norms.q.bias = tensors[2], norms.k.bias = tensors[3];
+    return norms;
+}
+
 struct RotaryAttention : Function<RotaryAttention> {
-    /// Places of the saved tensors; the last five only with head norms.
+    /// Places of the saved tensors. With head norms: the raw qkv, four statistics, weights and biases.
     enum Saved {
         kTurned,
         kOut,
@@ -115,23 +93,25 @@ struct RotaryAttention : Function<RotaryAttention> {
         kCos,
         kSin,
         kRaw,
-        kQueryWeight,
-        kKeyWeight,
         kQueryInverse,
-        kKeyInverse
+        kQueryMean,
+        kKeyInverse,
+        kKeyMean,
+        kNormTensors
     };
 
     static at::Tensor forward(AutogradContext* ctx, const at::Tensor& qkv,
                               const std::optional<at::Tensor>& cos, const std::optional<at::Tensor>& sin,
-                              at::TensorList norm_weights, const Settings& settings) {
+                              at::TensorList norm_tensors, const Settings& settings) {
         const AttentionShape& shape = settings.shape;
         at::Tensor turned = qkv;
         variable_list of_norms;
-        if (!norm_weights.empty()) {
-            NormedHeads normed = norm_heads(
-                qkv, shape, {.q_weight = norm_weights[0], .k_weight = norm_weights[1], .eps = settings.eps});
+        if (settings.norms) {
+            const NormedHeads normed = norm_heads(qkv, shape, with_tensors(*settings.norms, norm_tensors));
             turned = normed.qkv;
-            of_norms = {qkv, norm_weights[0], norm_weights[1], normed.q_inverse, normed.k_inverse};
+            const auto& [q, k] = normed.statistics;
+            of_norms = {qkv, q.inverse, q.mean, k.inverse, k.mean};
+            of_norms.insert(of_norms.end(), norm_tensors.begin(), norm_tensors.end());
         }
         const RopeTable table{.cos = cos.value_or(at::Tensor()),
                               .sin = sin.value_or(at::Tensor()),
@@ -159,14 +139,24 @@ struct RotaryAttention : Function<RotaryAttention> {
         at::Tensor d_qkv = attend_backward(grads[0], saved[kTurned], attended, settings.offsets, shape);
         const RopeTable table{.cos = saved[kCos], .sin = saved[kSin], .pairs = settings.turns_pairs};
         rotate_heads(d_qkv, table, shape, RopeDirection::kBackward);
-        if (saved.size() == kRaw) return {d_qkv, {}, {}, {}};  // no norm weights among the arguments
-        const at::Tensor d_q_weight =
-            norm_heads_backward(d_qkv, saved[kRaw], 0, shape.heads, shape.head_dim, saved[kQueryWeight],
-                                saved[kQueryInverse], ctx->needs_input_grad(3));
-        const at::Tensor d_k_weight =
-            norm_heads_backward(d_qkv, saved[kRaw], shape.q_size(), shape.kv_heads, shape.head_dim,
-                                saved[kKeyWeight], saved[kKeyInverse], ctx->needs_input_grad(4));
-        return {d_qkv, {}, {}, d_q_weight, d_k_weight, {}};
+        variable_list result = {d_qkv, {}, {}};
+        if (settings.norms) {
+            const at::TensorList tensors = at::TensorList(saved).slice(kNormTensors);
+            // Among the arguments that are tensors, which those of an absent table are not.
+            const std::size_t first = table.cos.defined() ? 3 : 1;
+            const auto wants = [&](std::size_t i) {
+                return i < tensors.size() && ctx->needs_input_grad(first + i);
+            };
+            const HeadNormGradients of = norm_heads_backward(
+                d_qkv, saved[kRaw], shape, with_tensors(*settings.norms, tensors),
+                {.q = {.inverse = saved[kQueryInverse], .mean = saved[kQueryMean]},
+                 .k = {.inverse = saved[kKeyInverse], .mean = saved[kKeyMean]}},
+                {.q_weight = wants(0), .k_weight = wants(1), .q_bias = wants(2), .k_bias = wants(3)});
+            result.insert(result.end(), {of.q_weight, of.k_weight});
+            if (tensors.size() > 2) result.insert(result.end(), {of.q_bias, of.k_bias});
+        }
+        result.emplace_back();  // of the settings
+        return result;
     }
 };
 
@@ -212,13 +202,11 @@ std::int64_t SequenceOffsets::longest() const {
 
 at::Tensor rotary_attention(const at::Tensor& qkv, const RopeTable& table, const SequenceOffsets& offsets,
                             const AttentionShape& shape, const HeadNorms* norms) {
-    std::vector<at::Tensor> weights;
-    if (norms != nullptr) weights = {norms->q_weight, norms->k_weight};
-    return RotaryAttention::apply(qkv, if_defined(table.cos), if_defined(table.sin), at::TensorList(weights),
-                                  Settings{.offsets = offsets,
-                                           .shape = shape,
-                                           .turns_pairs = table.pairs,
-                                           .eps = norms == nullptr ? 0.0 : norms->eps});
+    const std::vector<at::Tensor> tensors = norms == nullptr ? std::vector<at::Tensor>() : tensors_of(*norms);
+    Settings settings{.offsets = offsets, .shape = shape, .turns_pairs = table.pairs, .norms = {}};
+    if (norms != nullptr) settings.norms = without_tensors(*norms);
+    return RotaryAttention::apply(qkv, if_defined(table.cos), if_defined(table.sin), at::TensorList(tensors),
+                                  settings);
 }
 
 at::Tensor rotated(const at::Tensor& qkv, const RopeTable& table, const AttentionShape& shape,

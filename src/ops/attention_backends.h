@@ -8,9 +8,9 @@ namespace qlora::ops {
 
 /// What attention gives and keeps for backward.
 struct Attended {
-    at::Tensor out;           ///< [T, q_size]
-    at::Tensor logsumexp;     ///< on the CPU fp32 [T, heads], on a GPU as its kernel returns it
-    at::Tensor seed, offset;  ///< of the GPU's kernels, which ask for them in backward
+    at::Tensor out;                     ///< [T, q_size]
+    at::Tensor logsumexp = {};          ///< on the CPU fp32 [T, heads], on a GPU as its kernel returns it
+    at::Tensor seed = {}, offset = {};  ///< of the GPU's kernels, which ask for them in backward
 };
 
 /// Additive mask [n, m] for the last n of m positions, or undefined when the kernel's own causal flag (n ==

@@ -23,9 +23,9 @@ struct Softmax {
     std::vector<float> p, logsumexp;
 };
 
-Softmax softmax(const std::vector<float>& scores, const Shape& shape, float scale, size_t shift = 0) {
+Softmax softmax(const std::vector<float>& scores, const Shape& shape, ScoreRule rule, size_t shift = 0) {
     Guarded values(scores, shift), logsumexp(shape.rows * kStride);
-    attention_softmax(values.data(), shape.rows, shape.columns, shape.stride(), scale, shape.visible,
+    attention_softmax(values.data(), shape.rows, shape.columns, shape.stride(), rule, shape.visible,
                       logsumexp.data(), kStride);
     EXPECT_TRUE(values.intact() && logsumexp.intact());
     return {values.values(), logsumexp.values()};
@@ -36,10 +36,10 @@ struct Gradients {
 };
 
 Gradients backward(const std::vector<float>& scores, const std::vector<float>& dp, const Shape& shape,
-                   float scale, std::vector<float> logsumexp, std::vector<float> delta, size_t shift = 0) {
+                   ScoreRule rule, std::vector<float> logsumexp, std::vector<float> delta, size_t shift = 0) {
     Guarded values(scores, shift), gradient(dp, shift);
     attention_softmax_backward(values.data(), gradient.data(), shape.rows, shape.columns, shape.stride(),
-                               scale, shape.visible, logsumexp.data(), kStride, delta.data(), kStride);
+                               rule, shape.visible, logsumexp.data(), kStride, delta.data(), kStride);
     EXPECT_TRUE(values.intact() && gradient.intact());
     return {values.values(), gradient.values()};
 }
@@ -74,23 +74,39 @@ std::vector<Shape> shapes() {
 
 class AttentionSoftmax : public OnEveryPath {};
 
+/// What a score counts.
+double counted(double score, ScoreRule rule) {
+    const double x = rule.scale * score;
+    return rule.softcap == 0.0f ? x : rule.softcap * std::tanh(x / rule.softcap);
+}
+double slope(double score, ScoreRule rule) {
+    const double t = rule.softcap == 0.0f ? 0.0 : counted(score, rule) / rule.softcap;
+    return rule.scale * (1.0 - t * t);
+}
+/// Roundings on the way to it: of the product, or of the share of the softcap, tanh and the product with it.
+double roundings(ScoreRule rule) {
+    return rule.softcap == 0.0f ? 1.0 : 8.0;
+}
+
 TEST_P(AttentionSoftmax, FollowsTheFormulaInDouble) {
     for (const Shape& shape : shapes()) {
-        for (float scale : {0.125f, -1.0f, 0.0f}) {
+        for (ScoreRule rule : {ScoreRule{0.125f}, ScoreRule{-1.0f}, ScoreRule{0.0f}, ScoreRule{0.3f, 5.0f},
+                               ScoreRule{0.1f, 50.0f}}) {
             const std::vector<float> scores = gaussian(shape.floats(), 1, 6.0f);
-            const Softmax found = softmax(scores, shape, scale, static_cast<size_t>(shape.columns % 8));
+            const Softmax found = softmax(scores, shape, rule, static_cast<size_t>(shape.columns % 8));
             for (int64_t row = 0; row < shape.rows; ++row) {
                 double max = -INFINITY, sum = 0.0;
                 for (int64_t column = 0; column < shape.columns; ++column) {
                     if (shape.sees(row, column))
-                        max = std::max(max, double{scale} * scores[shape.at(row, column)]);
+                        max = std::max(max, counted(scores[shape.at(row, column)], rule));
                 }
                 for (int64_t column = 0; column < shape.columns; ++column) {
-                    const double x = double{scale} * scores[shape.at(row, column)];
+                    const double x = counted(scores[shape.at(row, column)], rule);
                     if (shape.sees(row, column)) sum += std::exp(x - max);
                 }
                 const float logsumexp = found.logsumexp[static_cast<size_t>(row * kStride)];
-                ASSERT_NEAR(logsumexp, max + std::log(sum), 1e-6 + 2 * kRounding * std::abs(max));
+                ASSERT_NEAR(logsumexp, max + std::log(sum),
+                            1e-6 + (1 + roundings(rule)) * kRounding * std::abs(max));
                 ASSERT_EQ(found.logsumexp[static_cast<size_t>(row * kStride + 1)], -7.0f);
                 for (int64_t column = 0; column < shape.stride(); ++column) {
                     const size_t at = shape.at(row, column);
@@ -99,11 +115,11 @@ TEST_P(AttentionSoftmax, FollowsTheFormulaInDouble) {
                     } else if (!shape.sees(row, column)) {
                         ASSERT_EQ(float_bits(found.p[at]), 0u);
                     } else {
-                        const double x = double{scale} * scores[at];
+                        const double x = counted(scores[at], rule);
                         const double p = std::exp(x - max) / sum;
-                        // scale * score, the maximum's and the difference are rounded, which moves the
-                        // exponential by those errors; it, the inverse of the sum and the product follow.
-                        const double moved = std::abs(x) + std::abs(max) + (max - x);
+                        // The score, the maximum and the difference are rounded, which moves the exponential
+                        // by those errors; it, the inverse of the sum and the product follow.
+                        const double moved = roundings(rule) * (std::abs(x) + std::abs(max)) + (max - x);
                         ASSERT_NEAR(found.p[at], p, p * ((moved + 8) * kRounding + 1e-6));
                     }
                 }
@@ -113,66 +129,71 @@ TEST_P(AttentionSoftmax, FollowsTheFormulaInDouble) {
 }
 
 TEST_P(AttentionSoftmax, BackwardFollowsTheFormulaInDouble) {
-    const float scale = 0.125f;
-    for (const Shape& shape : shapes()) {
-        const std::vector<float> scores = gaussian(shape.floats(), 1, 6.0f), dp = gaussian(shape.floats(), 2);
-        const Softmax forward = softmax(scores, shape, scale);
-        const std::vector<float> delta = deltas(forward.p, dp, shape);
-        const Gradients found = backward(scores, dp, shape, scale, forward.logsumexp, delta,
-                                         static_cast<size_t>(shape.columns % 8));
-        for (int64_t row = 0; row < shape.rows; ++row) {
-            const double logsumexp = forward.logsumexp[static_cast<size_t>(row * kStride)];
-            const double mean = delta[static_cast<size_t>(row * kStride)];
-            for (int64_t column = 0; column < shape.stride(); ++column) {
-                const size_t at = shape.at(row, column);
-                if (column >= shape.columns) {
-                    ASSERT_EQ(found.p[at], scores[at]);
-                    ASSERT_EQ(found.scores[at], dp[at]);
-                    continue;
+    for (const Shape& shape : shapes())
+        for (const ScoreRule rule : {ScoreRule{0.125f}, ScoreRule{0.125f, 4.0f}}) {
+            const std::vector<float> scores = gaussian(shape.floats(), 1, 6.0f),
+                                     dp = gaussian(shape.floats(), 2);
+            const Softmax forward = softmax(scores, shape, rule);
+            const std::vector<float> delta = deltas(forward.p, dp, shape);
+            const Gradients found = backward(scores, dp, shape, rule, forward.logsumexp, delta,
+                                             static_cast<size_t>(shape.columns % 8));
+            for (int64_t row = 0; row < shape.rows; ++row) {
+                const double logsumexp = forward.logsumexp[static_cast<size_t>(row * kStride)];
+                const double mean = delta[static_cast<size_t>(row * kStride)];
+                for (int64_t column = 0; column < shape.stride(); ++column) {
+                    const size_t at = shape.at(row, column);
+                    if (column >= shape.columns) {
+                        ASSERT_EQ(found.p[at], scores[at]);
+                        ASSERT_EQ(found.scores[at], dp[at]);
+                        continue;
+                    }
+                    if (!shape.sees(row, column)) {
+                        ASSERT_EQ(float_bits(found.p[at]), 0u);
+                        ASSERT_EQ(float_bits(found.scores[at]), 0u);
+                        continue;
+                    }
+                    const double x = counted(scores[at], rule);
+                    const double p = std::exp(x - logsumexp);
+                    // A scale of 2^-3 is exact; the difference is rounded, then the exponential's two
+                    // roundings.
+                    const double of_score = rule.softcap == 0.0f ? 0.0 : roundings(rule) * std::abs(x);
+                    const double relative = (std::abs(x - logsumexp) + of_score + 2.1) * kRounding;
+                    ASSERT_NEAR(found.p[at], p, p * relative);
+                    ASSERT_NEAR(found.p[at], forward.p[at], p * 3e-6);
+                    const double expected = slope(scores[at], rule) * p * (dp[at] - mean);
+                    ASSERT_NEAR(found.scores[at], expected,
+                                rule.scale * p * (std::abs(dp[at]) + std::abs(mean)) *
+                                    (relative + (rule.softcap == 0.0f ? 3 : 20) * kRounding));
                 }
-                if (!shape.sees(row, column)) {
-                    ASSERT_EQ(float_bits(found.p[at]), 0u);
-                    ASSERT_EQ(float_bits(found.scores[at]), 0u);
-                    continue;
-                }
-                const double x = scale * double{scores[at]};
-                const double p = std::exp(x - logsumexp);
-                // A scale of 2^-3 is exact; the difference is rounded, then the exponential's two roundings.
-                const double relative = (std::abs(x - logsumexp) + 2.1) * kRounding;
-                ASSERT_NEAR(found.p[at], p, p * relative);
-                ASSERT_NEAR(found.p[at], forward.p[at], p * 2e-6);
-                const double expected = scale * p * (dp[at] - mean);
-                ASSERT_NEAR(found.scores[at], expected,
-                            scale * p * (std::abs(dp[at]) + std::abs(mean)) * (relative + 3 * kRounding));
             }
         }
-    }
 }
 
 TEST_P(AttentionSoftmax, BackwardIsTheSlopeOfForward) {
     const Shape shape = {3, 6, 0, {4, 3}};
-    const double scale = 0.7;
-    const std::vector<float> scores = gaussian(shape.floats(), 1, 2.0f), dp = gaussian(shape.floats(), 2);
-    const Softmax forward = softmax(scores, shape, static_cast<float>(scale));
-    const Gradients found = backward(scores, dp, shape, static_cast<float>(scale), forward.logsumexp,
-                                     deltas(forward.p, dp, shape));
-    const auto objective = [&](const std::vector<double>& values, int64_t row) {
-        double sum = 0.0, weighted = 0.0;
-        for (int64_t column = 0; column < shape.columns; ++column) {
-            if (!shape.sees(row, column)) continue;
-            const double e = std::exp(scale * values[shape.at(row, column)]);
-            sum += e;
-            weighted += e * dp[shape.at(row, column)];
-        }
-        return weighted / sum;
-    };
-    for (int64_t row = 0; row < shape.rows; ++row) {
-        for (int64_t column = 0; column < shape.columns; ++column) {
-            std::vector<double> up(scores.begin(), scores.end()), down = up;
-            up[shape.at(row, column)] += 1e-5;
-            down[shape.at(row, column)] -= 1e-5;
-            const double slope = (objective(up, row) - objective(down, row)) / 2e-5;
-            EXPECT_NEAR(found.scores[shape.at(row, column)], slope, 1e-6);  // values near 1 in fp32
+    for (const ScoreRule rule : {ScoreRule{0.7f}, ScoreRule{0.7f, 1.5f}}) {
+        const std::vector<float> scores = gaussian(shape.floats(), 1, 2.0f), dp = gaussian(shape.floats(), 2);
+        const Softmax forward = softmax(scores, shape, rule);
+        const Gradients found =
+            backward(scores, dp, shape, rule, forward.logsumexp, deltas(forward.p, dp, shape));
+        const auto objective = [&](const std::vector<double>& values, int64_t row) {
+            double sum = 0.0, weighted = 0.0;
+            for (int64_t column = 0; column < shape.columns; ++column) {
+                if (!shape.sees(row, column)) continue;
+                const double e = std::exp(counted(values[shape.at(row, column)], rule));
+                sum += e;
+                weighted += e * dp[shape.at(row, column)];
+            }
+            return weighted / sum;
+        };
+        for (int64_t row = 0; row < shape.rows; ++row) {
+            for (int64_t column = 0; column < shape.columns; ++column) {
+                std::vector<double> up(scores.begin(), scores.end()), down = up;
+                up[shape.at(row, column)] += 1e-5;
+                down[shape.at(row, column)] -= 1e-5;
+                const double steepness = (objective(up, row) - objective(down, row)) / 2e-5;
+                EXPECT_NEAR(found.scores[shape.at(row, column)], steepness, 1e-6);  // values near 1 in fp32
+            }
         }
     }
 }
@@ -181,9 +202,9 @@ TEST_P(AttentionSoftmax, WhatIsNotVisibleHasNoInfluence) {
     for (float hidden : {kNan, kInfinity, 1e30f}) {
         const Shape shape = {4, 40, 0, {30, 11}};
         std::vector<float> scores = gaussian(shape.floats(), 1, 3.0f), dp = gaussian(shape.floats(), 2);
-        const Softmax clean = softmax(scores, shape, 0.5f);
+        const Softmax clean = softmax(scores, shape, {0.5f});
         const std::vector<float> delta = deltas(clean.p, dp, shape);
-        const Gradients clean_gradients = backward(scores, dp, shape, 0.5f, clean.logsumexp, delta);
+        const Gradients clean_gradients = backward(scores, dp, shape, {0.5f}, clean.logsumexp, delta);
         for (int64_t row = 0; row < shape.rows; ++row) {
             for (int64_t column = 0; column < shape.columns; ++column) {
                 if (shape.sees(row, column)) continue;
@@ -191,10 +212,10 @@ TEST_P(AttentionSoftmax, WhatIsNotVisibleHasNoInfluence) {
                 dp[shape.at(row, column)] = hidden;
             }
         }
-        const Softmax found = softmax(scores, shape, 0.5f);
+        const Softmax found = softmax(scores, shape, {0.5f});
         EXPECT_EQ(found.p, clean.p);
         EXPECT_EQ(found.logsumexp, clean.logsumexp);
-        const Gradients gradients = backward(scores, dp, shape, 0.5f, clean.logsumexp, delta);
+        const Gradients gradients = backward(scores, dp, shape, {0.5f}, clean.logsumexp, delta);
         EXPECT_EQ(gradients.p, clean_gradients.p);
         EXPECT_EQ(gradients.scores, clean_gradients.scores);
     }
@@ -205,7 +226,7 @@ TEST_P(AttentionSoftmax, ExtremesGiveTheLimitsAndNanItsRow) {
     std::vector<float> scores(24, -1e4f);
     scores[3] = 1e4f;
     scores[12 + 11] = kNan;
-    const Softmax found = softmax(scores, shape, 1.0f);
+    const Softmax found = softmax(scores, shape, {1.0f});
     for (size_t i = 0; i < 12; ++i) EXPECT_EQ(found.p[i], i == 3 ? 1.0f : 0.0f);
     EXPECT_EQ(found.logsumexp[0], 1e4f);
     for (size_t i = 12; i < 24; ++i) EXPECT_TRUE(std::isnan(found.p[i]));
@@ -215,19 +236,19 @@ TEST_P(AttentionSoftmax, ExtremesGiveTheLimitsAndNanItsRow) {
 TEST_P(AttentionSoftmax, RowsOneByOneGiveTheBitsOfTheWhole) {
     const Shape whole = {7, 50, 2, {44, 21}};
     const std::vector<float> scores = gaussian(whole.floats(), 1, 3.0f), dp = gaussian(whole.floats(), 2);
-    const Softmax forward = softmax(scores, whole, 0.3f);
+    const Softmax forward = softmax(scores, whole, {0.3f});
     const std::vector<float> delta = deltas(forward.p, dp, whole);
-    const Gradients gradients = backward(scores, dp, whole, 0.3f, forward.logsumexp, delta);
+    const Gradients gradients = backward(scores, dp, whole, {0.3f}, forward.logsumexp, delta);
     for (int64_t row = 0; row < whole.rows; ++row) {
         const Shape one = {1, 50, 2, {44 + row, 21}};
         const auto own = [&](const std::vector<float>& values) {
             return part(values, row * whole.stride(), whole.stride());
         };
-        const Softmax found = softmax(own(scores), one, 0.3f, static_cast<size_t>(row));
+        const Softmax found = softmax(own(scores), one, {0.3f}, static_cast<size_t>(row));
         EXPECT_EQ(found.p, own(forward.p));
         EXPECT_EQ(found.logsumexp[0], forward.logsumexp[static_cast<size_t>(row * kStride)]);
         const Gradients back =
-            backward(own(scores), own(dp), one, 0.3f, found.logsumexp, part(delta, row * kStride, kStride));
+            backward(own(scores), own(dp), one, {0.3f}, found.logsumexp, part(delta, row * kStride, kStride));
         EXPECT_EQ(back.p, own(gradients.p));
         EXPECT_EQ(back.scores, own(gradients.scores));
     }
@@ -237,10 +258,10 @@ TEST_P(AttentionSoftmax, ImpossibleArgumentsThrow) {
     float x[16] = {}, y[16] = {}, z[4] = {};
     const auto both_throw = [&](int64_t rows, int64_t columns, int64_t stride, VisibleColumns visible,
                                 int64_t out_stride) {
-        EXPECT_THROW(attention_softmax(x, rows, columns, stride, 1.0f, visible, z, out_stride),
+        EXPECT_THROW(attention_softmax(x, rows, columns, stride, {1.0f}, visible, z, out_stride),
                      std::invalid_argument);
         EXPECT_THROW(
-            attention_softmax_backward(x, y, rows, columns, stride, 1.0f, visible, z, out_stride, z, 1),
+            attention_softmax_backward(x, y, rows, columns, stride, {1.0f}, visible, z, out_stride, z, 1),
             std::invalid_argument);
     };
     both_throw(-1, 4, 4, {1, 0}, 1);
@@ -250,8 +271,11 @@ TEST_P(AttentionSoftmax, ImpossibleArgumentsThrow) {
     both_throw(1, 4, 4, {1, -1}, 1);
     both_throw(2, 4, 4, {4, 0}, 1);  // the second row would see a fifth column
     both_throw(1, 4, 4, {1, 0}, 0);
-    EXPECT_THROW(attention_softmax_backward(x, y, 1, 4, 4, 1.0f, {1, 0}, z, 1, z, 0), std::invalid_argument);
-    EXPECT_NO_THROW(attention_softmax(x, 2, 4, 4, 1.0f, {3, 0}, z, 1));
+    EXPECT_THROW(attention_softmax_backward(x, y, 1, 4, 4, {1.0f}, {1, 0}, z, 1, z, 0),
+                 std::invalid_argument);
+    EXPECT_THROW(attention_softmax(x, 1, 4, 4, {1.0f, -1.0f}, {1, 0}, z, 1), std::invalid_argument);
+    EXPECT_THROW(attention_softmax(x, 1, 4, 4, {1.0f, kInfinity}, {1, 0}, z, 1), std::invalid_argument);
+    EXPECT_NO_THROW(attention_softmax(x, 2, 4, 4, {1.0f}, {3, 0}, z, 1));
 }
 
 INSTANTIATE_TEST_SUITE_P(Paths, AttentionSoftmax, testing::ValuesIn(supported_sets()), set_name);
@@ -260,12 +284,13 @@ TEST(AttentionSoftmaxPaths, GiveTheSameBits) {
     for (const Shape& shape : shapes()) {
         const std::vector<float> dp = gaussian(shape.floats(), 2);
         for (const auto& scores : {gaussian(shape.floats(), 1, 6.0f), wild_values(shape.floats(), 3)}) {
-            expect_same_bits_on_every_path([&] {
-                const Softmax found = softmax(scores, shape, 0.3f);
-                const Gradients back =
-                    backward(scores, dp, shape, 0.3f, found.logsumexp, deltas(found.p, dp, shape));
-                return joined(joined(found.p, found.logsumexp), joined(back.p, back.scores));
-            });
+            for (const ScoreRule rule : {ScoreRule{0.3f}, ScoreRule{0.3f, 2.0f}})
+                expect_same_bits_on_every_path([&] {
+                    const Softmax found = softmax(scores, shape, rule);
+                    const Gradients back =
+                        backward(scores, dp, shape, rule, found.logsumexp, deltas(found.p, dp, shape));
+                    return joined(joined(found.p, found.logsumexp), joined(back.p, back.scores));
+                });
         }
     }
 }

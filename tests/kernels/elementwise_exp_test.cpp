@@ -10,7 +10,7 @@ std::vector<float> exp_of(std::vector<float> x) {
     std::vector<float> dp(x.size());
     const float logsumexp = 0.0f, delta = 0.0f;
     const int64_t n = static_cast<int64_t>(x.size());
-    attention_softmax_backward(x.data(), dp.data(), 1, n, n, 1.0f, {n, 0}, &logsumexp, 1, &delta, 1);
+    attention_softmax_backward(x.data(), dp.data(), 1, n, n, {1.0f}, {n, 0}, &logsumexp, 1, &delta, 1);
     return x;
 }
 

@@ -3,6 +3,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
+#include <ATen/ops/matmul.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/pow.h>
@@ -10,10 +11,12 @@
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/sqrt.h>
 #include <ATen/ops/stack.h>
+#include <ATen/ops/tanh.h>
 #include <ATen/ops/zeros.h>
 
 #include <cmath>
 
+#include "ops/capped_attention.h"
 #include "ops/reference.h"
 
 namespace qlora::ops {
@@ -31,6 +34,7 @@ struct Case {
     std::int64_t window;
     double scale = 0.0;  // 0: 1 / sqrt(head_dim)
     bool per_head = false;
+    double softcap = 0.0;
 
     AttentionShape shape() const {
         return {.heads = heads,
@@ -38,6 +42,7 @@ struct Case {
                 .head_dim = head_dim,
                 .window = window,
                 .scale = scale != 0.0 ? scale : 1.0 / std::sqrt(static_cast<double>(head_dim)),
+                .softcap = softcap,
                 .per_head = per_head};
     }
 };
@@ -77,7 +82,8 @@ at::Tensor exact_attention(const at::Tensor& q, const at::Tensor& k, const at::T
                     if (j > i || (c.window > 0 && j <= i - c.window)) hidden[i][j] = true;
                 }
             }
-            const at::Tensor scores = at::mm(queries, keys.t()) * c.shape().scale;
+            at::Tensor scores = at::mm(queries, keys.t()) * c.shape().scale;
+            if (c.softcap != 0.0) scores = c.softcap * at::tanh(scores / c.softcap);
             heads.push_back(at::mm(at::softmax(scores.masked_fill(hidden, -INFINITY), 1), values));
         }
         sequences.push_back(at::cat(heads, 1));
@@ -101,7 +107,10 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"own_scale", 4, 2, 8, {0, 12, 31}, 0, 0.11},
                     Case{"own_scale_window", 4, 2, 8, {0, 12, 70}, 9, 0.7},
                     Case{"per_head", 3, 3, 8, {0, 12, 61}, 0, 0.0, true},
-                    Case{"per_head_window", 3, 3, 8, {0, 12, 70}, 9, 0.2, true}),
+                    Case{"per_head_window", 3, 3, 8, {0, 12, 70}, 9, 0.2, true},
+                    Case{"softcap", 4, 2, 8, {0, 1, 12, 61}, 0, 0.5, false, 2.0},
+                    Case{"softcap_window", 4, 2, 8, {0, 12, 70}, 9, 0.0, false, 0.7},
+                    Case{"softcap_per_head", 3, 3, 8, {0, 12, 61}, 20, 0.4, true, 1.5}),
     [](const auto& chosen) { return chosen.param.name; });
 
 TEST_P(Attention, equals_the_definition_in_fp64) {
@@ -126,6 +135,7 @@ at::Tensor sdpa(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, d
 
 TEST_P(Attention, bf16_rounds_as_transformers_sdpa_does) {
     const Case& c = GetParam();
+    if (c.softcap != 0.0) GTEST_SKIP() << "transformers runs eager attention";
     const std::int64_t tokens = c.offsets.back();
     const at::Tensor q = gaussian({tokens, c.heads, c.head_dim}, 1).to(at::kBFloat16);
     const at::Tensor k = gaussian({tokens, c.kv_heads, c.head_dim}, 2).to(at::kBFloat16);
@@ -270,25 +280,136 @@ TEST(RotaryAttention, every_way_to_turn_equals_autograd_in_fp64) {
     }
 }
 
+/// Of every kind: the formula, rounded nowhere.
+at::Tensor exact_norm(const at::Tensor& x, const Norm& norm) {
+    const at::Tensor centred = norm.kind == kernels::NormKind::kLayer ? x - x.mean(-1, true) : x;
+    const at::Tensor y = norm.weight * centred / at::sqrt(centred.pow(2).mean(-1, true) + norm.eps);
+    return norm.bias.defined() ? y + norm.bias : y;
+}
+
+struct NormCase {
+    std::string name;
+    kernels::NormKind kind = kernels::NormKind::kRms;
+    bool whole_rows = false, own = false, bias = false;
+};
+
 TEST(RotaryAttention, head_norms_and_rotation_equal_autograd_in_fp64) {
-    const Case c{"", 4, 2, 8, {0, 8, 21}, 0};
-    const RopeTable table = table_of(c.offsets, c.head_dim, false);
-    const auto norm = [](const at::Tensor& x, const at::Tensor& weight) {
-        return weight * x / at::sqrt(x.pow(2).mean(-1, true) + 1e-6);
+    using kernels::NormKind;
+    for (const bool turns : {true, false}) {
+        for (const NormCase& n : {NormCase{"heads"}, NormCase{"whole_rows", NormKind::kRmsLate, true},
+                                  NormCase{"layer", NormKind::kLayer, false, false, true},
+                                  NormCase{"own_layer", NormKind::kLayer, false, true},
+                                  NormCase{"own_layer_bias", NormKind::kLayer, false, true, true}}) {
+            SCOPED_TRACE(n.name + (turns ? " turned" : ""));
+            const Case c{"", 4, 2, 8, {0, 8, 21}, 0};
+            const RopeTable table = turns ? table_of(c.offsets, c.head_dim, false) : RopeTable{};
+            const auto sizes = [&](std::int64_t heads) {
+                if (n.own) return std::vector<std::int64_t>{heads, c.head_dim};
+                return std::vector<std::int64_t>{n.whole_rows ? heads * c.head_dim : c.head_dim};
+            };
+            std::vector<at::Tensor> inputs = {gaussian({c.offsets.back(), 8 * c.head_dim}, 1),
+                                              gaussian(sizes(c.heads), 2), gaussian(sizes(c.kv_heads), 3)};
+            if (n.bias) {
+                inputs.push_back(gaussian(sizes(c.heads), 4));
+                inputs.push_back(gaussian(sizes(c.kv_heads), 5));
+            }
+            const auto norm = [&](const std::vector<at::Tensor>& in, std::size_t which) {
+                return Norm{.kind = n.kind,
+                            .weight = in[1 + which],
+                            .bias = n.bias ? in[3 + which] : at::Tensor(),
+                            .eps = 1e-6};
+            };
+            expect_equal_with_gradients(
+                inputs,
+                [&](const auto& in) {
+                    const HeadNorms norms{.q = norm(in, 0), .k = norm(in, 1), .whole_rows = n.whole_rows};
+                    return rotary_attention(in[0].clone(), table, c.offsets, c.shape(), &norms);
+                },
+                [&](const auto& in) {
+                    std::vector<at::Tensor> heads = heads_of(in[0], c);
+                    for (std::size_t which : {0, 1}) {
+                        at::Tensor& x = heads[which];
+                        const at::IntArrayRef shape = x.sizes();
+                        x = n.whole_rows ? exact_norm(x.flatten(1), norm(in, which)).view(shape)
+                                         : exact_norm(x, norm(in, which));
+                        if (turns) x = turn(x, table);
+                    }
+                    return exact_attention(heads[0], heads[1], heads[2], c);
+                },
+                kAttentionBound);
+        }
+    }
+}
+
+/// As transformers' eager attention of gemma2 computes, in the dtype of q; of one sequence.
+at::Tensor eager(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Case& c) {
+    const auto heads_first = [&](const at::Tensor& x) {
+        return x.transpose(0, 1).repeat_interleave(c.heads / x.size(1), 0);
     };
-    expect_equal_with_gradients(
-        {gaussian({c.offsets.back(), 8 * c.head_dim}, 1), gaussian({c.head_dim}, 2),
-         gaussian({c.head_dim}, 3)},
-        [&](const auto& in) {
-            const HeadNorms norms{.q_weight = in[1], .k_weight = in[2], .eps = 1e-6};
-            return rotary_attention(in[0].clone(), table, c.offsets, c.shape(), &norms);
-        },
-        [&](const auto& in) {
-            const std::vector<at::Tensor> heads = heads_of(in[0], c);
-            return exact_attention(turn(norm(heads[0], in[1]), table), turn(norm(heads[1], in[2]), table),
-                                   heads[2], c);
-        },
+    const at::Tensor place = at::arange(q.size(0), at::kLong);
+    at::Tensor hidden = place.unsqueeze(0).gt(place.unsqueeze(1));
+    if (c.window > 0) hidden = hidden.logical_or(place.unsqueeze(0).le(place.unsqueeze(1) - c.window));
+    at::Tensor scores = at::matmul(heads_first(q), heads_first(k).transpose(1, 2)) * c.shape().scale;
+    scores = at::tanh(scores / c.softcap) * c.softcap;
+    const at::Tensor p = at::softmax(scores.masked_fill(hidden, -INFINITY), -1, at::kFloat);
+    return at::matmul(p.to(q.scalar_type()), heads_first(v)).transpose(0, 1).flatten(1);
+}
+
+/// 32 heads of 600 tokens are several blocks of query rows.
+TEST(CappedAttention, bf16_rounds_as_transformers_eager_attention_does) {
+    for (const Case& c : {Case{"", 32, 4, 8, {0, 600}, 0, 0.5, false, 3.0},
+                          Case{"", 32, 8, 8, {0, 600}, 150, 0.5, false, 3.0}}) {
+        std::vector<at::Tensor> mine, theirs;
+        for (std::uint64_t i : {0, 1, 2}) {
+            const at::Tensor x =
+                gaussian({600, i == 0 ? c.heads : c.kv_heads, c.head_dim}, i + 1).to(at::kBFloat16);
+            mine.push_back(x.clone().requires_grad_());
+            theirs.push_back(x.clone().requires_grad_());
+        }
+        const at::Tensor y = causal_attention(mine[0], mine[1], mine[2], c.offsets, c);
+        const at::Tensor z = eager(theirs[0], theirs[1], theirs[2], c);
+        // Sums may have another order: a few results round to the neighbour.
+        EXPECT_LE(difference(y.detach(), z.detach()), 2 * kBf16Rounding);
+        EXPECT_LE(y.ne(z).to(at::kDouble).mean().item<double>(), 0.02);
+        const at::Tensor g = gaussian(y.sizes(), 9).to(at::kBFloat16);
+        y.backward(g);
+        z.backward(g);
+        // Ours sums the gradients of shared keys and values in fp32, where theirs is rounded on the way.
+        for (std::size_t i = 0; i < 3; ++i)
+            EXPECT_LE(difference(mine[i].grad(), theirs[i].grad()), 3 * kBf16Rounding) << i;
+    }
+}
+
+TEST(CappedAttention, by_libtorchs_operations_equals_the_blocks_of_fp32) {
+    const Case c{"", 32, 4, 8, {0, 1, 500, 1100}, 200, 0.5, false, 3.0};
+    const at::Tensor qkv = gaussian({1100, 40 * 8}, 1), g = gaussian({1100, 32 * 8}, 2);
+    const at::Tensor input = qkv.clone().requires_grad_();
+    const at::Tensor out = rotary_attention(input.clone(), {}, c.offsets, c.shape(), nullptr);
+    out.backward(g);
+    EXPECT_LE(difference(capped_attention(qkv, SequenceOffsets(c.offsets), c.shape()), out.detach()),
+              kAttentionBound);
+    EXPECT_LE(
+        difference(capped_attention_backward(g, qkv, SequenceOffsets(c.offsets), c.shape()), input.grad()),
         kAttentionBound);
+}
+
+/// KvCache drops them, and must not change what is generated.
+TEST(CachedAttention, keys_before_the_window_may_be_missing_in_whole_blocks) {
+    constexpr std::int64_t kKeys = 1700, kDropped = 1536;
+    for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
+        for (const double softcap : {0.0, 2.0}) {
+            const Case c{"", 4, 2, 16, {}, 100, 0.0, false, softcap};
+            const at::Tensor k = gaussian({kKeys, 2, 16}, 1).to(type),
+                             v = gaussian({kKeys, 2, 16}, 2).to(type);
+            for (const std::int64_t n : {1, 2, 64}) {
+                const at::Tensor q = gaussian({n, 4, 16}, 3).to(type);
+                EXPECT_TRUE(
+                    cached_attention(q, k, v, c.shape())
+                        .equal(cached_attention(q, k.slice(0, kDropped), v.slice(0, kDropped), c.shape())))
+                    << n << " queries, softcap " << softcap;
+            }
+        }
+    }
 }
 
 }  // namespace

@@ -89,14 +89,20 @@ struct VisibleColumns {
     int64_t limit;   ///< last column + 1 that row 0 sees; at least 1
     int64_t window;  ///< 0 = all
 };
-/// scores [rows, columns] (row stride `stride`) become softmax(scale * scores) over the visible columns and 0
-/// elsewhere; logsumexp[row * logsumexp_stride] of the scaled visible scores.
-void attention_softmax(float* scores, int64_t rows, int64_t columns, int64_t stride, float scale,
+/// What a raw score counts: scale * score, with a softcap softcap * tanh(scale * score / softcap).
+struct ScoreRule {
+    float scale;
+    float softcap = 0.0f;  ///< 0: none
+};
+/// scores [rows, columns] (row stride `stride`) become the softmax of what they count over the visible
+/// columns and 0 elsewhere; logsumexp[row * logsumexp_stride] of what the visible ones count.
+void attention_softmax(float* scores, int64_t rows, int64_t columns, int64_t stride, ScoreRule rule,
                        VisibleColumns visible, float* logsumexp, int64_t logsumexp_stride);
 /// From raw scores and dp (the gradient of the probabilities, same layout): scores become the probabilities p
-/// and dp becomes the gradient of the raw scores, scale * p * (dp - delta[row]); both 0 where not visible.
+/// and dp becomes the gradient of the raw scores, slope * p * (dp - delta[row]) with the slope of what a
+/// score counts; both 0 where not visible.
 void attention_softmax_backward(float* scores, float* dp, int64_t rows, int64_t columns, int64_t stride,
-                                float scale, VisibleColumns visible, const float* logsumexp,
+                                ScoreRule rule, VisibleColumns visible, const float* logsumexp,
                                 int64_t logsumexp_stride, const float* delta, int64_t delta_stride);
 
 }  // namespace qlora::kernels::cpu

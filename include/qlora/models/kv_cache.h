@@ -8,25 +8,31 @@
 namespace qlora::models {
 
 /// Keys and values of one sequence, for generation. One growing buffer a layer, [capacity, kv_heads,
-/// head_dim].
+/// head_dim]; what lies before the window of a layer that has one is dropped in time.
 class KvCache {
   public:
-    explicit KvCache(std::size_t layers) : keys_(layers), values_(layers) {}
+    explicit KvCache(std::size_t layers) : layers_(layers) {}
 
     /// Positions filled by completed passes; the next token's position.
     std::int64_t length() const { return length_; }
     void advance(std::int64_t tokens) { length_ += tokens; }
+    /// Of all layers, with the room to grow.
+    std::int64_t bytes() const;
 
     struct KeysValues {
         at::Tensor keys, values;
     };
-    /// Stores the new rows k, v [n, kv_heads, head_dim] of a layer behind the `length()` old ones; returns
-    /// all of them.
-    KeysValues append(std::int64_t layer, const at::Tensor& k, const at::Tensor& v);
+    /// Stores the new rows k, v [n, kv_heads, head_dim] of a layer behind the old ones; returns all that are
+    /// kept: all `length()` + n, or with a window (0: none) at least those that the new rows see.
+    KeysValues append(std::int64_t layer, const at::Tensor& k, const at::Tensor& v, std::int64_t window);
 
   private:
-    std::vector<at::Tensor> keys_;
-    std::vector<at::Tensor> values_;
+    struct Layer {
+        at::Tensor keys, values;
+        std::int64_t dropped = 0;  ///< positions before the first row
+    };
+
+    std::vector<Layer> layers_;
     std::int64_t length_ = 0;
 };
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "qlora/ops/norm.h"
 #include "qlora/ops/rope.h"
 
 namespace qlora::ops {
@@ -16,6 +17,7 @@ struct AttentionShape {
     std::int64_t head_dim;
     std::int64_t window = 0;  ///< tokens that one sees, itself among them; 0: all before it
     double scale;             ///< of the scores
+    double softcap = 0.0;     ///< scores become softcap * tanh(score / softcap); 0: they stay
     bool per_head = false;    ///< a row is q, k and v of head after head, else all of q, then of k, then of v
 
     std::int64_t q_size() const { return heads * head_dim; }
@@ -39,15 +41,17 @@ struct SequenceOffsets {
     at::Tensor device;  ///< the same, int32, where attention runs on a GPU
 };
 
-/// RMSNorm of each query and key head before the rotation (Qwen3's q_norm and k_norm).
+/// Norms of queries and keys before the rotation. Weights (and biases, of both or of none) are [head_dim] for
+/// all heads of q or of k, [heads, head_dim] where each head has its own, or those of whole rows.
 struct HeadNorms {
-    at::Tensor q_weight, k_weight;  ///< [head_dim]
-    double eps = 0.0;
+    Norm q, k;
+    bool whole_rows = false;  ///< each goes over all heads of a row: weights [heads * head_dim]
 };
 
 /// Rotary position embedding and causal attention of each sequence alone. qkv [T, q_size + 2 kv_size] is
 /// consumed: without head norms it is rotated in place, and not at all without a table. Softmax in fp32; in
-/// bf16 the probabilities are rounded before they meet v, as in transformers' sdpa attention. Result [T,
+/// bf16 the probabilities are rounded before they meet v, as in transformers' sdpa attention, and with a
+/// softcap scores are rounded too, as in its eager attention. Result [T,
 /// q_size]. One node for all sequences.
 at::Tensor rotary_attention(const at::Tensor& qkv, const RopeTable& table, const SequenceOffsets& offsets,
                             const AttentionShape& shape, const HeadNorms* norms);

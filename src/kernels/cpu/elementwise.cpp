@@ -54,6 +54,11 @@ void check_attention(const char* function, int64_t rows, int64_t columns, int64_
     check(rows == 0 || visible.limit <= columns - (rows - 1), "the last row sees more than all columns");
 }
 
+void require_softcap(ScoreRule rule) {
+    require(rule.softcap >= 0.0f && std::isfinite(rule.softcap),
+            "attention_softmax: the softcap is negative or not finite");
+}
+
 }  // namespace
 
 void rms_norm(const float* x, const float* weight, double eps, int64_t rows, int64_t size, float* y,
@@ -147,18 +152,20 @@ void score_rows(const float* logits, const int64_t* targets, int64_t rows, int64
     path().score_rows(logits, targets, rows, columns, logprobs, correct);
 }
 
-void attention_softmax(float* scores, int64_t rows, int64_t columns, int64_t stride, float scale,
+void attention_softmax(float* scores, int64_t rows, int64_t columns, int64_t stride, ScoreRule rule,
                        VisibleColumns visible, float* logsumexp, int64_t logsumexp_stride) {
+    require_softcap(rule);
     check_attention("attention_softmax", rows, columns, stride, visible, logsumexp_stride >= 1);
-    path().attention_softmax(scores, rows, columns, stride, scale, visible, logsumexp, logsumexp_stride);
+    path().attention_softmax(scores, rows, columns, stride, rule, visible, logsumexp, logsumexp_stride);
 }
 
 void attention_softmax_backward(float* scores, float* dp, int64_t rows, int64_t columns, int64_t stride,
-                                float scale, VisibleColumns visible, const float* logsumexp,
+                                ScoreRule rule, VisibleColumns visible, const float* logsumexp,
                                 int64_t logsumexp_stride, const float* delta, int64_t delta_stride) {
+    require_softcap(rule);
     check_attention("attention_softmax_backward", rows, columns, stride, visible,
                     logsumexp_stride >= 1 && delta_stride >= 1);
-    path().attention_softmax_backward(scores, dp, rows, columns, stride, scale, visible, logsumexp,
+    path().attention_softmax_backward(scores, dp, rows, columns, stride, rule, visible, logsumexp,
                                       logsumexp_stride, delta, delta_stride);
 }
 

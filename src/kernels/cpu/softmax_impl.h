@@ -2,6 +2,7 @@
 
 #include <cmath>
 
+#include "qlora/kernels/tanh_math.h"
 #include "vector_exp.h"
 
 namespace qlora::kernels::cpu::QLORA_PATH {
@@ -122,13 +123,21 @@ static void clear_outside(float* row, ColumnRange range, int64_t columns) {
     __builtin_memset(row + range.last, 0, static_cast<size_t>(columns - range.last) * sizeof(float));
 }
 
-static void attention_softmax(float* scores, int64_t rows, int64_t columns, int64_t stride, float scale,
+static void attention_softmax(float* scores, int64_t rows, int64_t columns, int64_t stride, ScoreRule rule,
                               VisibleColumns visible, float* logsumexp, int64_t logsumexp_stride) {
-    const Floats factor = all<Floats>(scale);
+    const bool capped = rule.softcap != 0.0f;
+    const Floats factor = all<Floats>(capped ? 1.0f : rule.scale), cap = all<Floats>(rule.softcap);
+    const Floats share = all<Floats>(capped ? rule.scale / rule.softcap : 0.0f);
     for (int64_t row = 0; row < rows; ++row, scores += stride) {
         const ColumnRange range = columns_of(visible, row);
         float* seen = scores + range.first;
         const int64_t count = range.last - range.first;
+        if (capped) {
+            walk(
+                count, [&](auto place) __attribute__((always_inline)) {
+                    store(seen, place, cap * tanh_lanes<RowLanes>(load(seen, place) * share));
+                });
+        }
         const auto scaled = [&](auto place) __attribute__((always_inline)) {
             return padded(load(seen, place) * factor, place, kNoScore);
         };
@@ -150,22 +159,36 @@ static void attention_softmax(float* scores, int64_t rows, int64_t columns, int6
 }
 
 static void attention_softmax_backward(float* scores, float* dp, int64_t rows, int64_t columns,
-                                       int64_t stride, float scale, VisibleColumns visible,
+                                       int64_t stride, ScoreRule rule, VisibleColumns visible,
                                        const float* logsumexp, int64_t logsumexp_stride, const float* delta,
                                        int64_t delta_stride) {
-    const Floats factor = all<Floats>(scale);
+    const bool capped = rule.softcap != 0.0f;
+    const Floats factor = all<Floats>(rule.scale), cap = all<Floats>(rule.softcap);
+    const Floats share = all<Floats>(capped ? rule.scale / rule.softcap : 0.0f);
+    const Floats one = all<Floats>(1.0f);
     for (int64_t row = 0; row < rows; ++row, scores += stride, dp += stride) {
         const ColumnRange range = columns_of(visible, row);
+        const int64_t count = range.last - range.first;
         float* seen = scores + range.first;
         float* gradient = dp + range.first;
         const Floats shift = all<Floats>(logsumexp[row * logsumexp_stride]);
         const Floats mean = all<Floats>(delta[row * delta_stride]);
-        walk(
-            range.last - range.first, [&](auto place) __attribute__((always_inline)) {
-                const Floats p = exp_lanes(load(seen, place) * factor - shift);
-                store(seen, place, p);
-                store(gradient, place, factor * p * (load(gradient, place) - mean));
-            });
+        if (capped) {
+            walk(
+                count, [&](auto place) __attribute__((always_inline)) {
+                    const Floats t = tanh_lanes<RowLanes>(load(seen, place) * share);
+                    const Floats p = exp_lanes(cap * t - shift);
+                    store(seen, place, p);
+                    store(gradient, place, factor * (one - t * t) * p * (load(gradient, place) - mean));
+                });
+        } else {
+            walk(
+                count, [&](auto place) __attribute__((always_inline)) {
+                    const Floats p = exp_lanes(load(seen, place) * factor - shift);
+                    store(seen, place, p);
+                    store(gradient, place, factor * p * (load(gradient, place) - mean));
+                });
+        }
         clear_outside(scores, range, columns);
         clear_outside(dp, range, columns);
     }

@@ -21,12 +21,14 @@ class AttentionBlock final : public Block {
         : linears_(attention.entry, attention.output),
           q_norm_(make_head_norm(attention.q_norm)),
           k_norm_(make_head_norm(attention.k_norm)),
+          norms_rows_(attention.norm_span == spec::Attention::NormSpan::kRow),
           rope_(attention.rope),
           shape_{.heads = attention.heads,
                  .kv_heads = attention.kv_heads,
                  .head_dim = attention.head_dim,
                  .window = attention.window,
                  .scale = attention.scale,
+                 .softcap = attention.softcap,
                  .per_head = attention.layout == spec::Attention::Layout::kPerHead} {
         TORCH_CHECK(q_norm_.has_value() == k_norm_.has_value(), attention.output.path,
                     ": norms of q and k go together");
@@ -36,7 +38,7 @@ class AttentionBlock final : public Block {
     ops::Projections entry(const LayerPass& pass) const override { return linears_.entry(pass); }
     at::Tensor inner(const at::Tensor& entered, const LayerPass& pass) const override {
         std::optional<ops::HeadNorms> head_norms;
-        if (q_norm_) head_norms = {q_norm_->used().weight, k_norm_->used().weight, q_norm_->used().eps};
+        if (q_norm_) head_norms = {q_norm_->used(), k_norm_->used(), norms_rows_};
         const ops::HeadNorms* norms = head_norms ? &*head_norms : nullptr;
         const ops::RopeTable table = rope_ ? pass.ropes.at(*rope_) : ops::RopeTable{};
         const at::Tensor attended = pass.caches.empty()
@@ -69,7 +71,7 @@ class AttentionBlock final : public Block {
         for (std::size_t s = 0; s < pass.caches.size(); ++s) {
             const std::int64_t begin = pass.offsets.host[s], n = pass.offsets.host[s + 1] - begin;
             const ops::HeadsOfRows heads(qkv.narrow(0, begin, n), shape_);
-            const auto [keys, values] = pass.caches[s]->append(pass.layer, heads.k, heads.v);
+            const auto [keys, values] = pass.caches[s]->append(pass.layer, heads.k, heads.v, shape_.window);
             attended.narrow(0, begin, n).copy_(ops::cached_attention(heads.q, keys, values, shape_));
         }
         return attended;
@@ -77,6 +79,7 @@ class AttentionBlock final : public Block {
 
     BlockLinears linears_;
     std::optional<nn::Norm> q_norm_, k_norm_;
+    bool norms_rows_;                  ///< each goes over all heads
     std::optional<std::size_t> rope_;  ///< in LayerPass::ropes; none: no token turns
     ops::AttentionShape shape_;
 };

@@ -4,6 +4,7 @@
 #include <ATen/ops/empty_like.h>
 
 #include "../attention_backends.h"
+#include "../capped_attention.h"
 #include "../if_defined.h"
 
 /// LibTorch's kernel rounds as transformers' sdpa attention does.
@@ -23,6 +24,7 @@ struct HeadsFirst {
 }  // namespace
 
 Attended attend(const at::Tensor& qkv, const SequenceOffsets& offsets, const AttentionShape& shape) {
+    if (shape.softcap != 0.0) return {.out = capped_attention(qkv, offsets, shape)};
     const HeadsOfRows rows(qkv, shape);
     Attended result{.out = at::empty({qkv.size(0), shape.q_size()}, qkv.options()),
                     .logsumexp = at::empty({qkv.size(0), shape.heads}, at::kFloat)};
@@ -40,6 +42,7 @@ Attended attend(const at::Tensor& qkv, const SequenceOffsets& offsets, const Att
 
 at::Tensor attend_backward(const at::Tensor& g, const at::Tensor& qkv, const Attended& saved,
                            const SequenceOffsets& offsets, const AttentionShape& shape) {
+    if (shape.softcap != 0.0) return capped_attention_backward(g, qkv, offsets, shape);
     at::Tensor d_qkv = at::empty_like(qkv);
     const at::Tensor d_out = g.contiguous();
     const HeadsOfRows rows(qkv, shape), d_rows(d_qkv, shape);
@@ -65,6 +68,7 @@ at::Tensor attend_backward(const at::Tensor& g, const at::Tensor& qkv, const Att
 
 at::Tensor cached_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                             const AttentionShape& shape) {
+    if (shape.softcap != 0.0) return capped_attention(q, k, v, shape);
     const std::int64_t n = q.size(0), m = k.size(0);
     const at::Tensor mask = window_mask(n, m, shape.window, q.options());
     const auto [y, logsumexp] = at::_scaled_dot_product_flash_attention_for_cpu(

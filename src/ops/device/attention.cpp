@@ -6,6 +6,7 @@
 #include <ATen/ops/scaled_dot_product_attention.h>
 
 #include "../attention_backends.h"
+#include "../capped_attention.h"
 #include "../if_defined.h"
 #include "qlora/ops/device.h"
 
@@ -49,6 +50,7 @@ at::Tensor summed(const at::Tensor& x, const AttentionShape& shape) {
 }  // namespace
 
 Attended attend(const at::Tensor& qkv, const SequenceOffsets& offsets, const AttentionShape& shape) {
+    if (shape.softcap != 0.0) return {.out = capped_attention(qkv, offsets, shape)};
     const HeadsOfRows in(qkv, shape);
     const std::int64_t longest = offsets.longest();
     if (uses_flash(qkv, shape)) {
@@ -66,6 +68,7 @@ Attended attend(const at::Tensor& qkv, const SequenceOffsets& offsets, const Att
 
 at::Tensor attend_backward(const at::Tensor& g, const at::Tensor& qkv, const Attended& saved,
                            const SequenceOffsets& offsets, const AttentionShape& shape) {
+    if (shape.softcap != 0.0) return capped_attention_backward(g, qkv, offsets, shape);
     const HeadsOfRows in(qkv, shape);
     const std::int64_t longest = offsets.longest();
     const at::Tensor d_out = g.contiguous().unflatten(1, {shape.heads, shape.head_dim});
@@ -93,6 +96,7 @@ at::Tensor attend_backward(const at::Tensor& g, const at::Tensor& qkv, const Att
 
 at::Tensor cached_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                             const AttentionShape& shape) {
+    if (shape.softcap != 0.0) return capped_attention(q, k, v, shape);
     const std::int64_t n = q.size(0), m = k.size(0);
     const at::Tensor mask = window_mask(n, m, shape.window, q.options());
     return rows_of_heads(at::scaled_dot_product_attention(heads_first(q), heads_first(k), heads_first(v),

@@ -87,6 +87,10 @@ std::int64_t largest_block(const std::vector<Item>& items) {
     return largest;
 }
 
+kernels::cpu::ScoreRule rule_of(const AttentionShape& shape) {
+    return {.scale = static_cast<float>(shape.scale), .softcap = static_cast<float>(shape.softcap)};
+}
+
 /// The head of keys and values that a head of queries reads.
 std::int64_t kv_head_of(const AttentionShape& shape, std::int64_t head) {
     return head / (shape.heads / shape.kv_heads);
@@ -173,8 +177,8 @@ void attention_forward(const std::vector<AttentionSequence>& sequences, const At
                 head.keys_t.multiply(item.rows, view(s.q, item.first_row, item.head), keys_of(item, dim),
                                      false, scores.data(), item.keys);
                 kernels::cpu::attention_softmax(
-                    scores.data(), item.rows, item.keys, item.keys, static_cast<float>(shape.scale),
-                    item.visible, s.logsumexp + item.first_row * shape.heads + item.head, shape.heads);
+                    scores.data(), item.rows, item.keys, item.keys, rule_of(shape), item.visible,
+                    s.logsumexp + item.first_row * shape.heads + item.head, shape.heads);
                 head.values.multiply(item.rows, {.data = scores.data(), .stride = item.keys},
                                      dims_of(item, dim), false, s.out.at(item.first_row, item.head),
                                      s.out.row_stride);
@@ -220,8 +224,8 @@ void backward_block(const Item& item, const AttentionSequence& s, const Attentio
     head.keys_t.multiply(item.rows, q, keys_of(item, dim), false, scores.data(), item.keys);
     head.values_t.multiply(item.rows, d_out, keys_of(item, dim), false, dp.data(), item.keys);
     kernels::cpu::attention_softmax_backward(
-        scores.data(), dp.data(), item.rows, item.keys, item.keys, static_cast<float>(shape.scale),
-        item.visible, s.logsumexp + item.first_row * shape.heads + item.head, shape.heads, delta, 1);
+        scores.data(), dp.data(), item.rows, item.keys, item.keys, rule_of(shape), item.visible,
+        s.logsumexp + item.first_row * shape.heads + item.head, shape.heads, delta, 1);
     const MatrixView p = {.data = scores.data(), .stride = item.keys, .transposed = true};
     const MatrixView ds = {.data = dp.data(), .stride = item.keys, .transposed = true};
     block_product(item.keys, dim, item.rows, p, d_out, true, sums.dv.data() + item.first_key * dim, dim);
