@@ -6,6 +6,7 @@
 #include "qlora/core/log.h"
 #include "qlora/data/preview.h"
 #include "qlora/train/memory_choice.h"
+#include "row_positions.h"
 #include "training_plan.h"
 
 namespace qlora::cli {
@@ -53,6 +54,9 @@ std::string dry_run_report(const RunConfig& config, const ModelFolder& folder,
     }
     if (const std::string warning = position_warning(folder.config, train, eval); !warning.empty())
         out += "warning: " + warning + "\n";
+    std::vector<const data::Dataset*> data{&train};
+    if (eval != nullptr) data.push_back(eval);
+    if (const std::string note = longrope_note(folder.config, data); !note.empty()) out += note + "\n";
     out += fmt::format("adapters on:\n{}", adapters_text(match));
     out += fmt::format("trainable parameters: {} of {} ({:.3f} %)\n", trainable, total,
                        100.0 * static_cast<double>(trainable) / static_cast<double>(total));

@@ -13,6 +13,7 @@
 #include "qlora/data/sft_dataset.h"
 #include "qlora/eval/generate.h"
 #include "qlora/ops/frozen_weight.h"
+#include "row_positions.h"
 #include "threads.h"
 
 namespace qlora::cli {
@@ -88,6 +89,13 @@ int evaluate(const EvalFlags& flags) {
     std::vector<data::Example>& examples = dataset.examples;
     if (flags.limit && static_cast<std::int64_t>(examples.size()) > *flags.limit)
         examples.resize(static_cast<std::size_t>(*flags.limit));
+    require_positions(folder.config, {&dataset}, "--max-length");
+    if (flags.generate) {
+        require_answer_positions(folder.config, examples,
+                                 flags.max_new_tokens.value_or(eval::GenerateOptions{}.max_new_tokens));
+    }
+    if (const std::string note = longrope_note(folder.config, {&dataset}); !note.empty())
+        spdlog::info("{}", note);
 
     eval::EvalOptions options;
     if (flags.tokens_per_batch) options.tokens_per_batch = *flags.tokens_per_batch;

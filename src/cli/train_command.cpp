@@ -19,6 +19,7 @@
 #include "qlora/train/run_folder.h"
 #include "qlora/train/stop_signal.h"
 #include "qlora/train/trainer.h"
+#include "row_positions.h"
 #include "run_identity.h"
 #include "session.h"
 #include "threads.h"
@@ -120,6 +121,8 @@ class Run {
     void take_folder();
     void read_data();
     data::Dataset read_rows(const std::vector<std::filesystem::path>& files, bool keeps_texts) const;
+    /// Of training and evaluation.
+    std::vector<const data::Dataset*> all_rows() const;
     void plan_memory();
     /// With `--resume`: the checkpoint to go on from, which must be of this run.
     void find_checkpoint();
@@ -208,6 +211,13 @@ void Run::read_data() {
         data_.eval = read_rows({*config_.data.eval_file()}, true);
     }
     if (data_.eval) spdlog::info("held-out data: {}", data::summary_line(data_.eval->statistics));
+    require_positions(folder_->config, all_rows(), "data.max_length:");
+}
+
+std::vector<const data::Dataset*> Run::all_rows() const {
+    std::vector<const data::Dataset*> out{&data_.train};
+    if (data_.eval) out.push_back(&*data_.eval);
+    return out;
 }
 
 void Run::plan_memory() {
@@ -215,6 +225,8 @@ void Run::plan_memory() {
     const std::string too_long =
         position_warning(folder_->config, data_.train, data_.eval ? &*data_.eval : nullptr);
     if (!too_long.empty()) spdlog::warn("{}", too_long);
+    if (const std::string note = longrope_note(folder_->config, all_rows()); !note.empty())
+        spdlog::info("{}", note);
     const std::int64_t available = train::available_memory_bytes(device_);
     memory_ = train::choose_memory(memory_request(config_, folder_->config, rows, device_),
                                    config_.training.gradient_checkpointing, available,

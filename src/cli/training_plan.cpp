@@ -4,7 +4,6 @@
 
 #include "compute_dtype.h"
 #include "qlora/adapters/trained_tensors.h"
-#include "qlora/core/log.h"
 #include "qlora/train/adamw.h"
 
 namespace qlora::cli {
@@ -34,23 +33,6 @@ RowLengths row_lengths(const data::Dataset& train, const data::Dataset* held_out
     }
     out.held_bytes = data::held_bytes(train.examples);
     if (held_out != nullptr) out.held_bytes += data::held_bytes(held_out->examples);
-    return out;
-}
-
-std::string position_warning(const models::DecoderSpec& model, const data::Dataset& train,
-                             const data::Dataset* held_out) {
-    const std::int64_t longest =
-        std::max(train.statistics.longest, held_out == nullptr ? 0 : held_out->statistics.longest);
-    const std::int64_t positions = models::trained_positions(model);
-    if (longest <= positions) return {};
-    std::string out = fmt::format(
-        "the longest row has {} tokens, the model {} positions (max_position_embeddings in its config.json): "
-        "tokens beyond them stand where it was never trained; data.max_length: {} keeps rows within",
-        longest, positions, positions);
-    if (model.ropes[0].frequencies.type == models::RopeType::kLinear) {
-        out += fmt::format(" (unless the file leaves out the linear scaling of its rope, {:g} times as many)",
-                           model.ropes[0].frequencies.factor);
-    }
     return out;
 }
 

@@ -1,7 +1,6 @@
 #pragma once
 
 #include <cstdint>
-#include <string>
 #include <vector>
 
 #include "qlora/cli/run_config.h"
@@ -22,11 +21,6 @@ struct RowLengths {
 };
 /// `held_out` may be null.
 RowLengths row_lengths(const data::Dataset& train, const data::Dataset* held_out);
-
-/// One sentence where the longest row passes the positions that the model was trained on; else empty.
-/// `held_out` may be null.
-std::string position_warning(const models::DecoderSpec& model, const data::Dataset& train,
-                             const data::Dataset* held_out);
 
 /// What a run's memory is planned from; the way it uses memory is left at its defaults.
 train::MemoryRequest memory_request(const RunConfig& config, const models::DecoderSpec& model,
