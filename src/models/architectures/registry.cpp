@@ -32,14 +32,32 @@ DecoderSpec starcoder2(ConfigReader& config);
 
 std::span<const Architecture> architectures() {
     static constexpr Architecture kTable[] = {
+        {"cohere", cohere},
+        {"cohere2", cohere2},
+        {"exaone4", exaone4},
+        {"gemma", gemma, {"q_proj", "v_proj"}},
+        {"gemma2", gemma2, {"q_proj", "v_proj"}},
+        {"gemma3", gemma3},
+        {"gemma3_text", gemma3_text, {"q_proj", "v_proj"}},
+        {"glm4", glm4},
+        {"gpt2", gpt2, {"c_attn"}},
+        {"gpt_neox", gpt_neox, {"query_key_value"}},
+        {"granite", granite},
+        {"hyperclovax", hyperclovax},
         {"llama", llama, {"q_proj", "v_proj"}},
         {"ministral", ministral},
+        {"ministral3", ministral3},
         {"mistral", mistral, {"q_proj", "v_proj"}},
         {"mistral3", mistral3},
+        {"olmo2", olmo2},
+        {"olmo3", olmo3},
+        {"phi", phi, {"q_proj", "v_proj", "fc1", "fc2"}},
         {"phi3", phi3},
         {"qwen2", qwen2, {"q_proj", "v_proj"}},
         {"qwen3", qwen3, {"q_proj", "v_proj"}},
         {"smollm3", smollm3},
+        {"stablelm", stablelm, {"q_proj", "v_proj"}},
+        {"starcoder2", starcoder2},
     };
     return kTable;
 }

@@ -1,0 +1,193 @@
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <sstream>
+
+#include "qlora/core/error.h"
+#include "qlora/models/decoder_spec.h"
+
+// What each type's file makes of a config.json with the sizes alone: transformers' defaults. A line says what
+// a branch of a layer is, read from left to right as the stream goes through it.
+namespace qlora::models {
+namespace {
+
+std::string last_part(const std::string& path) {
+    return path.substr(path.rfind('.') + 1);
+}
+
+std::string number(double value) {
+    std::ostringstream out;
+    out.precision(6);
+    out << value;
+    return out.str();
+}
+
+std::string text_of(const spec::Norm& norm) {
+    const char* kind = norm.kind == spec::NormKind::kRms       ? "rms"
+                       : norm.kind == spec::NormKind::kRmsLate ? "late"
+                                                               : "layer";
+    return last_part(norm.path) + "(" + kind + (norm.offset ? "+1" : "") + (norm.bias ? " bias" : "") + " " +
+           std::to_string(norm.size) + " " + number(norm.eps) + ")";
+}
+
+std::string text_of(const spec::Linear& linear) {
+    return last_part(linear.path) + (linear.stored_in_columns ? "^T" : "") + "[" + std::to_string(linear.out) +
+           "," + std::to_string(linear.in) + "]" + (linear.bias ? "+b" : "");
+}
+
+std::string text_of(const std::vector<spec::Linear>& entry) {
+    std::string out;
+    for (const spec::Linear& linear : entry) out += (out.empty() ? "" : " ") + text_of(linear);
+    return out;
+}
+
+std::string text_of(const DecoderSpec& decoder, const spec::Attention& a) {
+    std::string out = text_of(a.entry);
+    if (a.layout == spec::Attention::Layout::kPerHead) out += " by head";
+    if (a.q_norm) out += " " + text_of(*a.q_norm) + " " + text_of(*a.k_norm);
+    if (a.rope) {
+        const spec::Rope& rope = decoder.ropes.at(*a.rope);
+        out += " rope(" + number(rope.frequencies.theta) + " " + std::to_string(rope.dims) +
+               (rope.pairs ? " pairs" : "") + ")";
+    }
+    out += " scale " + number(a.scale);
+    if (a.softcap > 0) out += " cap " + number(a.softcap);
+    if (a.window > 0) out += " window " + std::to_string(a.window);
+    return out + " " + text_of(a.output);
+}
+
+std::string text_of(const DecoderSpec& /*decoder*/, const spec::Mlp& mlp) {
+    const char* activation = mlp.activation == spec::Activation::kSilu       ? "silu"
+                             : mlp.activation == spec::Activation::kGeluTanh ? "gelu_tanh"
+                                                                             : "gelu";
+    return text_of(mlp.entry) + " " + activation + (mlp.gated ? " gated " : " ") + text_of(mlp.output);
+}
+
+std::string text_of(const DecoderSpec& decoder, const spec::Layer& layer) {
+    std::string out;
+    for (const spec::Branch& branch : layer.branches) {
+        out += layer.parallel ? "| " : "> ";
+        if (branch.pre) out += text_of(*branch.pre) + " ";
+        out += std::visit([&](const auto& block) { return text_of(decoder, block); }, branch.block);
+        if (branch.post) out += " " + text_of(*branch.post);
+        if (branch.multiplier != 1.0) out += " *" + number(branch.multiplier);
+        out += "\n";
+    }
+    return out;
+}
+
+/// The ends, then each kind of layer with the layers that are so.
+std::string text_of(const DecoderSpec& decoder) {
+    std::string out = decoder.embedding;
+    if (decoder.embedding_scale != 1.0) out += " *" + number(decoder.embedding_scale);
+    if (!decoder.positions.empty()) out += " + " + decoder.positions;
+    if (decoder.pad_token_id) out += " pad " + std::to_string(*decoder.pad_token_id);
+    out += "; " + text_of(decoder.final_norm) + " " + text_of(decoder.head);
+    if (decoder.tie_word_embeddings) out += " tied";
+    if (decoder.logit_scale != 1.0) out += " *" + number(decoder.logit_scale);
+    if (decoder.logit_softcap > 0) out += " cap " + number(decoder.logit_softcap);
+    out += "\n";
+    std::vector<std::pair<std::string, std::string>> kinds;  // text, numbers of layers
+    for (std::size_t i = 0; i < decoder.layers.size(); ++i) {
+        const std::string text = text_of(decoder, decoder.layers[i]);
+        const auto known =
+            std::find_if(kinds.begin(), kinds.end(), [&](const auto& kind) { return kind.first == text; });
+        if (known == kinds.end()) {
+            kinds.emplace_back(text, std::to_string(i));
+        } else {
+            known->second += " " + std::to_string(i);
+        }
+    }
+    for (const auto& [text, layers] : kinds) out += layers + ":\n" + text;
+    return out;
+}
+
+Json sizes_of(const std::string& model_type) {
+    if (model_type == "gpt2")
+        return {{"model_type", "gpt2"}, {"vocab_size", 97}, {"n_embd", 64}, {"n_layer", 2}, {"n_head", 2}};
+    Json out = {{"model_type", model_type}, {"vocab_size", 97},       {"hidden_size", 512},
+                {"intermediate_size", 40},  {"num_hidden_layers", 6}, {"num_attention_heads", 64}};
+    if (model_type == "ministral") out["head_dim"] = 16;
+    if (model_type != "mistral3" && model_type != "gemma3") return out;
+    out.erase("model_type");
+    return {{"model_type", model_type}, {"text_config", out}};
+}
+
+struct Expected {
+    const char *model_type, *text;
+};
+
+constexpr Expected kExpected[] = {
+    {"cohere", R"(?)"},
+    {"cohere2", R"(?)"},
+    {"exaone4", R"(?)"},
+    {"gemma", R"(?)"},
+    {"gemma2", R"(?)"},
+    {"gemma3", R"(?)"},
+    {"gemma3_text", R"(?)"},
+    {"glm4", R"(?)"},
+    {"gpt2", R"(?)"},
+    {"gpt_neox", R"(?)"},
+    {"granite", R"(?)"},
+    {"hyperclovax", R"(?)"},
+    {"llama", R"(?)"},
+    {"ministral", R"(?)"},
+    {"ministral3", R"(?)"},
+    {"mistral", R"(?)"},
+    {"mistral3", R"(?)"},
+    {"olmo2", R"(?)"},
+    {"olmo3", R"(?)"},
+    {"phi", R"(?)"},
+    {"phi3", R"(?)"},
+    {"qwen2", R"(?)"},
+    {"qwen3", R"(?)"},
+    {"smollm3", R"(?)"},
+    {"stablelm", R"(?)"},
+    {"starcoder2", R"(?)"},
+};
+
+class DecoderType : public testing::TestWithParam<Expected> {};
+
+TEST_P(DecoderType, has_transformers_defaults) {
+    EXPECT_EQ(text_of(parse_decoder_spec(sizes_of(GetParam().model_type), "config.json")), GetParam().text);
+}
+
+INSTANTIATE_TEST_SUITE_P(All, DecoderType, testing::ValuesIn(kExpected),
+                         [](const auto& chosen) { return std::string(chosen.param.model_type); });
+
+TEST(DecoderTypes, each_has_its_line_here) {
+    std::vector<std::string> listed;
+    for (const Expected& expected : kExpected) listed.emplace_back(expected.model_type);
+    EXPECT_EQ(listed, supported_model_types());
+}
+
+TEST(DecoderTypes, those_that_people_ask_for_in_vain_are_refused_with_the_reason) {
+    const std::pair<const char*, const char*> kCases[] = {
+        {"deepseek_v3", "latent"},      {"llama4", "chunked attention"}, {"gemma4", "share keys and values"},
+        {"qwen3_5", "gated delta nets"}, {"gpt_oss", "attention sinks"}, {"lfm2", "short convolutions"},
+        {"t5", "encoder with a decoder"}, {"bert", "an encoder"},        {"roberta", "an encoder"}};
+    for (const auto& [type, why] : kCases) {
+        try {
+            parse_decoder_spec({{"model_type", type}}, "config.json");
+            FAIL() << type;
+        } catch (const CheckpointError& error) {
+            const std::string text = error.what();
+            EXPECT_NE(text.find("'" + std::string(type) + "' is not supported: "), std::string::npos) << text;
+            EXPECT_NE(text.find(why), std::string::npos) << text;
+            EXPECT_NE(text.find("; supported are "), std::string::npos) << text;
+        }
+    }
+}
+
+TEST(DecoderTypes, a_dropout_of_the_base_is_taken_as_none_and_said) {
+    Json json = sizes_of("starcoder2");
+    json["attention_dropout"] = 0.1;
+    json["residual_dropout"] = 0.1;
+    json["embedding_dropout"] = 0.0;
+    EXPECT_EQ(parse_decoder_spec(json, "config.json").passed_over,
+              std::vector<std::string>({"config.json: attention_dropout of the base is taken as 0",
+                                        "config.json: residual_dropout of the base is taken as 0"}));
+}
+
+}  // namespace
+}  // namespace qlora::models
