@@ -29,7 +29,7 @@ TARGETS |= dict.fromkeys(("mixtral", "olmoe", "qwen2_moe", "qwen3_moe"), ["q_pro
 
 def supported_types():
     """As src/models/architectures/registry.cpp lists them."""
-    return re.findall(r'\{"(\w+)", ', REGISTRY.read_text(encoding="utf-8"))
+    return re.findall(r'\{"(\w+)", \w', REGISTRY.read_text(encoding="utf-8"))
 
 
 def names_of(options):

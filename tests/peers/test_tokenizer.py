@@ -55,7 +55,7 @@ def test_gpt2(tokenize, texts, vocabularies, tmp_path):
 
 
 def tekken(file):
-    """130,072 tokens as transformers converts them: merges by the rank of what they make, ignore_merges, o200k-like words."""
+    """Mistral's 130,072 tokens and o200k-like words; merges come from the ranks, as in transformers' converter."""
     state = json.loads(file.read_text(encoding="utf-8"))
     letters = bytes_to_unicode()
     count = state["config"]["default_vocab_size"] - state["config"]["default_num_special_tokens"]
@@ -210,8 +210,12 @@ CONFIGURATIONS = {
     "flags": {"added_tokens_decoder": {"<|im_start|>": "lstrip special", "<tool>": "rstrip special", "[INST]": "normalized",
                                        "word": "single_word", "</s>": "lstrip rstrip"}},
     "names": {"eos_token": "<|im_end|>", "pad_token": "[PAD]", "extra_special_tokens": ["<mask>", "the"], "unk_token": "of"},
-    "both": {"added_tokens_decoder": {"<tool_call>": "special lstrip", "Café": "", "</s>": "normalized"}, "bos_token": "</s>",
-             "additional_special_tokens": ["[/INST]"], "mask_token": "<mask>"},
+    "both": {"added_tokens_decoder": {"<tool_call>": "special lstrip", "Café": "", "</s>": "normalized"},
+             "bos_token": "</s>", "additional_special_tokens": ["[/INST]"], "mask_token": "<mask>"},
+    # without added_tokens_decoder: the files of older releases
+    "older": {"added_tokens.json": ["<mask>", "Café", "[INST]"], "eos_token": "of",
+              "special_tokens_map.json": {"pad_token": {"content": "<mask>", "lstrip": True}, "sep_token": "<unk>",
+                                          "additional_special_tokens": ["[PAD]"]}},
 }  # fmt: skip
 
 
@@ -229,6 +233,10 @@ def test_what_the_folder_says_of_added_tokens_is_done(tokenize, texts, tmp_path,
             {"content": content, **{flag: flag in flags.split() for flag in FLAGS}}
             for content, flags in config["added_tokens_decoder"].items()
         }  # fmt: skip
+    if "added_tokens.json" in config:
+        ids = {content: id for id, content in enumerate(config.pop("added_tokens.json"), peer.get_vocab_size())}
+        (folder / "added_tokens.json").write_text(json.dumps(ids))
+        (folder / "special_tokens_map.json").write_text(json.dumps(config.pop("special_tokens_map.json")))
     (folder / "tokenizer_config.json").write_text(json.dumps(config))
     loaded = PreTrainedTokenizerFast.from_pretrained(folder)
     theirs = loaded(texts, add_special_tokens=False)["input_ids"]
