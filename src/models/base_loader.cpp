@@ -77,12 +77,13 @@ std::vector<Slot> slots_of(CausalLM& model, const LoadOptions& options) {
     for (std::size_t i = 0; i < linears.size(); ++i)
         add_linear(*linears[i], *described[i], config, options, slots);
     for (nn::Norm* norm : model.norms()) {
-        slots.push_back({norm->path() + ".weight", {norm->size()}, [norm](const io::TensorView& view) {
-                             norm->set_weight(load_dense(view));
-                         }});
+        slots.push_back(
+            {norm->path() + ".weight", {norm->size()}, [norm, compute](const io::TensorView& view) {
+                 norm->set_weight(load_dense(view), compute);
+             }});
         if (!norm->has_bias()) continue;
-        slots.push_back({norm->path() + ".bias", {norm->size()}, [norm](const io::TensorView& view) {
-                             norm->set_bias(load_dense(view));
+        slots.push_back({norm->path() + ".bias", {norm->size()}, [norm, compute](const io::TensorView& view) {
+                             norm->set_bias(load_dense(view), compute);
                          }});
     }
     if (!config.positions.empty()) {

@@ -21,6 +21,20 @@ TEST(Norm, an_offset_adds_one_to_the_stored_weight) {
     EXPECT_TRUE(norm.used().weight.equal(stored.to(at::kFloat) + 0.5 + 1));
 }
 
+TEST(Norm, weights_that_no_kernel_rounds_are_held_as_the_compute_dtype_has_them) {
+    const at::Tensor stored = at::randn({64}), rounded = stored.to(at::kBFloat16).to(at::kFloat);
+    Norm late("norm", 64, {.kind = kernels::NormKind::kRmsLate}), early("norm", 64, {});
+    late.set_weight(stored, at::kBFloat16);
+    early.set_weight(stored, at::kBFloat16);
+    EXPECT_TRUE(late.used().weight.equal(rounded));
+    EXPECT_TRUE(early.used().weight.equal(stored));
+    Norm layer("norm", 64, {.kind = kernels::NormKind::kLayer, .bias = true});
+    layer.set_weight(stored, at::kBFloat16);
+    layer.set_bias(stored, at::kBFloat16);
+    EXPECT_TRUE(layer.used().weight.equal(rounded));
+    EXPECT_TRUE(layer.used().bias.equal(rounded));
+}
+
 TEST(Norm, weight_and_bias_of_a_layer_norm_are_trained_together) {
     Norm norm("norm", 6, {.kind = kernels::NormKind::kLayer, .bias = true});
     EXPECT_TRUE(norm.has_bias());

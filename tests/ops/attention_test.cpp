@@ -135,7 +135,7 @@ at::Tensor sdpa(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, d
 
 TEST_P(Attention, bf16_rounds_as_transformers_sdpa_does) {
     const Case& c = GetParam();
-    if (c.softcap != 0.0) GTEST_SKIP() << "transformers runs eager attention";
+    if (c.softcap != 0.0) return;  // transformers runs eager attention: CappedAttention below
     const std::int64_t tokens = c.offsets.back();
     const at::Tensor q = gaussian({tokens, c.heads, c.head_dim}, 1).to(at::kBFloat16);
     const at::Tensor k = gaussian({tokens, c.kv_heads, c.head_dim}, 2).to(at::kBFloat16);
@@ -300,6 +300,8 @@ TEST(RotaryAttention, head_norms_and_rotation_equal_autograd_in_fp64) {
                                   NormCase{"layer", NormKind::kLayer, false, false, true},
                                   NormCase{"own_layer", NormKind::kLayer, false, true},
                                   NormCase{"own_layer_bias", NormKind::kLayer, false, true, true}}) {
+            // What is added to all keys that do not turn moves no probability: its gradient would be noise.
+            if (n.bias && !turns) continue;
             SCOPED_TRACE(n.name + (turns ? " turned" : ""));
             const Case c{"", 4, 2, 8, {0, 8, 21}, 0};
             const RopeTable table = turns ? table_of(c.offsets, c.head_dim, false) : RopeTable{};

@@ -27,14 +27,18 @@ class Norm {
     const std::string& path() const { return path_; }
     std::int64_t size() const { return size_; }
     bool has_bias() const { return settings_.bias; }
-    /// As stored, in fp32: every stored dtype fits into it without rounding.
+    /// As stored, in fp32.
     const at::Tensor& weight() const { return weight_; }
     const at::Tensor& bias() const { return bias_; }
-    void set_weight(const at::Tensor& weight) {
-        weight_ = weight.to(at::kFloat);
+    /// In 16 bits transformers holds weights of the compute dtype. kRms rounds its weight when it multiplies;
+    /// other kinds multiply with what they are given, so theirs are rounded here.
+    void set_weight(const at::Tensor& weight, at::ScalarType compute = at::kFloat) {
+        weight_ = settings_.kind == kernels::NormKind::kRms ? weight.to(at::kFloat) : held(weight, compute);
         if (settings_.offset) offset_weight_ = weight_ + 1;
     }
-    void set_bias(const at::Tensor& bias) { bias_ = bias.to(at::kFloat); }
+    void set_bias(const at::Tensor& bias, at::ScalarType compute = at::kFloat) {
+        bias_ = held(bias, compute);
+    }
     void train_whole_module() {
         weight_ = weight_.clone().requires_grad_();
         train_bias();
@@ -58,6 +62,10 @@ class Norm {
     at::Tensor forward(const at::Tensor& x) const { return ops::normed(x, used()); }
 
   private:
+    static at::Tensor held(const at::Tensor& values, at::ScalarType compute) {
+        return values.to(compute).to(at::kFloat);
+    }
+
     std::string path_;
     std::int64_t size_;
     NormSettings settings_;

@@ -8,7 +8,7 @@ namespace qlora::ops::in_fp32 {
 namespace {
 
 /// Heads [T, heads, head_dim] from a token on.
-HeadRows rows_from(const at::Tensor& heads, std::int64_t first) {
+HeadRows head_rows_from(const at::Tensor& heads, std::int64_t first) {
     return {.data = const_cast<float*>(heads.const_data_ptr<float>()) + first * heads.stride(0),
             .row_stride = heads.stride(0),
             .head_stride = heads.stride(1)};
@@ -31,10 +31,10 @@ std::vector<AttentionSequence> sequences_of(const at::Tensor& qkv, const at::Ten
         const std::int64_t first = offsets[s], n = offsets[s + 1] - first;
         sequences.push_back({.n = n,
                              .m = n,
-                             .q = rows_from(in.q, first),
-                             .k = rows_from(in.k, first),
-                             .v = rows_from(in.v, first),
-                             .out = rows_from(of_out, first),
+                             .q = head_rows_from(in.q, first),
+                             .k = head_rows_from(in.k, first),
+                             .v = head_rows_from(in.v, first),
+                             .out = head_rows_from(of_out, first),
                              .logsumexp = sums + first * shape.heads});
     }
     return sequences;
@@ -57,10 +57,10 @@ at::Tensor attend_backward(const at::Tensor& g, const at::Tensor& qkv, const Att
     std::vector<AttentionGradients> gradients;
     for (std::size_t s = 0; s + 1 < offsets.host.size(); ++s) {
         const std::int64_t first = offsets.host[s];
-        gradients.push_back({.d_out = rows_from(d_out, first),
-                             .dq = rows_from(to.q, first),
-                             .dk = rows_from(to.k, first),
-                             .dv = rows_from(to.v, first)});
+        gradients.push_back({.d_out = head_rows_from(d_out, first),
+                             .dq = head_rows_from(to.q, first),
+                             .dk = head_rows_from(to.k, first),
+                             .dv = head_rows_from(to.v, first)});
     }
     attention_backward(sequences_of(qkv, saved.out, saved.logsumexp, offsets.host, shape), gradients, shape);
     return d_qkv;
@@ -73,10 +73,10 @@ at::Tensor cached_attention(const at::Tensor& q, const at::Tensor& k, const at::
     at::Tensor logsumexp = at::empty({n, shape.heads}, q.options());
     attention_forward({{.n = n,
                         .m = k.size(0),
-                        .q = rows_from(q, 0),
-                        .k = rows_from(k, 0),
-                        .v = rows_from(v, 0),
-                        .out = rows_from(heads_of(out, shape), 0),
+                        .q = head_rows_from(q, 0),
+                        .k = head_rows_from(k, 0),
+                        .v = head_rows_from(v, 0),
+                        .out = head_rows_from(heads_of(out, shape), 0),
                         .logsumexp = logsumexp.mutable_data_ptr<float>()}},
                       shape);
     return out;
