@@ -216,6 +216,8 @@ TEST_F(DeviceRope, AlignedRowsTakeWideAccesses) {
     // Two pieces of half of each head, whose angles are twice as long.
     EXPECT_EQ(accesses(with(heads, 32, true, 4, 64, true)), 3 * 4 * 2 * 2 * 8);
     EXPECT_EQ(accesses(with(heads, 32, false, 4, 4, false)), 0);
+    // One group has no next one to begin anywhere.
+    EXPECT_EQ(accesses(with({3, 2, 64, FloatType::kBF16, 4}, 0, false, 1, 4, false)), 3 * 2 * 4 * 6);
     EXPECT_EQ(accesses(with({3, 2, 68, FloatType::kBF16}, 36, false, 1, 0, false)), 0);
 }
 
@@ -260,6 +262,9 @@ TEST(DeviceRopeArguments, ImpossibleOnesThrow) {
                           .type = FloatType::kF32,
                           .angle_type = FloatType::kF32};
     EXPECT_NO_THROW(device::rope(good, nullptr));
+    RopeParams empty = good;
+    empty.heads = empty.row_stride = 0;
+    EXPECT_NO_THROW(device::rope(empty, nullptr));
     const auto refused = [&](auto change) {
         RopeParams params = good;
         change(params);
