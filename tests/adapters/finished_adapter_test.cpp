@@ -187,5 +187,28 @@ TEST_F(FinishedAdapter, WhereAllNamesFitTheyAreStrict) {
     expect_fault("\"query_key_value\" matches no module of the model");
 }
 
+/// PEFT sets it by what it wraps, Conv1D or bitsandbytes' linear.
+TEST(InjectedAdapter, SaysOfDenseWeightsThatTheyAreStoredInColumns) {
+    const test::TempDir dir;
+    const test::TinyModel tiny;
+    tiny.write(dir.path());
+    models::DecoderSpec decoder = models::load_decoder_spec(dir.path());
+    for (models::spec::Layer& layer : decoder.layers)
+        std::get<models::spec::Attention>(layer.branches.front().block).entry.front().stored_in_columns =
+            true;
+    for (const bool quantized : {false, true}) {
+        models::LoadOptions options;
+        options.quantization.load_in_4bit = quantized;
+        for (const char* target : {"q_proj", "v_proj"}) {
+            const auto model = models::load_base(io::Checkpoint(dir.path()), decoder, options);
+            LoraConfig lora;
+            lora.target_modules = NameList{target};
+            const Json saved =
+                parse_json(adapter_config_text(inject(*model, lora, 1).config), kAdapterConfigFile);
+            EXPECT_EQ(saved["fan_in_fan_out"], !quantized && std::string(target) == "q_proj") << target;
+        }
+    }
+}
+
 }  // namespace
 }  // namespace qlora::adapters
