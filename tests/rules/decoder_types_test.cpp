@@ -31,8 +31,8 @@ std::string text_of(const spec::Norm& norm) {
 }
 
 std::string text_of(const spec::Linear& linear) {
-    return last_part(linear.path) + (linear.stored_in_columns ? "^T" : "") + "[" + std::to_string(linear.out) +
-           "," + std::to_string(linear.in) + "]" + (linear.bias ? "+b" : "");
+    return last_part(linear.path) + (linear.stored_in_columns ? "^T" : "") + "[" +
+           std::to_string(linear.out) + "," + std::to_string(linear.in) + "]" + (linear.bias ? "+b" : "");
 }
 
 std::string text_of(const std::vector<spec::Linear>& entry) {
@@ -118,32 +118,158 @@ struct Expected {
 };
 
 constexpr Expected kExpected[] = {
-    {"cohere", R"(?)"},
-    {"cohere2", R"(?)"},
-    {"exaone4", R"(?)"},
-    {"gemma", R"(?)"},
-    {"gemma2", R"(?)"},
-    {"gemma3", R"(?)"},
-    {"gemma3_text", R"(?)"},
-    {"glm4", R"(?)"},
-    {"gpt2", R"(?)"},
-    {"gpt_neox", R"(?)"},
-    {"granite", R"(?)"},
-    {"hyperclovax", R"(?)"},
-    {"llama", R"(?)"},
-    {"ministral", R"(?)"},
-    {"ministral3", R"(?)"},
-    {"mistral", R"(?)"},
-    {"mistral3", R"(?)"},
-    {"olmo2", R"(?)"},
-    {"olmo3", R"(?)"},
-    {"phi", R"(?)"},
-    {"phi3", R"(?)"},
-    {"qwen2", R"(?)"},
-    {"qwen3", R"(?)"},
-    {"smollm3", R"(?)"},
-    {"stablelm", R"(?)"},
-    {"starcoder2", R"(?)"},
+    {"cohere", R"(model.embed_tokens pad 0; norm(layer 512 1e-05) lm_head[97,512] tied *0.0625
+0 1 2 3 4 5:
+| input_layernorm(layer 512 1e-05) q_proj[512,512] k_proj[512,512] v_proj[512,512] rope(500000 8 pairs) scale 0.353553 o_proj[512,512]
+| input_layernorm(layer 512 1e-05) gate_proj[40,512] up_proj[40,512] silu gated down_proj[512,40]
+)"},
+    {"cohere2", R"(model.embed_tokens pad 0; norm(layer 512 1e-05) lm_head[97,512] tied *0.0625
+0 1 2 4 5:
+| input_layernorm(layer 512 1e-05) q_proj[512,512] k_proj[512,512] v_proj[512,512] rope(10000 8 pairs) scale 0.353553 window 4096 o_proj[512,512]
+| input_layernorm(layer 512 1e-05) gate_proj[40,512] up_proj[40,512] silu gated down_proj[512,40]
+3:
+| input_layernorm(layer 512 1e-05) q_proj[512,512] k_proj[512,512] v_proj[512,512] scale 0.353553 o_proj[512,512]
+| input_layernorm(layer 512 1e-05) gate_proj[40,512] up_proj[40,512] silu gated down_proj[512,40]
+)"},
+    {"exaone4", R"(model.embed_tokens; norm(rms 512 1e-05) lm_head[97,512]
+0 1 2 4 5:
+> q_proj[512,512] k_proj[256,512] v_proj[256,512] q_norm(rms 8 1e-05) k_norm(rms 8 1e-05) rope(10000 8) scale 0.353553 window 4096 o_proj[512,512] post_attention_layernorm(rms 512 1e-05)
+> gate_proj[40,512] up_proj[40,512] silu gated down_proj[512,40] post_feedforward_layernorm(rms 512 1e-05)
+3:
+> q_proj[512,512] k_proj[256,512] v_proj[256,512] q_norm(rms 8 1e-05) k_norm(rms 8 1e-05) scale 0.353553 o_proj[512,512] post_attention_layernorm(rms 512 1e-05)
+> gate_proj[40,512] up_proj[40,512] silu gated down_proj[512,40] post_feedforward_layernorm(rms 512 1e-05)
+)"},
+    {"gemma", R"(model.embed_tokens *22.6274 pad 0; norm(late+1 512 1e-06) lm_head[97,512] tied
+0 1 2 3 4 5:
+> input_layernorm(late+1 512 1e-06) q_proj[16384,512] k_proj[4096,512] v_proj[4096,512] rope(10000 256) scale 0.0625 o_proj[512,16384]
+> post_attention_layernorm(late+1 512 1e-06) gate_proj[40,512] up_proj[40,512] gelu_tanh gated down_proj[512,40]
+)"},
+    {"gemma2", R"(model.embed_tokens *22.6274 pad 0; norm(late+1 512 1e-06) lm_head[97,512] tied cap 30
+0 2 4:
+> input_layernorm(late+1 512 1e-06) q_proj[16384,512] k_proj[1024,512] v_proj[1024,512] rope(10000 256) scale 0.0625 cap 50 window 4096 o_proj[512,16384] post_attention_layernorm(late+1 512 1e-06)
+> pre_feedforward_layernorm(late+1 512 1e-06) gate_proj[40,512] up_proj[40,512] gelu_tanh gated down_proj[512,40] post_feedforward_layernorm(late+1 512 1e-06)
+1 3 5:
+> input_layernorm(late+1 512 1e-06) q_proj[16384,512] k_proj[1024,512] v_proj[1024,512] rope(10000 256) scale 0.0625 cap 50 o_proj[512,16384] post_attention_layernorm(late+1 512 1e-06)
+> pre_feedforward_layernorm(late+1 512 1e-06) gate_proj[40,512] up_proj[40,512] gelu_tanh gated down_proj[512,40] post_feedforward_layernorm(late+1 512 1e-06)
+)"},
+    {"gemma3",
+     R"(model.language_model.embed_tokens *22.6274 pad 0; norm(late+1 512 1e-06) lm_head[97,512] tied
+0 1 2 3 4:
+> input_layernorm(late+1 512 1e-06) q_proj[16384,512] k_proj[1024,512] v_proj[1024,512] q_norm(late+1 256 1e-06) k_norm(late+1 256 1e-06) rope(10000 256) scale 0.0625 window 4096 o_proj[512,16384] post_attention_layernorm(late+1 512 1e-06)
+> pre_feedforward_layernorm(late+1 512 1e-06) gate_proj[40,512] up_proj[40,512] gelu_tanh gated down_proj[512,40] post_feedforward_layernorm(late+1 512 1e-06)
+5:
+> input_layernorm(late+1 512 1e-06) q_proj[16384,512] k_proj[1024,512] v_proj[1024,512] q_norm(late+1 256 1e-06) k_norm(late+1 256 1e-06) rope(1e+06 256) scale 0.0625 o_proj[512,16384] post_attention_layernorm(late+1 512 1e-06)
+> pre_feedforward_layernorm(late+1 512 1e-06) gate_proj[40,512] up_proj[40,512] gelu_tanh gated down_proj[512,40] post_feedforward_layernorm(late+1 512 1e-06)
+)"},
+    {"gemma3_text", R"(model.embed_tokens *22.6274 pad 0; norm(late+1 512 1e-06) lm_head[97,512] tied
+0 1 2 3 4:
+> input_layernorm(late+1 512 1e-06) q_proj[16384,512] k_proj[1024,512] v_proj[1024,512] q_norm(late+1 256 1e-06) k_norm(late+1 256 1e-06) rope(10000 256) scale 0.0625 window 4096 o_proj[512,16384] post_attention_layernorm(late+1 512 1e-06)
+> pre_feedforward_layernorm(late+1 512 1e-06) gate_proj[40,512] up_proj[40,512] gelu_tanh gated down_proj[512,40] post_feedforward_layernorm(late+1 512 1e-06)
+5:
+> input_layernorm(late+1 512 1e-06) q_proj[16384,512] k_proj[1024,512] v_proj[1024,512] q_norm(late+1 256 1e-06) k_norm(late+1 256 1e-06) rope(1e+06 256) scale 0.0625 o_proj[512,16384] post_attention_layernorm(late+1 512 1e-06)
+> pre_feedforward_layernorm(late+1 512 1e-06) gate_proj[40,512] up_proj[40,512] gelu_tanh gated down_proj[512,40] post_feedforward_layernorm(late+1 512 1e-06)
+)"},
+    {"glm4", R"(model.embed_tokens; norm(rms 512 1.5625e-07) lm_head[97,512]
+0 1 2 3 4 5:
+> input_layernorm(rms 512 1.5625e-07) q_proj[8192,512]+b k_proj[256,512]+b v_proj[256,512]+b rope(10000 64 pairs) scale 0.0883883 o_proj[512,8192] post_self_attn_layernorm(rms 512 1.5625e-07)
+> post_attention_layernorm(rms 512 1.5625e-07) gate_up_proj[80,512] silu gated down_proj[512,40] post_mlp_layernorm(rms 512 1.5625e-07)
+)"},
+    {"gpt2", R"(transformer.wte + transformer.wpe; ln_f(layer bias 64 1e-05) lm_head[97,64] tied
+0 1:
+> ln_1(layer bias 64 1e-05) c_attn^T[192,64]+b scale 0.176777 c_proj^T[64,64]+b
+> ln_2(layer bias 64 1e-05) c_fc^T[256,64]+b gelu_tanh c_proj^T[64,256]+b
+)"},
+    {"gpt_neox", R"(gpt_neox.embed_in; final_layer_norm(layer bias 512 1e-05) lm_head[97,512]
+0 1 2 3 4 5:
+| input_layernorm(layer bias 512 1e-05) query_key_value[1536,512]+b by head rope(10000 2) scale 0.353553 dense[512,512]+b
+| post_attention_layernorm(layer bias 512 1e-05) dense_h_to_4h[40,512]+b gelu dense_4h_to_h[512,40]+b
+)"},
+    {"granite", R"(model.embed_tokens; norm(rms 512 1e-06) lm_head[97,512]
+0 1 2 3 4 5:
+> input_layernorm(rms 512 1e-06) q_proj[512,512] k_proj[512,512] v_proj[512,512] rope(10000 8) scale 1 o_proj[512,512]
+> post_attention_layernorm(rms 512 1e-06) gate_proj[40,512] up_proj[40,512] silu gated down_proj[512,40]
+)"},
+    {"hyperclovax", R"(model.embed_tokens; norm(rms 512 1e-06) lm_head[97,512]
+0 1 2 3 4 5:
+> input_layernorm(rms 512 1e-06) q_proj[512,512] k_proj[512,512] v_proj[512,512] rope(10000 8) scale 0.353553 o_proj[512,512] post_norm1(rms 512 1e-06)
+> post_attention_layernorm(rms 512 1e-06) gate_proj[40,512] up_proj[40,512] silu gated down_proj[512,40] post_norm2(rms 512 1e-06)
+)"},
+    {"llama", R"(model.embed_tokens; norm(rms 512 1e-06) lm_head[97,512]
+0 1 2 3 4 5:
+> input_layernorm(rms 512 1e-06) q_proj[512,512] k_proj[512,512] v_proj[512,512] rope(10000 8) scale 0.353553 o_proj[512,512]
+> post_attention_layernorm(rms 512 1e-06) gate_proj[40,512] up_proj[40,512] silu gated down_proj[512,40]
+)"},
+    {"ministral", R"(model.embed_tokens; norm(rms 512 1e-06) lm_head[97,512]
+0 1 2 3 4 5:
+> input_layernorm(rms 512 1e-06) q_proj[1024,512] k_proj[128,512] v_proj[128,512] rope(10000 16) scale 0.25 window 4096 o_proj[512,1024]
+> post_attention_layernorm(rms 512 1e-06) gate_proj[40,512] up_proj[40,512] silu gated down_proj[512,40]
+)"},
+    {"ministral3", R"(model.embed_tokens pad 11; norm(rms 512 1e-05) lm_head[97,512]
+0 1 2 3 4 5:
+> input_layernorm(rms 512 1e-05) q_proj[8192,512] k_proj[1024,512] v_proj[1024,512] rope(1e+06 128) scale 0.0883883 o_proj[512,8192]
+> post_attention_layernorm(rms 512 1e-05) gate_proj[40,512] up_proj[40,512] silu gated down_proj[512,40]
+)"},
+    {"mistral", R"(model.embed_tokens; norm(rms 512 1e-06) lm_head[97,512]
+0 1 2 3 4 5:
+> input_layernorm(rms 512 1e-06) q_proj[512,512] k_proj[64,512] v_proj[64,512] rope(10000 8) scale 0.353553 window 4096 o_proj[512,512]
+> post_attention_layernorm(rms 512 1e-06) gate_proj[40,512] up_proj[40,512] silu gated down_proj[512,40]
+)"},
+    {"mistral3", R"(model.language_model.embed_tokens; norm(rms 512 1e-06) lm_head[97,512] tied
+0 1 2 3 4 5:
+> input_layernorm(rms 512 1e-06) q_proj[512,512] k_proj[64,512] v_proj[64,512] rope(10000 8) scale 0.353553 window 4096 o_proj[512,512]
+> post_attention_layernorm(rms 512 1e-06) gate_proj[40,512] up_proj[40,512] silu gated down_proj[512,40]
+)"},
+    {"olmo2", R"(model.embed_tokens pad 1; norm(late 512 1e-05) lm_head[97,512]
+0 1 2 3 4 5:
+> q_proj[512,512] k_proj[512,512] v_proj[512,512] q_norm(late 512 1e-05) k_norm(late 512 1e-05) rope(10000 8) scale 0.353553 o_proj[512,512] post_attention_layernorm(late 512 1e-05)
+> gate_proj[40,512] up_proj[40,512] silu gated down_proj[512,40] post_feedforward_layernorm(late 512 1e-05)
+)"},
+    {"olmo3", R"(model.embed_tokens pad 1; norm(late 512 1e-05) lm_head[97,512]
+0 1 2 4 5:
+> q_proj[512,512] k_proj[512,512] v_proj[512,512] q_norm(late 512 1e-05) k_norm(late 512 1e-05) rope(500000 8) scale 0.353553 window 4096 o_proj[512,512] post_attention_layernorm(late 512 1e-05)
+> gate_proj[40,512] up_proj[40,512] silu gated down_proj[512,40] post_feedforward_layernorm(late 512 1e-05)
+3:
+> q_proj[512,512] k_proj[512,512] v_proj[512,512] q_norm(late 512 1e-05) k_norm(late 512 1e-05) rope(500000 8) scale 0.353553 o_proj[512,512] post_attention_layernorm(late 512 1e-05)
+> gate_proj[40,512] up_proj[40,512] silu gated down_proj[512,40] post_feedforward_layernorm(late 512 1e-05)
+)"},
+    {"phi", R"(model.embed_tokens; final_layernorm(layer bias 512 1e-05) lm_head[97,512]+b
+0 1 2 3 4 5:
+| input_layernorm(layer bias 512 1e-05) q_proj[512,512]+b k_proj[512,512]+b v_proj[512,512]+b rope(10000 4) scale 0.353553 dense[512,512]+b
+| input_layernorm(layer bias 512 1e-05) fc1[40,512]+b gelu_tanh fc2[512,40]+b
+)"},
+    {"phi3", R"(model.embed_tokens; norm(rms 512 1e-05) lm_head[97,512]
+0 1 2 3 4 5:
+> input_layernorm(rms 512 1e-05) qkv_proj[1536,512] rope(10000 8) scale 0.353553 o_proj[512,512]
+> post_attention_layernorm(rms 512 1e-05) gate_up_proj[80,512] silu gated down_proj[512,40]
+)"},
+    {"qwen2", R"(model.embed_tokens; norm(rms 512 1e-06) lm_head[97,512]
+0 1 2 3 4 5:
+> input_layernorm(rms 512 1e-06) q_proj[512,512]+b k_proj[256,512]+b v_proj[256,512]+b rope(10000 8) scale 0.353553 o_proj[512,512]
+> post_attention_layernorm(rms 512 1e-06) gate_proj[40,512] up_proj[40,512] silu gated down_proj[512,40]
+)"},
+    {"qwen3", R"(model.embed_tokens; norm(rms 512 1e-06) lm_head[97,512]
+0 1 2 3 4 5:
+> input_layernorm(rms 512 1e-06) q_proj[8192,512] k_proj[4096,512] v_proj[4096,512] q_norm(rms 128 1e-06) k_norm(rms 128 1e-06) rope(10000 128) scale 0.0883883 o_proj[512,8192]
+> post_attention_layernorm(rms 512 1e-06) gate_proj[40,512] up_proj[40,512] silu gated down_proj[512,40]
+)"},
+    {"smollm3", R"(model.embed_tokens; norm(rms 512 1e-06) lm_head[97,512] tied
+0 1 2 4 5:
+> input_layernorm(rms 512 1e-06) q_proj[512,512] k_proj[32,512] v_proj[32,512] rope(2e+06 8) scale 0.353553 o_proj[512,512]
+> post_attention_layernorm(rms 512 1e-06) gate_proj[40,512] up_proj[40,512] silu gated down_proj[512,40]
+3:
+> input_layernorm(rms 512 1e-06) q_proj[512,512] k_proj[32,512] v_proj[32,512] scale 0.353553 o_proj[512,512]
+> post_attention_layernorm(rms 512 1e-06) gate_proj[40,512] up_proj[40,512] silu gated down_proj[512,40]
+)"},
+    {"stablelm", R"(model.embed_tokens; norm(layer bias 512 1e-05) lm_head[97,512]
+0 1 2 3 4 5:
+> input_layernorm(layer bias 512 1e-05) q_proj[512,512] k_proj[256,512] v_proj[256,512] rope(10000 2) scale 0.353553 o_proj[512,512]
+> post_attention_layernorm(layer bias 512 1e-05) gate_proj[40,512] up_proj[40,512] silu gated down_proj[512,40]
+)"},
+    {"starcoder2", R"(model.embed_tokens; norm(layer bias 512 1e-05) lm_head[97,512] tied
+0 1 2 3 4 5:
+> input_layernorm(layer bias 512 1e-05) q_proj[512,512]+b k_proj[16,512]+b v_proj[16,512]+b rope(10000 8) scale 0.353553 o_proj[512,512]+b
+> post_attention_layernorm(layer bias 512 1e-05) c_fc[40,512]+b gelu_tanh c_proj[512,40]+b
+)"},
 };
 
 class DecoderType : public testing::TestWithParam<Expected> {};
@@ -162,10 +288,15 @@ TEST(DecoderTypes, each_has_its_line_here) {
 }
 
 TEST(DecoderTypes, those_that_people_ask_for_in_vain_are_refused_with_the_reason) {
-    const std::pair<const char*, const char*> kCases[] = {
-        {"deepseek_v3", "latent"},      {"llama4", "chunked attention"}, {"gemma4", "share keys and values"},
-        {"qwen3_5", "gated delta nets"}, {"gpt_oss", "attention sinks"}, {"lfm2", "short convolutions"},
-        {"t5", "encoder with a decoder"}, {"bert", "an encoder"},        {"roberta", "an encoder"}};
+    const std::pair<const char*, const char*> kCases[] = {{"deepseek_v3", "latent"},
+                                                          {"llama4", "chunked attention"},
+                                                          {"gemma4", "share keys and values"},
+                                                          {"qwen3_5", "gated delta nets"},
+                                                          {"gpt_oss", "attention sinks"},
+                                                          {"lfm2", "short convolutions"},
+                                                          {"t5", "encoder with a decoder"},
+                                                          {"bert", "an encoder"},
+                                                          {"roberta", "an encoder"}};
     for (const auto& [type, why] : kCases) {
         try {
             parse_decoder_spec({{"model_type", type}}, "config.json");
