@@ -175,7 +175,8 @@ void read_limit(const Source& source, RopeConfig& rope) {
 
 spec::Rope read(const Source& source) {
     ConfigReader& section = source.section;
-    spec::Rope out{.dims = read_dims(source), .pairs = source.defaults.pairs};
+    spec::Rope out{
+        .dims = read_dims(source), .pairs = source.defaults.pairs, .rounding = source.defaults.rounding};
     RopeConfig& rope = out.frequencies;
     const char* theta_key = source.defaults.theta_key;
     rope.theta = section.number("rope_theta", theta_key == nullptr

@@ -24,6 +24,7 @@ struct RopeDefaults {
     std::optional<double> partial = {};
     const char* partial_key = "partial_rotary_factor";  ///< beside the section
     bool pairs = false;                                 ///< see spec::Rope
+    spec::Rope::Rounding rounding = spec::Rope::Rounding::kAnglesAndProducts;
     /// original_max_position_embeddings where the architecture has it as a key of its own, which then counts
     /// instead of the one in the section.
     std::optional<std::int64_t> original_positions = {};

@@ -1,4 +1,5 @@
 #include <filesystem>
+#include <utility>
 
 #include "folder_files.h"
 #include "json_tokenizer.h"
@@ -17,8 +18,12 @@ std::filesystem::path vocabulary_file(const std::filesystem::path& folder) {
         if (optional_file_exists(folder / name)) return folder / name;
     }
     std::string message = folder.string() + ": has neither tokenizer.json nor tokenizer.model";
-    if (optional_file_exists(folder / "vocab.json")) {
-        message += "; save tokenizer.json from vocab.json and merges.txt with transformers (save_pretrained)";
+    for (const auto& [file, source] : {std::pair("vocab.json", "vocab.json and merges.txt"),
+                                       std::pair("tekken.json", "tekken.json (Mistral's own format)")}) {
+        if (!optional_file_exists(folder / file)) continue;
+        message +=
+            "; save tokenizer.json from " + std::string(source) + " with transformers (save_pretrained)";
+        break;
     }
     throw CheckpointError(message);
 }

@@ -108,12 +108,15 @@ TEST_F(SpecialTokensTest, TheFingerprintIsThatOfTheVocabularyFile) {
 TEST(LoadTokenizer, AFolderWithoutAVocabularyIsRefusedWithAdvice) {
     const test::TempDir folder;
     EXPECT_THROW(load_tokenizer(folder.path()), CheckpointError);
-    test::write_file(folder / "vocab.json", "{}");
-    try {
-        load_tokenizer(folder.path());
-        FAIL() << "accepted";
-    } catch (const CheckpointError& error) {
-        EXPECT_NE(std::string(error.what()).find("merges.txt"), std::string::npos);
+    for (const auto& [file, advice] :
+         {std::pair("tekken.json", "tekken.json"), std::pair("vocab.json", "merges.txt")}) {
+        test::write_file(folder / file, "{}");
+        try {
+            load_tokenizer(folder.path());
+            FAIL() << "accepted";
+        } catch (const CheckpointError& error) {
+            EXPECT_NE(std::string(error.what()).find(advice), std::string::npos) << error.what();
+        }
     }
 }
 

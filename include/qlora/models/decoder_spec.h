@@ -71,6 +71,9 @@ struct Rope {
     RopeConfig frequencies;
     std::int64_t dims = 0;  ///< of each head that turn: the first ones
     bool pairs = false;     ///< dimension 2i turns with 2i + 1; else i with i + dims / 2
+    /// What is rounded to a 16-bit compute dtype besides what has turned.
+    enum class Rounding { kAnglesAndProducts, kAngles, kNothing };
+    Rounding rounding = Rounding::kAnglesAndProducts;
 };
 
 /// Causal attention.

@@ -24,7 +24,8 @@ DecoderSpec cohere(ConfigReader& config) {
     const bool bias = config.boolean("attention_bias", false), qk_norm = config.boolean("use_qk_norm", false);
     const spec::Activation activation = config.activation("hidden_act", "silu");
     DecoderSpec out = cohere_decoder(config, sizes);
-    out.ropes = {read_rope(config, rope_sizes(sizes), {.theta = 5e5, .pairs = true})};
+    out.ropes = {read_rope(config, rope_sizes(sizes),
+                           {.theta = 5e5, .pairs = true, .rounding = spec::Rope::Rounding::kAngles})};
     for (std::int64_t layer = 0; layer < sizes.layers; ++layer) {
         spec::Attention attention = separate_attention(sizes, layer, {bias, bias});
         if (qk_norm) {
@@ -45,7 +46,8 @@ DecoderSpec cohere2(ConfigReader& config) {
     const MixedWindows windows =
         read_mixed_windows(config, sizes, config.integer("sliding_window_pattern", 4));
     DecoderSpec out = cohere_decoder(config, sizes);
-    out.ropes = {read_rope(config, rope_sizes(sizes), {.pairs = true})};
+    out.ropes = {
+        read_rope(config, rope_sizes(sizes), {.pairs = true, .rounding = spec::Rope::Rounding::kAngles})};
     for (std::int64_t layer = 0; layer < sizes.layers; ++layer) {
         spec::Attention attention = separate_attention(sizes, layer, {bias, bias});
         attention.window = windows.of(layer);

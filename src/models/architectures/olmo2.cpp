@@ -26,7 +26,7 @@ DecoderSpec olmo2(ConfigReader& config) {
     const bool bias = config.boolean("attention_bias", false);
     const spec::Activation activation = config.activation("hidden_act", "silu");
     DecoderSpec out = decoder(config, sizes, {.padding = 1});
-    out.ropes = {read_rope(config, rope_sizes(sizes))};
+    out.ropes = {read_rope(config, rope_sizes(sizes), {.rounding = spec::Rope::Rounding::kNothing})};
     for (std::int64_t layer = 0; layer < sizes.layers; ++layer) {
         out.layers.push_back(
             olmo_layer(sizes, layer, separate_attention(sizes, layer, {bias, bias}), activation));
@@ -44,6 +44,7 @@ DecoderSpec olmo3(ConfigReader& config) {
     const RopesByLayerType ropes =
         read_ropes_by_layer_type(config, rope_sizes(sizes), {.full_theta = 5e5, .sliding_theta = 5e5});
     out.ropes = {ropes.full, ropes.sliding};
+    for (spec::Rope& rope : out.ropes) rope.rounding = spec::Rope::Rounding::kNothing;
     for (std::int64_t layer = 0; layer < sizes.layers; ++layer) {
         spec::Attention attention = separate_attention(sizes, layer, {bias, bias});
         attention.window = windows.of(layer);

@@ -21,7 +21,7 @@ class AttentionBlock final : public Block {
         : linears_(attention.entry, attention.output),
           q_norm_(make_head_norm(attention.q_norm)),
           k_norm_(make_head_norm(attention.k_norm)),
-          norms_rows_(attention.norm_span == spec::Attention::NormSpan::kRow),
+          span_(attention.norm_span),
           rope_(attention.rope),
           shape_{.heads = attention.heads,
                  .kv_heads = attention.kv_heads,
@@ -38,7 +38,13 @@ class AttentionBlock final : public Block {
     ops::Projections entry(const LayerPass& pass) const override { return linears_.entry(pass); }
     at::Tensor inner(const at::Tensor& entered, const LayerPass& pass) const override {
         std::optional<ops::HeadNorms> head_norms;
-        if (q_norm_) head_norms = {q_norm_->used(), k_norm_->used(), norms_rows_};
+        if (q_norm_) {
+            head_norms = {q_norm_->used(), k_norm_->used(), span_ == spec::Attention::NormSpan::kRow};
+            if (span_ == spec::Attention::NormSpan::kOwnWeightsPerHead) {
+                for (ops::Norm* norm : {&head_norms->q, &head_norms->k})
+                    norm->weight = norm->weight.view({-1, shape_.head_dim});
+            }
+        }
         const ops::HeadNorms* norms = head_norms ? &*head_norms : nullptr;
         const ops::RopeTable table = rope_ ? pass.ropes.at(*rope_) : ops::RopeTable{};
         const at::Tensor attended = pass.caches.empty()
@@ -79,7 +85,7 @@ class AttentionBlock final : public Block {
 
     BlockLinears linears_;
     std::optional<nn::Norm> q_norm_, k_norm_;
-    bool norms_rows_;                  ///< each goes over all heads
+    spec::Attention::NormSpan span_;
     std::optional<std::size_t> rope_;  ///< in LayerPass::ropes; none: no token turns
     ops::AttentionShape shape_;
 };

@@ -11,6 +11,7 @@ namespace qlora::models {
 RotaryEmbedding::RotaryEmbedding(const spec::Rope& rope, at::ScalarType dtype)
     : config_(rope.frequencies),
       pairs_(rope.pairs),
+      rounding_(rope.rounding),
       dtype_(dtype),
       inverse_frequency_(inverse_frequencies(rope.frequencies, rope.dims)) {
     if (config_.type == RopeType::kLongrope) {
@@ -35,8 +36,11 @@ at::Tensor RotaryEmbedding::frequencies_of_tokens(const TokenBatch& batch,
 }
 
 ops::RopeTable RotaryEmbedding::table(const TokenBatch& batch, std::span<KvCache* const> caches) const {
-    ops::RopeTable out = ops::rope_table(batch.positions, frequencies_of_tokens(batch, caches), dtype_,
-                                         config_.attention_factor);
+    using Rounding = spec::Rope::Rounding;
+    ops::RopeTable out =
+        ops::rope_table(batch.positions, frequencies_of_tokens(batch, caches),
+                        rounding_ == Rounding::kNothing ? at::kFloat : dtype_, config_.attention_factor);
+    if (rounding_ == Rounding::kAngles) out = {.cos = out.cos.to(at::kFloat), .sin = out.sin.to(at::kFloat)};
     out.pairs = pairs_;
     return out;
 }

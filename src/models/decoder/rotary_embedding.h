@@ -27,6 +27,7 @@ class RotaryEmbedding {
 
     RopeConfig config_;
     bool pairs_;
+    spec::Rope::Rounding rounding_;
     at::ScalarType dtype_;
     at::Tensor inverse_frequency_;       ///< fp32 [dims / 2]
     at::Tensor long_inverse_frequency_;  ///< the same of longrope's long sequences
