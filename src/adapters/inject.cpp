@@ -140,6 +140,7 @@ AdaptableModel adaptable_model(const models::DecoderSpec& decoder) {
                        .not_whole = linear->stored_in_columns ? kColumnsStay : ""});
     }
     for (const models::spec::Norm* norm : decoder.norms()) {
+        if (norm->apart) continue;  // a module a head
         out.push_back(
             {.path = norm->path, .is_norm = true, .in_features = norm->size, .out_features = norm->size});
     }

@@ -49,7 +49,7 @@ std::vector<TrainedTensor> trained_tensors(const MatchResult& match, const model
     }
     for (const models::spec::Norm* norm : decoder.norms()) {
         if (!whole.contains(norm->path)) continue;
-        out.push_back(make(norm->path, kWeight, TrainedPart::kWeight, {norm->size}, false));
+        out.push_back(make(norm->path, kWeight, TrainedPart::kWeight, norm->shape(), false));
         if (!norm->bias) continue;
         out.push_back(make(norm->path, kBias, TrainedPart::kBias, {norm->size}, false));
     }

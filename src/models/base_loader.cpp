@@ -60,6 +60,27 @@ void add_linear(nn::Linear& linear, const spec::Linear& described, const Decoder
                      }});
 }
 
+void add_norm(nn::Norm& norm, const spec::Norm& described, at::ScalarType compute, std::vector<Slot>& slots) {
+    if (described.apart) {
+        for (std::int64_t head = 0; head < described.heads; ++head) {
+            slots.push_back({described.path + ".norms." + std::to_string(head) + ".weight",
+                             {described.size / described.heads},
+                             [&norm, shape = described.shape(), head, compute](const io::TensorView& view) {
+                                 norm.set_weight_of_head(head, shape, load_dense(view), compute);
+                             }});
+        }
+        return;
+    }
+    slots.push_back(
+        {described.path + ".weight", described.shape(),
+         [&norm, compute](const io::TensorView& view) { norm.set_weight(load_dense(view), compute); }});
+    if (!described.bias) return;
+    slots.push_back(
+        {described.path + ".bias", {described.size}, [&norm, compute](const io::TensorView& view) {
+             norm.set_bias(load_dense(view), compute);
+         }});
+}
+
 std::vector<Slot> slots_of(CausalLM& model, const LoadOptions& options) {
     const DecoderSpec& config = model.spec();
     const at::ScalarType compute = options.compute_dtype;
@@ -76,16 +97,10 @@ std::vector<Slot> slots_of(CausalLM& model, const LoadOptions& options) {
     TORCH_CHECK(linears.size() == described.size(), "a model has the linears of its description");
     for (std::size_t i = 0; i < linears.size(); ++i)
         add_linear(*linears[i], *described[i], config, options, slots);
-    for (nn::Norm* norm : model.norms()) {
-        slots.push_back(
-            {norm->path() + ".weight", {norm->size()}, [norm, compute](const io::TensorView& view) {
-                 norm->set_weight(load_dense(view), compute);
-             }});
-        if (!norm->has_bias()) continue;
-        slots.push_back({norm->path() + ".bias", {norm->size()}, [norm, compute](const io::TensorView& view) {
-                             norm->set_bias(load_dense(view), compute);
-                         }});
-    }
+    const std::vector<nn::Norm*> norms = model.norms();
+    const std::vector<const spec::Norm*> described_norms = config.norms();
+    TORCH_CHECK(norms.size() == described_norms.size(), "a model has the norms of its description");
+    for (std::size_t i = 0; i < norms.size(); ++i) add_norm(*norms[i], *described_norms[i], compute, slots);
     if (!config.positions.empty()) {
         slots.push_back({config.positions + ".weight",
                          {config.max_position_embeddings, config.hidden_size},

@@ -64,6 +64,15 @@ struct Norm {
     NormKind kind = NormKind::kRms;
     bool bias = false;
     bool offset = false;  ///< it multiplies with 1 + the stored weight
+    /// Of heads that have weights of their own, which `size` counts all; 0: one weight serves whatever is
+    /// normed.
+    std::int64_t heads = 0;
+    bool apart = false;  ///< each head's weight is a tensor, path.norms.H; else one tensor [heads, ..]
+
+    std::vector<std::int64_t> shape() const {
+        if (heads == 0) return {size};
+        return {heads, size / heads};
+    }
 };
 
 /// A rotary embedding that layers share.

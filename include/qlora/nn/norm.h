@@ -2,6 +2,7 @@
 
 #include <ATen/TensorOperators.h>
 #include <ATen/core/Tensor.h>
+#include <ATen/ops/zeros.h>
 
 #include <string>
 #include <utility>
@@ -35,6 +36,12 @@ class Norm {
     void set_weight(const at::Tensor& weight, at::ScalarType compute = at::kFloat) {
         weight_ = settings_.kind == kernels::NormKind::kRms ? weight.to(at::kFloat) : held(weight, compute);
         if (settings_.offset) offset_weight_ = weight_ + 1;
+    }
+    /// The same of one of several heads that have weights of their own; `shape` is that of all, [heads, ..].
+    void set_weight_of_head(std::int64_t head, at::IntArrayRef shape, const at::Tensor& weight,
+                            at::ScalarType compute) {
+        if (!weight_.defined()) weight_ = at::zeros(shape, at::kFloat);
+        weight_.select(0, head).copy_(held(weight, compute));
     }
     void set_bias(const at::Tensor& bias, at::ScalarType compute = at::kFloat) {
         bias_ = held(bias, compute);

@@ -30,7 +30,7 @@ DecoderSpec cohere(ConfigReader& config) {
         spec::Attention attention = separate_attention(sizes, layer, {bias, bias});
         if (qk_norm) {
             add_head_norms(attention, sizes, layer);
-            attention.norm_span = spec::Attention::NormSpan::kOwnWeightsPerHead;
+            give_heads_own_norms(attention, false);
         }
         out.layers.push_back(
             parallel_layer(sizes, layer, std::move(attention), gated_mlp(sizes, layer, activation)));
@@ -43,8 +43,7 @@ DecoderSpec cohere2(ConfigReader& config) {
     const Sizes sizes = read_sizes(config, cohere_sizes(nullptr));
     const bool bias = config.boolean("attention_bias", false);
     const spec::Activation activation = config.activation("hidden_act", "silu");
-    const MixedWindows windows =
-        read_mixed_windows(config, sizes, config.integer("sliding_window_pattern", 4));
+    const MixedWindows windows = read_mixed_windows(config, sizes, read_pattern(config, 4));
     DecoderSpec out = cohere_decoder(config, sizes);
     out.ropes = {
         read_rope(config, rope_sizes(sizes), {.pairs = true, .rounding = spec::Rope::Rounding::kAngles})};

@@ -16,7 +16,7 @@ DecoderSpec exaone4(ConfigReader& config) {
     }
     MixedWindows windows{.slides = std::vector<bool>(static_cast<std::size_t>(sizes.layers))};
     if (has_windows || config.has("layer_types"))
-        windows = read_mixed_windows(config, sizes, config.integer("sliding_window_pattern", 4));
+        windows = read_mixed_windows(config, sizes, read_pattern(config, 4));
     DecoderSpec out = decoder(config, sizes);
     out.ropes = {read_rope(config, rope_sizes(sizes))};
     for (std::int64_t layer = 0; layer < sizes.layers; ++layer) {

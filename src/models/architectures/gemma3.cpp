@@ -19,8 +19,7 @@ DecoderSpec gemma3_text(ConfigReader& config) {
     require_off(config, {"use_bidirectional_attention"});
     const spec::Activation activation = config.activation("hidden_activation", "gelu_pytorch_tanh");
     const double scale = gemma_scale(config);
-    const MixedWindows windows =
-        read_mixed_windows(config, sizes, config.integer("sliding_window_pattern", 6));
+    const MixedWindows windows = read_mixed_windows(config, sizes, read_pattern(config, 6));
     DecoderSpec out = decoder(config, sizes, {.tied = true, .padding = 0});
     out.embedding_scale = std::sqrt(static_cast<double>(sizes.hidden));
     out.logit_softcap = config.number_or_off("final_logit_softcapping", 0.0);

@@ -156,6 +156,17 @@ void add_head_norms(spec::Attention& attention, const Sizes& sizes, std::int64_t
     attention.k_norm = norm(sizes, layer_path(sizes, layer, k_norm), sizes.head_dim);
 }
 
+void give_heads_own_norms(spec::Attention& attention, bool apart) {
+    attention.norm_span = spec::Attention::NormSpan::kOwnWeightsPerHead;
+    attention.q_norm->heads = attention.heads;
+    attention.k_norm->heads = attention.kv_heads;
+    for (spec::Norm* norm : {&*attention.q_norm, &*attention.k_norm}) {
+        norm->size *= norm->heads;
+        norm->bias = false;
+        norm->apart = apart;
+    }
+}
+
 spec::Mlp gated_mlp(const Sizes& s, std::int64_t layer, spec::Activation activation, bool bias) {
     const auto linear = [&](const char* rest, std::int64_t in, std::int64_t out) {
         return spec::Linear{.path = layer_path(s, layer, rest), .in = in, .out = out, .bias = bias};

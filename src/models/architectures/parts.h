@@ -88,6 +88,8 @@ spec::Attention fused_attention(const Sizes& sizes, std::int64_t layer, const st
 void add_head_norms(spec::Attention& attention, const Sizes& sizes, std::int64_t layer,
                     const std::string& q_norm = "self_attn.q_norm",
                     const std::string& k_norm = "self_attn.k_norm");
+/// The same with weights, and no biases, of each head's own. `apart`: as tensors of their own.
+void give_heads_own_norms(spec::Attention& attention, bool apart);
 
 /// gate_proj, up_proj and down_proj in `mlp`; `bias`: on all three.
 spec::Mlp gated_mlp(const Sizes& sizes, std::int64_t layer, spec::Activation activation, bool bias = false);

@@ -12,12 +12,16 @@ DecoderSpec stablelm(ConfigReader& config) {
                             .norm = {.eps = 1e-5, .kind = spec::NormKind::kLayer, .bias = true}});
     const bool bias = config.boolean("use_qkv_bias", false);
     const bool parallel = config.boolean("use_parallel_residual", false);
-    require_off(config, {"qk_layernorm"});
+    const bool qk_norm = config.boolean("qk_layernorm", false);
     const spec::Activation activation = config.activation("hidden_act", "silu");
     DecoderSpec out = decoder(config, sizes);
     out.ropes = {read_rope(config, rope_sizes(sizes), {.partial = 0.25})};
     for (std::int64_t layer = 0; layer < sizes.layers; ++layer) {
         spec::Attention attention = separate_attention(sizes, layer, {.query_key_value = bias});
+        if (qk_norm) {
+            add_head_norms(attention, sizes, layer, "self_attn.q_layernorm", "self_attn.k_layernorm");
+            give_heads_own_norms(attention, true);
+        }
         spec::Mlp mlp = gated_mlp(sizes, layer, activation);
         out.layers.push_back(parallel ? parallel_layer(sizes, layer, std::move(attention), std::move(mlp))
                                       : pre_norm_layer(sizes, layer, std::move(attention), std::move(mlp)));

@@ -89,6 +89,10 @@ void add_windowed_layers(DecoderSpec& decoder, ConfigReader& config, const Sizes
     }
 }
 
+std::int64_t read_pattern(ConfigReader& config, std::int64_t fallback) {
+    return config.has("layer_types") ? fallback : config.integer("sliding_window_pattern", fallback);
+}
+
 MixedWindows read_mixed_windows(ConfigReader& config, const Sizes& sizes, std::int64_t full_every) {
     std::vector<bool> usual;
     for (std::int64_t layer = 0; layer < sizes.layers; ++layer)

@@ -31,6 +31,8 @@ struct MixedWindows {
     std::size_t rope_of(std::int64_t layer) const { return slides[static_cast<std::size_t>(layer)] ? 1 : 0; }
     std::int64_t of(std::int64_t layer) const { return slides[static_cast<std::size_t>(layer)] ? window : 0; }
 };
+/// `sliding_window_pattern`, which counts where there are no `layer_types`.
+std::int64_t read_pattern(ConfigReader& config, std::int64_t fallback);
 /// By `layer_types`, else all layers slide but each `full_every`-th; `sliding_window` 4096 unless given.
 MixedWindows read_mixed_windows(ConfigReader& config, const Sizes& sizes, std::int64_t full_every);
 
