@@ -60,8 +60,8 @@ TEST_P(OnEverySet, dot_rows_give_the_bits_of_the_portable_path) {
 }
 
 /// A random matrix in NF4 with scales of its own.
-struct Matrix {
-    Matrix(int64_t rows, int64_t columns)
+struct PackedMatrix {
+    PackedMatrix(int64_t rows, int64_t columns)
         : outputs(rows), inputs(columns), values(uniform(rows * columns, 5)) {
         const int64_t n = rows * columns;
         packed.resize(static_cast<size_t>(packed_bytes(n)));
@@ -91,7 +91,7 @@ TEST_P(OnEverySet, a_matvec_is_dot_rows_with_the_dequantized_weights) {
     const UseInstructionSet use(GetParam());
     // Rows of whole blocks, of blocks that cross row ends, and of an odd length.
     for (const auto& [outputs, inputs] : {std::pair{5, 128}, {7, 96}, {9, 33}, {3, 1}, {1, 576}}) {
-        const Matrix matrix(outputs, inputs);
+        const PackedMatrix matrix(outputs, inputs);
         const std::vector<float> x = uniform(4 * inputs, 6);
         for (const FloatType type : {FloatType::kF32, FloatType::kF16, FloatType::kBF16}) {
             const std::vector<float> weights = matrix.dequantized(type);
@@ -140,7 +140,7 @@ TEST_P(OnEverySet, a_matvec_with_dense_weights_is_dot_rows_with_their_values) {
 }
 
 TEST(Matvec, refuses_what_does_not_fit) {
-    const Matrix matrix(4, 64);
+    const PackedMatrix matrix(4, 64);
     std::vector<float> x(64), y(4);
     Matvec product{FloatType::kF32, 4, 64, x.data(), 1, y.data()};
     EXPECT_THROW(matvec_nf4(matrix.view(), product, 0, 5), std::invalid_argument);
