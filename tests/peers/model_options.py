@@ -42,8 +42,8 @@ def in_text(config):
 OPTIONS = {
     "llama": {
         "plain": {},
-        "tied-bias": {"bias": True, **TIED},
         **ROPES,
+        "tied-bias": {"bias": True, **TIED},
         "yarn-mscale": {"config": {"rope_parameters": yarn(mscale=1.5, mscale_all_dim=0.7, beta_fast=16, beta_slow=2)},
                         **SHORT_TEXTS},
         "yarn-untruncated": {"config": {"rope_parameters": yarn(truncate=False, attention_factor=1.2)}, **SHORT_TEXTS},
@@ -67,8 +67,8 @@ OPTIONS = {
     },
     "qwen2": {
         "plain": {"sliding_window": 5, **TIED},
-        "no-window": {},
         "yarn": ROPES["yarn"],
+        "no-window": {},
         "yarn-old-config": ROPES["yarn-old-config"],
         "layer-types": {"sliding_window": 5, "config": KINDS},
     },
@@ -121,8 +121,8 @@ OPTIONS = {
     },
     "phi3": {
         "plain": {"sliding_window": 7},
-        "no-window": {},
         "longrope": {"rope": "longrope", **SHORT_TEXTS},
+        "no-window": {},
         "longrope-old-config": {"rope": "longrope", "old_config": True, "config": {"rope_scaling.type": "su"},
                                 **SHORT_TEXTS},
         "longrope-one-factor": {"rope": "longrope", "config": {"rope_parameters.attention_factor": 1.3}, **SHORT_TEXTS},
