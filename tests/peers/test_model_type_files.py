@@ -79,6 +79,6 @@ def test_the_names_of_released_files_give_the_same_logits(name, case_of, bin_dir
     folder = shutil.copytree(case.folder, tmp_path / "model")
     tensors = {key.removeprefix(beginning): value for key, value in tensors_of(folder).items()} | more
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
-    assert torch.equal(case.logits_of(peer(folder)), case.logits)
+    close_to_largest(case.logits_of(peer(folder)), case.logits)  # products' bits depend on where in memory weights lie
     answers = probe_all(bin_dir, tmp_path / "probe", [{"name": "released", "model": str(folder), "sequences": case.ids}])
     assert torch.equal(answers("released")["logits"], case.probed("plain")["logits"])
