@@ -128,7 +128,8 @@ def check(options):
         faults.append("phi3 has heads of hidden / heads, and rope default or longrope")
     if options.sliding_window and model_type == "llama":
         faults.append("llama has no sliding window")
-    if options.heads % options.kv_heads:
+    shares_keys = model_type in SPELLED_OUT or (model_type in MODEL_TYPES and "num_key_value_heads" in keys_of(model_type))
+    if shares_keys and options.heads % options.kv_heads:
         faults.append(f"{options.heads} heads cannot share {options.kv_heads} key-value heads")
     if options.head_dim is None and options.hidden % options.heads:
         faults.append(f"hidden {options.hidden} is not a multiple of {options.heads} heads; give --head-dim")
