@@ -84,8 +84,8 @@ void put_states(qlora::models::CausalLM& model, Tensors& out) {
     }
 }
 
-/// Logits [T, V] as generation sees them: each sequence's first half in one pass, then one token at a time,
-/// the sequences that are not at their end together.
+/// Logits [T, V] as generation sees them: each sequence's first half in one pass, or as much as turns as the
+/// whole does, then one token at a time, the sequences that are not at their end together.
 at::Tensor cached_logits(const qlora::models::CausalLM& model,
                          const std::vector<qlora::data::Example>& examples) {
     std::vector<qlora::models::KvCache> caches(examples.size(),
@@ -98,7 +98,12 @@ at::Tensor cached_logits(const qlora::models::CausalLM& model,
         for (std::size_t i = 0; i < examples.size(); ++i) {
             const std::int64_t seen = caches[i].length(), tokens = examples[i].tokens();
             if (seen == tokens) continue;
-            const std::int64_t end = first ? (tokens + 1) / 2 : seen + 1;
+            std::int64_t end = first ? (tokens + 1) / 2 : seen + 1;
+            // Keys and values of a sequence that longrope turns otherwise than the whole are of no use to it.
+            const auto side = [&](std::int64_t length) {
+                return qlora::models::long_ropes(model.spec(), length);
+            };
+            while (side(end) != side(tokens)) ++end;
             for (std::int64_t at = seen; at < end; ++at) {
                 ids.push_back(examples[i].ids[static_cast<std::size_t>(at)]);
                 positions.push_back(at);

@@ -18,6 +18,7 @@ DecoderSpec gemma(ConfigReader& config) {
         is_legacy ? spec::Activation::kGeluTanh : config.activation("hidden_act", "gelu_pytorch_tanh");
     DecoderSpec out = decoder(config, sizes, {.tied = true, .padding = 0});
     out.embedding_scale = std::sqrt(static_cast<double>(sizes.hidden));
+    out.rounds_embedding_scale = true;
     out.ropes = {read_rope(config, rope_sizes(sizes))};
     for (std::int64_t layer = 0; layer < sizes.layers; ++layer) {
         out.layers.push_back(pre_norm_layer(sizes, layer, separate_attention(sizes, layer, {bias, bias}),

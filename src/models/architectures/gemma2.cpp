@@ -26,6 +26,7 @@ DecoderSpec gemma2(ConfigReader& config) {
     const MixedWindows windows = read_mixed_windows(config, sizes, 2);
     DecoderSpec out = decoder(config, sizes, {.tied = true, .padding = 0});
     out.embedding_scale = std::sqrt(static_cast<double>(sizes.hidden));
+    out.rounds_embedding_scale = true;
     out.logit_softcap = config.number_or_off("final_logit_softcapping", 30.0);
     out.ropes = {read_rope(config, rope_sizes(sizes))};
     for (std::int64_t layer = 0; layer < sizes.layers; ++layer) {

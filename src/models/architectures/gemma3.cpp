@@ -22,6 +22,7 @@ DecoderSpec gemma3_text(ConfigReader& config) {
     const MixedWindows windows = read_mixed_windows(config, sizes, read_pattern(config, 6));
     DecoderSpec out = decoder(config, sizes, {.tied = true, .padding = 0});
     out.embedding_scale = std::sqrt(static_cast<double>(sizes.hidden));
+    out.rounds_embedding_scale = true;
     out.logit_softcap = config.number_or_off("final_logit_softcapping", 0.0);
     if (config.has("attn_logit_softcapping"))
         out.passed_over.emplace_back("attn_logit_softcapping has no effect, in transformers neither");
