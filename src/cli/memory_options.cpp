@@ -80,9 +80,10 @@ std::vector<train::MemoryOption> memory_options(const RunConfig& config, const m
         add_peft(fmt::format("peft.r: {}", config.peft.r / 2),
                  [](adapters::LoraConfig& peft) { peft.r /= 2; });
     }
-    add_peft(R"(peft.target_modules: ["q_proj", "v_proj"])", [](adapters::LoraConfig& peft) {
-        peft.target_modules = adapters::NameList{"q_proj", "v_proj"};
-    });
+    if (!model.lora_targets.empty()) {
+        add_peft(fmt::format(R"(peft.target_modules: ["{}"])", fmt::join(model.lora_targets, R"(", ")")),
+                 [&](adapters::LoraConfig& peft) { peft.target_modules = model.lora_targets; });
+    }
     if (config.peft.modules_to_save) {
         add_peft("peft.modules_to_save: null",
                  [](adapters::LoraConfig& peft) { peft.modules_to_save.reset(); });

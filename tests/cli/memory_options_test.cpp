@@ -136,6 +136,23 @@ TEST(MemoryOptions, follow_what_is_set) {
     }
 }
 
+TEST(MemoryOptions, fewer_layers_are_peft_s_choice_for_the_type_where_it_has_one) {
+    const RunConfig config = small_run();
+    models::DecoderSpec model = small_llama();
+    const auto targets_of = [&] {
+        std::string out;
+        const train::MemoryChoice choice{.request = memory_request(config, model, some_rows(), at::kCPU)};
+        for (const train::MemoryOption& option : memory_options(config, model, some_rows(), choice)) {
+            if (option.setting.starts_with("peft.target_modules")) out = option.setting;
+        }
+        return out;
+    };
+    model.lora_targets = {"k_proj"};
+    EXPECT_EQ(targets_of(), R"(peft.target_modules: ["k_proj"])");
+    model.lora_targets.clear();
+    EXPECT_EQ(targets_of(), "");
+}
+
 TEST(MemoryOptions, truncated_rows_stay_and_lose_their_end) {
     RunConfig config = small_run();
     config.data.overlong = data::Overlong::kTruncate;
