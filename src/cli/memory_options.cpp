@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 
+#include "qlora/core/error.h"
 #include "qlora/core/log.h"
 
 namespace qlora::cli {
@@ -26,6 +27,23 @@ std::int64_t power_of_two_below(std::int64_t value) {
     return value < 2 ? 0 : static_cast<std::int64_t>(std::bit_floor(static_cast<std::uint64_t>(value - 1)));
 }
 
+/// The names of the linears that queries and values come from; one name where one linear holds both.
+adapters::NameList query_and_value(const models::DecoderSpec& model) {
+    const auto name_of = [](const models::spec::Linear& linear) {
+        return linear.path.substr(linear.path.rfind('.') + 1);
+    };
+    for (const models::spec::Layer& layer : model.layers) {
+        for (const models::spec::Branch& branch : layer.branches) {
+            const auto* attention = std::get_if<models::spec::Attention>(&branch.block);
+            if (attention == nullptr) continue;
+            adapters::NameList out = {name_of(attention->entry.front())};
+            if (attention->entry.size() > 1) out.push_back(name_of(attention->entry.back()));
+            return out;
+        }
+    }
+    return {};
+}
+
 }  // namespace
 
 std::vector<train::MemoryOption> memory_options(const RunConfig& config, const models::DecoderSpec& model,
@@ -46,7 +64,12 @@ std::vector<train::MemoryOption> memory_options(const RunConfig& config, const m
     const auto add_peft = [&](std::string setting, const auto& change) {
         RunConfig changed = config;
         change(changed.peft);
-        add(std::move(setting), [&](train::MemoryRequest& request) { set_trained(request, changed, model); });
+        try {
+            add(std::move(setting),
+                [&](train::MemoryRequest& request) { set_trained(request, changed, model); });
+        } catch (const ConfigError&) {
+            // The other settings leave no room for this one: it is no option.
+        }
     };
 
     if (const std::int64_t most = config.data.max_tokens_per_batch.value_or(0); most > 1) {
@@ -80,10 +103,9 @@ std::vector<train::MemoryOption> memory_options(const RunConfig& config, const m
         add_peft(fmt::format("peft.r: {}", config.peft.r / 2),
                  [](adapters::LoraConfig& peft) { peft.r /= 2; });
     }
-    if (!model.lora_targets.empty()) {
-        add_peft(fmt::format(R"(peft.target_modules: ["{}"])", fmt::join(model.lora_targets, R"(", ")")),
-                 [&](adapters::LoraConfig& peft) { peft.target_modules = model.lora_targets; });
-    }
+    const adapters::NameList fewer = query_and_value(model);
+    add_peft(fmt::format(R"(peft.target_modules: ["{}"])", fmt::join(fewer, R"(", ")")),
+             [&](adapters::LoraConfig& peft) { peft.target_modules = fewer; });
     if (config.peft.modules_to_save) {
         add_peft("peft.modules_to_save: null",
                  [](adapters::LoraConfig& peft) { peft.modules_to_save.reset(); });

@@ -4,6 +4,7 @@
 
 #include <map>
 #include <string>
+#include <vector>
 
 #include "support/llama_config.h"
 
@@ -136,21 +137,28 @@ TEST(MemoryOptions, follow_what_is_set) {
     }
 }
 
-TEST(MemoryOptions, fewer_layers_are_peft_s_choice_for_the_type_where_it_has_one) {
-    const RunConfig config = small_run();
-    models::DecoderSpec model = small_llama();
-    const auto targets_of = [&] {
-        std::string out;
-        const train::MemoryChoice choice{.request = memory_request(config, model, some_rows(), at::kCPU)};
-        for (const train::MemoryOption& option : memory_options(config, model, some_rows(), choice)) {
-            if (option.setting.starts_with("peft.target_modules")) out = option.setting;
-        }
-        return out;
-    };
-    model.lora_targets = {"k_proj"};
-    EXPECT_EQ(targets_of(), R"(peft.target_modules: ["k_proj"])");
-    model.lora_targets.clear();
-    EXPECT_EQ(targets_of(), "");
+std::vector<std::string> peft_options(const RunConfig& config, const models::DecoderSpec& model) {
+    train::MemoryChoice choice;
+    choice.request = memory_request(config, model, some_rows(), at::kCPU);
+    std::vector<std::string> out;
+    for (const train::MemoryOption& option : memory_options(config, model, some_rows(), choice)) {
+        if (option.setting.starts_with("peft.")) out.push_back(option.setting);
+    }
+    return out;
+}
+
+TEST(MemoryOptions, name_the_linears_that_the_model_has) {
+    const models::DecoderSpec gpt2 = models::parse_decoder_spec(
+        {{"model_type", "gpt2"}, {"vocab_size", 300}, {"n_embd", 64}, {"n_layer", 2}, {"n_head", 4}},
+        "config.json");
+    EXPECT_EQ(peft_options(small_run(), gpt2),
+              (std::vector<std::string>{"peft.r: 4", R"(peft.target_modules: ["c_attn"])"}));
+}
+
+TEST(MemoryOptions, what_contradicts_the_other_settings_is_none) {
+    RunConfig config = small_run();
+    config.peft.exclude_modules = adapters::NameList{"q_proj", "v_proj"};
+    EXPECT_EQ(peft_options(config, small_llama()), std::vector<std::string>{"peft.r: 4"});
 }
 
 TEST(MemoryOptions, truncated_rows_stay_and_lose_their_end) {

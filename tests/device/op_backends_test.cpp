@@ -10,12 +10,15 @@
 #include "qlora/ops/activation.h"
 #include "qlora/ops/cross_entropy.h"
 #include "qlora/ops/device.h"
+#include "qlora/ops/norm.h"
+#include "qlora/ops/rope.h"
 
 namespace qlora::ops {
 namespace {
 
 using namespace test;
 using kernels::Activation;
+using kernels::NormKind;
 
 /// What run() gives on the kernels of a device.
 template <class Run>
@@ -37,6 +40,65 @@ TEST(DeviceActivations, GiveTheBitsOfTheCpuInFp32) {
             const ActivationGradient found = on_emulated([&] { return activate_backward(g, entered, rule); });
             EXPECT_TRUE(found.entered.equal(gradient.entered));
             EXPECT_TRUE(found.y.equal(y));
+        }
+    }
+}
+
+struct NormOutcome {
+    NormResult plain;
+    at::Tensor again, added, gradient;
+};
+
+NormOutcome run(const Norm& norm, at::ScalarType dtype) {
+    const at::Tensor x = gaussian({5, 72}, 1).to(dtype), residual = gaussian({5, 72}, 2).to(dtype);
+    const at::Tensor dy = gaussian({5, 72}, 3).to(dtype);
+    NormOutcome out{.plain = norm_forward(x, norm, {}, residual), .again = {}, .added = {}, .gradient = {}};
+    out.again = norm_recompute(out.plain.sum, norm, out.plain.statistics);
+    out.added = norm_added(x, norm, residual, 0.22).y;
+    out.gradient = norm_backward(dy, out.plain.sum, norm, out.plain.statistics, residual);
+    return out;
+}
+
+TEST(DeviceNorms, EveryKindIsThatOfTheCpu) {
+    for (const NormKind kind : {NormKind::kRms, NormKind::kRmsLate, NormKind::kLayer}) {
+        const at::Tensor bias = kind == NormKind::kLayer ? gaussian({72}, 5) : at::Tensor();
+        const Norm norm{.kind = kind, .weight = gaussian({72}, 4), .bias = bias, .eps = 1e-5};
+        for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+            const NormOutcome cpu = run(norm, dtype);
+            const NormOutcome device = on_emulated([&] { return run(norm, dtype); });
+            EXPECT_TRUE(device.plain.sum.equal(cpu.plain.sum));
+            EXPECT_TRUE(device.again.equal(device.plain.y));
+            // fp32: sums of 72 terms in another order. bf16: that moves a result to the neighbouring value.
+            const double bound = dtype == at::kFloat ? 2e-6 : 2 * kBf16Rounding;
+            EXPECT_LE(difference(device.plain.y, cpu.plain.y), bound);
+            EXPECT_LE(difference(device.plain.statistics.inverse, cpu.plain.statistics.inverse), 2e-6);
+            EXPECT_EQ(device.plain.statistics.mean.defined(), kind == NormKind::kLayer);
+            EXPECT_LE(difference(device.added, cpu.added), bound);
+            EXPECT_LE(difference(device.gradient, cpu.gradient), bound);
+        }
+    }
+}
+
+TEST(DeviceHeads, TurnAsOnTheCpu) {
+    const TurnedHeads heads{.heads = 2, .head_dim = 16, .groups = 2, .group_stride = 48};
+    for (const at::ScalarType dtype : {at::kFloat, at::kBFloat16}) {
+        for (const at::ScalarType angles : {dtype, at::kFloat}) {
+            for (const bool pairs : {false, true}) {
+                const RopeTable table{.cos = gaussian({5, 6}, 1).to(angles),
+                                      .sin = gaussian({5, 6}, 2).to(angles),
+                                      .pairs = pairs};
+                for (const RopeDirection direction : {RopeDirection::kForward, RopeDirection::kBackward}) {
+                    at::Tensor cpu = gaussian({5, 100}, 3).to(dtype), device = cpu.clone();
+                    const at::Tensor before = cpu.clone();
+                    rope_(cpu, heads, table, direction);
+                    on_emulated([&] {
+                        rope_(device, heads, table, direction);
+                        return true;
+                    });
+                    EXPECT_TRUE(device.equal(cpu));
+                    EXPECT_FALSE(cpu.equal(before));
+                }
+            }
         }
     }
 }

@@ -127,6 +127,35 @@ TEST_F(DeviceCrossEntropy, ACurveGivesTheBitsOfCurvedLogitsAndItsOwnGradient) {
     }
 }
 
+TEST_F(DeviceCrossEntropy, ASoftcapBoundsEndlessLogits) {
+    for (FloatType type : kFloatTypes) {
+        for (const LogitCurve& curve : {kCurves[1], kCurves[2]}) {
+            for (int64_t columns : {40, 41, 9001}) {
+                const auto count = static_cast<std::size_t>(columns);
+                Rows rows{gaussian(2 * columns, 4, 3.0f), {1, 2}, type, 0, curve};
+                rows.logits[7] = -kInfinity;
+                rows.logits[count - 1] = 1e30f;  // infinite in float16
+                const CrossEntropy found = cross_entropy(rows);
+                ASSERT_EQ(found.losses, cross_entropy(without_curve(rows)).losses);
+                EXPECT_TRUE(std::isfinite(found.losses[0]));
+                const std::vector<float> gradient = decode_elements(found.gradient, type);
+                EXPECT_EQ(gradient[7], 0.0f);  // the curve is flat there
+                EXPECT_EQ(gradient[count - 1], 0.0f);
+                EXPECT_NE(gradient[1], 0.0f);
+
+                rows.logits[9] = kNan;
+                const CrossEntropy broken = cross_entropy(rows);
+                EXPECT_TRUE(std::isnan(broken.losses[0]));
+                EXPECT_EQ(broken.losses[1], found.losses[1]);
+                const std::vector<float> other = decode_elements(broken.gradient, type);
+                for (std::size_t i = 0; i < other.size(); ++i) {
+                    ASSERT_TRUE(i < count ? std::isnan(other[i]) : other[i] == gradient[i]) << i;
+                }
+            }
+        }
+    }
+}
+
 TEST_F(DeviceCrossEntropy, EveryMisalignmentGivesTheSameBits) {
     for (FloatType type : kFloatTypes) {
         for (int64_t columns : {3, 21, 48, 257, 9001}) {
@@ -161,6 +190,9 @@ TEST_F(DeviceCrossEntropy, TheBitsAreTheSameUnderEverySchedule) {
             for_each_schedule([&] { ASSERT_EQ(cross_entropy(rows), expected) << columns; });
         }
     }
+    const Rows curved{gaussian(2 * 301, 6, 4.0f), {300, 0}, FloatType::kBF16, 0, kCurves[2]};
+    const CrossEntropy expected = cross_entropy(curved);
+    for_each_schedule([&] { ASSERT_EQ(cross_entropy(curved), expected); });
 }
 
 TEST_F(DeviceCrossEntropy, SumOfEqualTermsStaysWithinTheContract) {
@@ -273,14 +305,15 @@ TEST_F(DeviceCrossEntropy, NothingFiniteGivesNanEverywhere) {
 TEST_F(DeviceCrossEntropy, AlignedRowsTakeWideAccesses) {
     if (device_vector_accesses() < 0)
         GTEST_SKIP() << "nobody counts the accesses of a " << device_name() << " device";
-    const auto accesses = [](int64_t columns, FloatType type, int shift) {
+    const auto accesses = [](int64_t columns, FloatType type, int shift, LogitCurve curve = {}) {
         const int64_t before = device_vector_accesses();
-        cross_entropy({gaussian(2 * columns, 1), {0, 1}, type, shift});
+        cross_entropy({gaussian(2 * columns, 1), {0, 1}, type, shift, curve});
         return device_vector_accesses() - before;
     };
     // Four whole groups a row of bf16: two loads, then two loads and two stores each. fp32 takes four.
     EXPECT_EQ(accesses(64, FloatType::kBF16, 0), 2 * 4 * (2 + 4));
     EXPECT_EQ(accesses(72, FloatType::kF16, 8), 2 * 4 * (2 + 4));
+    EXPECT_EQ(accesses(64, FloatType::kBF16, 0, kCurves[2]), 2 * 4 * (2 + 4));
     EXPECT_EQ(accesses(68, FloatType::kF32, 4), 2 * 4 * (4 + 8));
     // A misaligned row: only the second pass, from the first aligned column on.
     EXPECT_EQ(accesses(64, FloatType::kBF16, 1), 2 * 3 * 4);

@@ -114,6 +114,9 @@ TEST_F(DeviceLayerNorm, EverySizeFollowsTheRoundingPointsAndTheOrder) {
         }
         expect_layer_reference({67, 64, type});
         expect_layer_reference({67, 33, type, true, 3});
+        // By vectors into rows that lie apart.
+        expect_layer_reference(
+            {.rows = 5, .size = 128, .type = type, .residual = true, .y_gap = 32, .bias = true});
     }
 }
 
@@ -167,7 +170,8 @@ TEST_F(DeviceLayerNorm, EveryMisalignmentAndStrideGivesTheSameBits) {
 TEST_F(DeviceLayerNorm, TheBitsAreTheSameUnderEverySchedule) {
     for (const NormCase& test :
          {NormCase{9, 576, FloatType::kBF16, true}, NormCase{3, 300}, NormCase{2, 1536, FloatType::kF16},
-          NormCase{2, 4100, FloatType::kF32}, NormCase{1, 16400, FloatType::kBF16, true}}) {
+          NormCase{2, 4100, FloatType::kF32}, NormCase{1, 16400, FloatType::kBF16, true},
+          NormCase{.rows = 2, .size = 1536, .type = FloatType::kBF16, .bias = true}}) {
         const NormTensors host(test);
         for_each_schedule([&] { expect_layer_reference(test, host); });
     }
@@ -195,6 +199,21 @@ TEST_F(DeviceLayerNorm, NonFiniteValuesReachExactlyTheirRow) {
             for (int64_t i = 0; i < 3 * size; ++i) {
                 EXPECT_EQ(std::isnan(found.y[static_cast<std::size_t>(i)]), i / size == 1);
             }
+        }
+    }
+}
+
+TEST_F(DeviceLayerNorm, NonFiniteBiasesReachTheirColumnOnly) {
+    for (int64_t size : {40, 41}) {
+        const NormCase test{.rows = 3, .size = size, .bias = true};
+        NormTensors host(test);
+        host.bias[5] = kNan;
+        host.bias[static_cast<std::size_t>(size - 1)] = -kInfinity;
+        const LayerNormed found = layer_on_device(test, host);
+        EXPECT_EQ(bits_of(found.y), bits_of(layer_reference(test, host).y));
+        for (int64_t i = 0; i < 3 * size; ++i) {
+            const bool hit = i % size == 5 || i % size == size - 1;
+            EXPECT_EQ(std::isfinite(found.y[static_cast<std::size_t>(i)]), !hit) << i;
         }
     }
 }

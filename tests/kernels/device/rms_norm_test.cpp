@@ -118,6 +118,57 @@ TEST_F(DeviceRmsNorm, ALateRoundingAndASumBehindTheNormFollowTheirRoundingPoints
     }
 }
 
+TEST_F(DeviceRmsNorm, ASumBeforeAndOneBehindTheNormGoTogether) {
+    for (FloatType type : kFloatTypes) {
+        for (NormKind kind : {NormKind::kRms, NormKind::kRmsLate}) {
+            // Each team, by vectors into rows that lie apart; the last is read again.
+            for (const auto& [rows, size] : {std::pair<int64_t, int64_t>{5, 128}, {2, 1536}, {1, 16400}}) {
+                const NormCase test{.rows = rows,
+                                    .size = size,
+                                    .type = type,
+                                    .residual = true,
+                                    .y_gap = 32,
+                                    .kind = kind,
+                                    .added = true,
+                                    .multiplier = -0.22f};
+                const NormTensors host(test);
+                if (type == FloatType::kBF16) {
+                    for_each_schedule([&] { expect_reference(test, host); });
+                } else {
+                    expect_reference(test, host);
+                }
+            }
+        }
+    }
+}
+
+TEST_F(DeviceRmsNorm, WhatIsAddedBehindReachesItsOwnPlaceOnly) {
+    for (int64_t size : {40, 41, 1536}) {
+        for (float bad : {kNan, kInfinity, -kInfinity}) {
+            const NormCase test{.rows = 3, .size = size, .added = true, .multiplier = 0.5f};
+            NormTensors host(test);
+            const std::size_t at = static_cast<std::size_t>(2 * size - 1);
+            host.added[at] = bad;
+            const Normed found = on_device(test, host);
+            EXPECT_EQ(bits_of(found.y), bits_of(reference(test, host).y));
+            EXPECT_EQ(bits_of({found.y[at]}), bits_of({bad}));
+            for (std::size_t i = 0; i < found.y.size(); ++i) {
+                EXPECT_EQ(std::isfinite(found.y[i]), i != at) << i;
+            }
+        }
+        // Of zeros the sum is the negative one where both are.
+        const NormCase test{.rows = 1, .size = size, .added = true, .multiplier = 1.0f};
+        NormTensors host(test);
+        std::fill(host.x.begin(), host.x.end(), 0.0f);
+        std::fill(host.added.begin(), host.added.end(), -0.0f);
+        std::fill(host.weight.begin(), host.weight.end(), 1.0f);
+        host.weight.back() = -1.0f;
+        std::vector<float> expected(host.x.size(), 0.0f);
+        expected.back() = -0.0f;
+        EXPECT_EQ(bits_of(on_device(test, host).y), bits_of(expected));
+    }
+}
+
 TEST_F(DeviceRmsNorm, TheFp32BitsAreThoseOfTheCpuForTheSameInverse) {
     for (int64_t size : {1, 17, 64, 576, 1536, 5000}) {
         const NormCase test{3, size};

@@ -92,10 +92,13 @@ std::vector<float> reference(const Case& test, const Tensors& host) {
     return y;
 }
 
-void expect_reference(const Case& test) {
-    const Tensors host(test);
+void expect_reference(const Case& test, const Tensors& host) {
     ASSERT_EQ(bits_of(on_device(test, host)), bits_of(reference(test, host)))
         << test.tokens << " tokens, " << test.heads << " heads of " << test.head_dim;
+}
+
+void expect_reference(const Case& test) {
+    expect_reference(test, Tensors(test));
 }
 
 TEST_F(DeviceRope, EveryHeadSizeFollowsTheRoundingPoints) {
@@ -182,6 +185,9 @@ TEST_F(DeviceRope, EveryMisalignmentAndStrideGivesTheSameBits) {
                     Case test{3, 2, 32, type, gap};
                     (which == 0 ? test.x_shift : which == 1 ? test.cos_shift : test.sin_shift) = shift;
                     expect_reference(test);
+                    for (bool pairs : {false, true}) {
+                        expect_reference(with(test, 16, pairs, 2, which == 0 ? gap : shift, pairs));
+                    }
                 }
             }
         }
@@ -223,17 +229,39 @@ TEST_F(DeviceRope, AlignedRowsTakeWideAccesses) {
 
 TEST_F(DeviceRope, NonFiniteValuesReachTheirPairs) {
     for (int64_t head_dim : {32, 34}) {
-        const Case test{2, 2, head_dim, FloatType::kF32};
-        Tensors host(test);
-        const std::size_t at = static_cast<std::size_t>(test.width() + 3);
-        host.x[at] = kNan;
-        host.x[at + 2] = kInfinity;
-        const std::vector<float> y = on_device(test, host);
-        EXPECT_EQ(bits_of(y), bits_of(reference(test, host)));
-        const std::size_t half = static_cast<std::size_t>(test.half());
-        for (std::size_t i = 0; i < y.size(); ++i) {
-            const bool hit = i == at || i == at + half || i == at + 2 || i == at + 2 + half;
-            EXPECT_EQ(std::isfinite(y[i]), !hit) << i;
+        for (bool pairs : {false, true}) {
+            const Case test = with({2, 2, head_dim, FloatType::kF32}, 12, pairs, 2, 6, false);
+            Tensors host(test);
+            const std::size_t at = static_cast<std::size_t>(test.width() + 4);
+            host.x[at] = kNan;
+            host.x[at + 2] = kInfinity;
+            // Neither dimensions that do not turn nor what lies between groups turn with anything.
+            const std::size_t passing = static_cast<std::size_t>(test.width() + test.dims()),
+                              between = static_cast<std::size_t>(test.group() - 1);
+            host.x[passing] = kNan;
+            host.x[between] = kInfinity;
+            const std::vector<float> y = on_device(test, host);
+            EXPECT_EQ(bits_of(y), bits_of(reference(test, host)));
+            const std::size_t other = pairs ? 1 : static_cast<std::size_t>(test.half());
+            for (std::size_t i = 0; i < y.size(); ++i) {
+                const bool hit = i == at || i == at + other || i == at + 2 || i == at + 2 + other;
+                EXPECT_EQ(std::isfinite(y[i]), !hit && i != passing && i != between) << i;
+            }
+        }
+    }
+}
+
+TEST_F(DeviceRope, ExtremeValuesFollowTheRoundingPoints) {
+    for (FloatType type : kFloatTypes) {
+        for (bool pairs : {false, true}) {
+            for (bool wide_angles : {false, true}) {
+                for (int64_t head_dim : {40, 42}) {
+                    const Case test = with({5, 3, head_dim, type}, 8, pairs, 2, 8, wide_angles);
+                    Tensors host(test);
+                    host.x = round_elements(wild_values(test.tokens * test.width(), 7), type);
+                    expect_reference(test, host);
+                }
+            }
         }
     }
 }
@@ -265,6 +293,9 @@ TEST(DeviceRopeArguments, ImpossibleOnesThrow) {
     RopeParams empty = good;
     empty.heads = empty.row_stride = 0;
     EXPECT_NO_THROW(device::rope(empty, nullptr));
+    empty = good;
+    empty.groups = 0;
+    EXPECT_NO_THROW(device::rope(empty, nullptr));
     const auto refused = [&](auto change) {
         RopeParams params = good;
         change(params);
@@ -279,6 +310,7 @@ TEST(DeviceRopeArguments, ImpossibleOnesThrow) {
     refused([](RopeParams& params) { params.groups = -1; });
     refused([](RopeParams& params) { params.groups = 2, params.group_stride = 8; });
     refused([](RopeParams& params) { params.groups = 2, params.group_stride = 4; });
+    refused([](RopeParams& params) { params.groups = 2, params.heads = params.group_stride = 0; });
     refused([](RopeParams& params) { params.angle_type = FloatType::kBF16; });
     refused([](RopeParams& params) { params.angle_type = FloatType::kBF16, params.type = FloatType::kF16; });
     refused([](RopeParams& params) { params.row_stride = 7; });

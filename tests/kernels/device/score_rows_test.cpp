@@ -47,6 +47,18 @@ TEST_F(DeviceScoreRows, ACurveGivesTheBitsOfCurvedLogits) {
     }
 }
 
+TEST_F(DeviceScoreRows, OfLogitsThatASoftcapMakesEqualTheFirstIsCorrect) {
+    const LogitCurve curve{.scale = 1.0f, .softcap = 2.0f};
+    for (int64_t columns : {4, 40, 9000}) {
+        std::vector<float> row(static_cast<std::size_t>(columns), -1.0f);
+        row[2] = 50.0f;
+        row.back() = kInfinity;  // both are 2 under the cap
+        EXPECT_EQ(score({row, {2}, FloatType::kF32, 0, curve}).correct[0], 1);
+        EXPECT_EQ(score({row, {columns - 1}, FloatType::kF32, 0, curve}).correct[0], 0);
+        EXPECT_TRUE(std::isfinite(score({row, {0}, FloatType::kF32, 0, curve}).logprobs[0]));
+    }
+}
+
 TEST_F(DeviceScoreRows, SumOfEqualTermsStaysWithinTheContract) {
     for (float low : {-1.3f, -9.7f, -12.9f}) {
         Rows rows{std::vector<float>(200000, low), {4321}};
