@@ -4,9 +4,11 @@
 #include <map>
 #include <set>
 
+#include "expert_lora.h"
 #include "qlora/adapters/lora.h"
 #include "qlora/adapters/trained_tensors.h"
 #include "qlora/core/error.h"
+#include "target_parameters.h"
 
 namespace qlora::adapters {
 namespace {
@@ -14,6 +16,8 @@ namespace {
 constexpr const char* kColumnsStay =
     "training a weight that is stored in columns (Conv1D) whole is not built yet; adapt it through "
     "target_modules";
+constexpr const char* kParametersStay =
+    "training experts or a router whole is not built yet; adapt them through target_parameters";
 constexpr const char* kBiasStays = "training an output head that has a bias whole is not built yet";
 
 /// The modules of a model by path.
@@ -25,24 +29,40 @@ struct Modules {
 
     std::map<std::string, nn::Linear*> linears;
     std::map<std::string, nn::Norm*> norms;
-    std::map<std::string, const LoraLayer*> adapters;
+    /// A and B of each adapted module or parameter.
+    std::map<std::string, std::pair<at::Tensor, at::Tensor>> adapters;
 };
 
 void set_adapters(models::CausalLM& model, const MatchResult& match, std::uint64_t seed, Modules& modules) {
     const LoraConfig& config = match.expanded;
     std::map<std::string, const Target*> by_path;
     for (const Target& target : match.targets) by_path[target.path] = &target;
-    std::uint32_t site = 0;
+    std::map<std::string, std::uint32_t> sites;
     for (nn::Linear* linear : model.linears()) {
-        const std::uint32_t here = site++;
+        const auto here = static_cast<std::uint32_t>(sites.size());
+        sites[linear->path()] = here;
         const auto found = by_path.find(linear->path());
         if (found == by_path.end()) continue;
         auto layer =
             std::make_unique<LoraLayer>(linear->in_features(), linear->out_features(), found->second->r,
                                         found->second->scaling, config.lora_dropout, here);
         layer->initialize(config.init_lora_weights, seed);
-        modules.adapters[linear->path()] = layer.get();
+        modules.adapters[linear->path()] = {layer->a(), layer->b()};
         linear->set_adapter(std::move(layer));
+    }
+    for (const RawParameter& parameter : raw_parameters(model.spec())) {
+        const auto found = by_path.find(parameter.info.path);
+        if (found == by_path.end()) continue;
+        const ParameterInfo& info = parameter.info;
+        auto all = std::make_shared<ExpertLora>(info.experts, info.in_features, info.out_features,
+                                                found->second->r, found->second->scaling);
+        all->initialize(config.init_lora_weights, seed, sites.at(parameter.parts.front().linear->path));
+        modules.adapters[info.path] = {all->a(), all->b()};
+        for (const ParameterPart& part : parameter.parts) {
+            modules.linears.at(part.linear->path)
+                ->set_adapter(std::make_unique<ExpertLoraPart>(all, part.expert, part.first_row,
+                                                               part.linear->out));
+        }
     }
 }
 
@@ -65,9 +85,9 @@ at::Tensor whole_weight(const models::CausalLM& model, const std::string& path, 
 at::Tensor make_trainable(models::CausalLM& model, const TrainedTensor& tensor, const Modules& modules) {
     switch (tensor.part) {
         case TrainedPart::kLoraA:
-            return modules.adapters.at(tensor.module)->a();
+            return modules.adapters.at(tensor.module).first;
         case TrainedPart::kLoraB:
-            return modules.adapters.at(tensor.module)->b();
+            return modules.adapters.at(tensor.module).second;
         case TrainedPart::kWeight:
             train_whole_module(model, tensor.module, modules);
             return whole_weight(model, tensor.module, modules);
@@ -113,8 +133,18 @@ AdaptableModel adaptable_model(const models::DecoderSpec& decoder) {
                          .default_targets = decoder.lora_targets,
                          .is_part = !decoder.foreign.empty()};
     std::vector<ModuleInfo>& out = model.modules;
+    std::vector<const models::spec::Linear*> linears = decoder.linears();
+    std::erase_if(linears, [](const models::spec::Linear* linear) {
+        return linear->kind != models::spec::MatrixKind::kLinear;
+    });
     std::set<std::string> containers;
-    for (const models::spec::Linear* linear : decoder.linears()) {
+    for (RawParameter& parameter : raw_parameters(decoder)) {
+        if (containers.insert(parameter.module).second)
+            out.push_back({.path = parameter.module, .not_whole = kParametersStay});
+        model.parameters.push_back(std::move(parameter.info));
+    }
+    model.former_linears = former_linears(decoder);
+    for (const models::spec::Linear* linear : linears) {
         for (std::size_t dot = linear->path.find('.'); dot != std::string::npos;
              dot = linear->path.find('.', dot + 1)) {
             const std::string container = linear->path.substr(0, dot);
@@ -132,7 +162,7 @@ AdaptableModel adaptable_model(const models::DecoderSpec& decoder) {
                        .out_features = decoder.hidden_size,
                        .not_whole = "training learned positions is not built yet"});
     }
-    for (const models::spec::Linear* linear : decoder.linears()) {
+    for (const models::spec::Linear* linear : linears) {
         out.push_back({.path = linear->path,
                        .is_linear = true,
                        .in_features = linear->in,

@@ -20,6 +20,30 @@ void fill(at::Tensor& tensor, Draw&& draw) {
 
 }  // namespace
 
+void initialize_lora(at::Tensor& a, at::Tensor& b, std::int64_t rank, InitLoraWeights kind,
+                     std::uint64_t seed, std::uint32_t site) {
+    const at::AutoGradMode no_gradients(false);
+    kernels::PhiloxStream for_a(seed, 2 * static_cast<std::uint64_t>(site));
+    kernels::PhiloxStream for_b(seed, 2 * static_cast<std::uint64_t>(site) + 1);
+    const auto uniform = [](kernels::PhiloxStream& stream, float bound) {
+        return (2.0F * stream.uniform() - 1.0F) * bound;
+    };
+    // kaiming_uniform_ with a = sqrt(5) is uniform in +-1/sqrt(fan_in).
+    const auto bound_of = [](const at::Tensor& matrix) {
+        return 1.0F / std::sqrt(static_cast<float>(matrix.size(1)));
+    };
+    if (kind == InitLoraWeights::kGaussian) {
+        fill(a, [&] { return for_a.normal() / static_cast<float>(rank); });
+    } else {
+        fill(a, [&, bound = bound_of(a)] { return uniform(for_a, bound); });
+    }
+    if (kind == InitLoraWeights::kRandom) {
+        fill(b, [&, bound = bound_of(b)] { return uniform(for_b, bound); });
+    } else {
+        b.zero_();
+    }
+}
+
 LoraLayer::LoraLayer(std::int64_t in_features, std::int64_t out_features, std::int64_t r, double scaling,
                      double dropout, std::uint32_t site)
     : a_(at::zeros({r, in_features}, at::kFloat).requires_grad_()),
@@ -29,25 +53,7 @@ LoraLayer::LoraLayer(std::int64_t in_features, std::int64_t out_features, std::i
       site_(site) {}
 
 void LoraLayer::initialize(InitLoraWeights kind, std::uint64_t seed) {
-    const at::AutoGradMode no_gradients(false);
-    const auto rank = static_cast<float>(a_.size(0));
-    kernels::PhiloxStream for_a(seed, 2 * static_cast<std::uint64_t>(site_));
-    kernels::PhiloxStream for_b(seed, 2 * static_cast<std::uint64_t>(site_) + 1);
-    const auto uniform = [](kernels::PhiloxStream& stream, float bound) {
-        return (2.0F * stream.uniform() - 1.0F) * bound;
-    };
-    if (kind == InitLoraWeights::kGaussian) {
-        fill(a_, [&] { return for_a.normal() / rank; });
-    } else {
-        // kaiming_uniform_ with a = sqrt(5) is uniform in +-1/sqrt(fan_in).
-        const float bound = 1.0F / std::sqrt(static_cast<float>(a_.size(1)));
-        fill(a_, [&] { return uniform(for_a, bound); });
-    }
-    if (kind == InitLoraWeights::kRandom) {
-        fill(b_, [&] { return uniform(for_b, 1.0F / std::sqrt(rank)); });
-    } else {
-        b_.zero_();
-    }
+    initialize_lora(a_, b_, a_.size(0), kind, seed, site_);
 }
 
 ops::LowRank LoraLayer::low_rank(const nn::ForwardContext& context) const {

@@ -85,10 +85,18 @@ void check_lora_config(const LoraConfig& config, const std::string& path, FaultL
     const std::string target = path_to(path, "target_modules");
     const auto* target_list = std::get_if<NameList>(&config.target_modules);
     const bool is_target_text = std::holds_alternative<std::string>(config.target_modules);
-    if (target_list != nullptr && target_list->empty()) {
+    const bool has_parameters = config.target_parameters && !config.target_parameters->empty();
+    if (target_list != nullptr && target_list->empty() && !has_parameters) {
         faults.add(target, "is an empty list, so nothing would train; leave it out for PEFT's choice");
     }
     check_module_names(config.target_modules, target, faults);
+    if (has_parameters) {
+        check_names(*config.target_parameters, path_to(path, "target_parameters"), faults);
+        if (config.lora_dropout != 0) {
+            faults.add(path_to(path, "lora_dropout"),
+                       "must be 0 with target_parameters: an adapter on a parameter has no input of its own");
+        }
+    }
     check_module_names(config.exclude_modules, path_to(path, "exclude_modules"), faults);
     for (const std::string& name : config.modules_to_save.value_or(NameList{})) {
         check_regex("(^|.*\\.)" + name + "($|\\..*)", path_to(path, "modules_to_save"), faults);

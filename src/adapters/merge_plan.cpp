@@ -11,6 +11,7 @@
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
 #include "qlora/models/base_loader.h"
+#include "target_parameters.h"
 
 namespace qlora::adapters {
 namespace {
@@ -156,19 +157,39 @@ MergeInputs::MergeInputs(const MergeRequest& request)
     require_no_foreign_updates(adapter);
 
     quantized = models::quantizable_weights(config);
+    std::map<std::string, std::vector<std::string>> adapted;  // by what is adapted: weights
+    std::map<std::string, double> scalings;
     for (const Target& target : match.targets) {
-        updates[target.path + ".weight"] = {
-            .module = target.path, .scaling = target.scaling, .a = {}, .b = {}};
+        scalings[target.path] = target.scaling;
+        if (target.is_parameter) continue;
+        const std::string weight = target.path + ".weight";
+        updates[weight] = {.module = target.path, .scaling = target.scaling, .a = {}, .b = {}};
+        adapted[target.path] = {weight};
+    }
+    for (const RawParameter& parameter : raw_parameters(config)) {
+        const auto scaling = scalings.find(parameter.info.path);
+        if (scaling == scalings.end()) continue;
+        for (const ParameterPart& part : parameter.parts) {
+            updates[part.linear->weight()] = {.module = part.linear->path,
+                                              .scaling = scaling->second,
+                                              .a = {},
+                                              .b = {},
+                                              .experts = parameter.info.experts,
+                                              .expert = part.expert,
+                                              .first_row = part.first_row,
+                                              .rows = part.linear->out};
+            adapted[parameter.info.path].push_back(part.linear->weight());
+        }
     }
     for (const TrainedTensor& tensor : trained) {
         const TensorSource source{&adapter.file(), &adapter.at(tensor.key)};
         const std::string weight = tensor.module + ".weight";
         switch (tensor.part) {
             case TrainedPart::kLoraA:
-                updates.at(weight).a = source;
+                for (const std::string& each : adapted.at(tensor.module)) updates.at(each).a = source;
                 break;
             case TrainedPart::kLoraB:
-                updates.at(weight).b = source;
+                for (const std::string& each : adapted.at(tensor.module)) updates.at(each).b = source;
                 break;
             case TrainedPart::kWeight:
                 replacements[weight] = source;

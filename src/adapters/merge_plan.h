@@ -21,6 +21,8 @@ struct PlannedUpdate {
     std::string module;
     double scaling = 0;
     TensorSource a, b;
+    // Of adapters of all experts (ExpertLora), the part that is the module's.
+    std::int64_t experts = 1, expert = 0, first_row = 0, rows = 0;
 };
 
 /// One tensor of the merged model and where it comes from.

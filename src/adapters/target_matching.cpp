@@ -16,16 +16,17 @@ namespace {
 class Matcher {
   public:
     Matcher(const LoraConfig& config, const AdaptableModel& model)
-        : config_(config), modules_(model.modules), exclusion_(config), layers_(config) {
+        : config_(config), model_(model), modules_(model.modules), exclusion_(config), layers_(config) {
         result_.expanded = config;
         expand_targets(model);
+        if (!model.former_linears.empty()) settle_former_linears();
         if (const auto* regex = std::get_if<std::string>(&result_.expanded.target_modules))
             regex_.emplace(*regex);
     }
 
     MatchResult run() {
         check_list_entries();
-        match_modules();
+        match_targets();
         match_modules_to_save();
         check_layers();
         warn_of_unused_exclusions();
@@ -36,13 +37,20 @@ class Matcher {
   private:
     void expand_targets(const AdaptableModel& model) {
         ModuleNames& target = result_.expanded.target_modules;
-        if (std::holds_alternative<std::monostate>(target)) {
+        if (std::holds_alternative<std::monostate>(target) && adapts_parameters()) {
+            target = NameList{};
+        } else if (std::holds_alternative<std::monostate>(target)) {
             target = model.default_targets;
             if (model.default_targets.empty()) {
                 faults_.add("target_modules", "is missing, and PEFT has no default for the architecture " +
                                                   quoted(model.model_type) + "; name some of its linears (" +
                                                   text_of(adaptable_names()) + ") or \"all-linear\"");
             }
+        } else if (is_all_linear(target) && !model.former_linears.empty()) {
+            NameList names = adaptable_names();
+            for (const FormerLinears& former : model.former_linears)
+                names.insert(names.end(), former.names.begin(), former.names.end());
+            target = std::move(names);
         } else if (is_all_linear(target)) {
             NameList linears;
             for (const ModuleInfo& module : modules_) {
@@ -57,6 +65,102 @@ class Matcher {
                 if (seen.insert(name).second) once.push_back(name);
             }
             target = model.is_part ? once : shortened(once, modules_);
+        }
+    }
+
+    bool adapts_parameters() const {
+        return config_.target_parameters && !config_.target_parameters->empty();
+    }
+
+    /// As PEFT turns names that were modules in transformers 4 into parameters: all that one holds, with a
+    /// rank for each of them.
+    void settle_former_linears() {
+        ModuleNames& target = result_.expanded.target_modules;
+        if (const auto* regex = std::get_if<std::string>(&target)) {
+            const NamePattern pattern(*regex);
+            NameList paths;
+            for (const ModuleInfo& module : modules_) {
+                const bool is_linear = module.is_linear && !module.is_output_embedding;
+                if (is_linear && pattern.matches_whole(module.path)) paths.push_back(module.path);
+            }
+            refuse_expression_for_parameters(pattern);
+            // PEFT would read an expression as the names at the ends of what it matches.
+            if (!paths.empty()) target = std::move(paths);
+            return;
+        }
+        NameList modules, parameters = config_.target_parameters.value_or(NameList{});
+        std::vector<NameList> found(model_.former_linears.size());
+        for (const std::string& name : *as_list(target)) {
+            bool is_former = false;
+            for (std::size_t i = 0; i < found.size(); ++i) {
+                for (const std::string& former : model_.former_linears[i].names) {
+                    if (is_former || !ends_with_name(name, former)) continue;
+                    is_former = true;
+                    if (std::find(found[i].begin(), found[i].end(), former) == found[i].end())
+                        found[i].push_back(former);
+                }
+            }
+            if (!is_former) modules.push_back(name);
+        }
+        bool any = false;
+        for (std::size_t i = 0; i < found.size(); ++i) {
+            if (found[i].empty()) continue;
+            any = true;
+            add_former_linears(model_.former_linears[i], found[i], parameters);
+        }
+        if (!any) return;
+        if (config_.lora_dropout != 0) {
+            faults_.add("lora_dropout",
+                        "must be 0 where experts or routers are adapted: PEFT adapts them as parameters, which "
+                        "have no input of their own");
+        }
+        target = std::move(modules);
+        std::sort(parameters.begin(), parameters.end());
+        parameters.erase(std::unique(parameters.begin(), parameters.end()), parameters.end());
+        result_.expanded.target_parameters = std::move(parameters);
+    }
+
+    void add_former_linears(const FormerLinears& former, const NameList& found, NameList& parameters) {
+        if (found.size() < former.names.size()) {
+            faults_.add("target_modules", "names " + text_of(found) + " without the rest of " +
+                                              text_of(former.names) +
+                                              ", which are one parameter in transformers 5 (" +
+                                              former.parameter + "); name all of them");
+            return;
+        }
+        parameters.push_back(former.parameter);
+        if (former.names.size() == 1) return;
+        const auto times = static_cast<std::int64_t>(former.names.size());
+        const std::string pattern = ".*\\." + former.parameter;
+        set_pattern(result_.expanded.rank_pattern, pattern, config_.r * times);
+        set_pattern(result_.expanded.alpha_pattern, pattern, config_.lora_alpha * static_cast<double>(times));
+    }
+
+    template <class T>
+    static void set_pattern(NamePatterns<T>& patterns, const std::string& key, T value) {
+        for (auto& [known, known_value] : patterns) {
+            if (known != key) continue;
+            known_value = value;
+            return;
+        }
+        patterns.emplace_back(key, value);
+    }
+
+    void refuse_expression_for_parameters(const NamePattern& pattern) {
+        for (const ParameterInfo& parameter : model_.parameters) {
+            const std::string module = parameter.path.substr(0, parameter.path.rfind('.'));
+            NameList paths = {parameter.path, module};
+            for (const FormerLinears& former : model_.former_linears) {
+                if (!ends_with_name(parameter.path, former.parameter)) continue;
+                for (const std::string& name : former.names) paths.push_back(module + "." + name);
+            }
+            for (const std::string& path : paths) {
+                if (!pattern.matches_whole(path)) continue;
+                faults_.add("target_modules", "the expression matches " + path +
+                                                  ", which is a parameter in transformers 5; use a list of "
+                                                  "names, or target_parameters");
+                return;
+            }
         }
     }
 
@@ -107,17 +211,65 @@ class Matcher {
     void check_list_entries() {
         const NameList* names = as_list(config_.target_modules);
         if (names == nullptr) return;
-        if (names->empty()) faults_.add("target_modules", "is an empty list, so nothing would train");
+        if (names->empty() && !adapts_parameters())
+            faults_.add("target_modules", "is an empty list, so nothing would train");
         for (const std::string& name : *names) {
             if (any_path([&](const std::string& path) { return ends_with_name(path, name); })) continue;
+            if (is_former_linear(name)) continue;
             faults_.add("target_modules", quoted(name) + " matches no module of the model" + hint_for(name));
             has_unknown_target_ = true;
         }
     }
 
-    void match_modules() {
-        PatternValues<std::int64_t> ranks("rank_pattern", config_.rank_pattern);
-        PatternValues<double> alphas("alpha_pattern", config_.alpha_pattern);
+    bool is_former_linear(const std::string& name) const {
+        const auto holds = [&](const FormerLinears& former) { return ends_with_any_name(name, former.names); };
+        return std::any_of(model_.former_linears.begin(), model_.former_linears.end(), holds);
+    }
+
+    void match_targets() {
+        PatternValues<std::int64_t> ranks("rank_pattern", result_.expanded.rank_pattern);
+        PatternValues<double> alphas("alpha_pattern", result_.expanded.alpha_pattern);
+        match_modules(ranks, alphas);
+        match_parameters(ranks, alphas);
+        ranks.add_warnings(result_.warnings);
+        alphas.add_warnings(result_.warnings);
+    }
+
+    // PEFT asks neither exclude_modules nor layers_to_transform here.
+    void match_parameters(PatternValues<std::int64_t>& ranks, PatternValues<double>& alphas) {
+        const NameList names = result_.expanded.target_parameters.value_or(NameList{});
+        for (const std::string& name : names) {
+            const bool is_known = std::any_of(
+                model_.parameters.begin(), model_.parameters.end(),
+                [&](const ParameterInfo& parameter) { return ends_with_name(parameter.path, name); });
+            if (!is_known) faults_.add("target_parameters", quoted(name) + unknown_parameter());
+        }
+        for (const ParameterInfo& parameter : model_.parameters) {
+            if (!ends_with_any_name(parameter.path, names)) continue;
+            add_target(parameter.path, ranks, alphas);
+            result_.targets.back().is_parameter = true;
+        }
+        if (names.empty()) return;
+        if (layers_.restricts())
+            result_.warnings.push_back("layers_to_transform: target_parameters are adapted in all layers, as "
+                                       "PEFT does");
+    }
+
+    std::string unknown_parameter() const {
+        if (model_.parameters.empty())
+            return " cannot be adapted: the model has no experts; name its linears in target_modules";
+        NameList known;
+        for (const ParameterInfo& parameter : model_.parameters) {
+            // What stands behind the layer's number.
+            const std::size_t number = parameter.path.find_first_of("0123456789");
+            const std::string name = parameter.path.substr(parameter.path.find('.', number) + 1);
+            if (std::find(known.begin(), known.end(), name) == known.end()) known.push_back(name);
+        }
+        return " matches no parameter that can be adapted (" + text_of(known) +
+               "); linears are named in target_modules";
+    }
+
+    void match_modules(PatternValues<std::int64_t>& ranks, PatternValues<double>& alphas) {
         std::size_t matched = 0;
         for (const ModuleInfo& module : modules_) {
             if (module.path.empty() || exclusion_.holds(module.path) || !is_targeted(module.path)) continue;
@@ -133,10 +285,9 @@ class Matcher {
                 add_target(module.path, ranks, alphas);
             }
         }
-        const bool is_silent = matched == 0 && !has_unknown_target_ && faults_.empty();
+        const bool is_silent = matched == 0 && !has_unknown_target_ && faults_.empty() &&
+                               result_.expanded.target_parameters.value_or(NameList{}).empty();
         if (is_silent) faults_.add("target_modules", nothing_matched());
-        ranks.add_warnings(result_.warnings);
-        alphas.add_warnings(result_.warnings);
     }
 
     void add_target(const std::string& path, PatternValues<std::int64_t>& ranks,
@@ -211,11 +362,11 @@ class Matcher {
         const bool is_adapted = std::any_of(result_.targets.begin(), result_.targets.end(),
                                             [&](const Target& target) { return target.path == module.path; });
         auto& saved = result_.modules_to_save;
-        if (!is_layer) {
+        if (!module.not_whole.empty()) {
+            faults_.add("modules_to_save", module.path + ": " + module.not_whole);
+        } else if (!is_layer) {
             faults_.add("modules_to_save",
                         module.path + " has no weight of its own; name the layers inside it");
-        } else if (!module.not_whole.empty()) {
-            faults_.add("modules_to_save", module.path + ": " + module.not_whole);
         } else if (is_adapted) {
             faults_.add("modules_to_save",
                         module.path + " is adapted by target_modules too; choose one of them");
@@ -258,6 +409,7 @@ class Matcher {
     }
 
     const LoraConfig& config_;
+    const AdaptableModel& model_;
     const std::vector<ModuleInfo>& modules_;
     Exclusion exclusion_;
     LayerChoice layers_;

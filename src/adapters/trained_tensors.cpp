@@ -7,6 +7,7 @@
 #include "qlora/adapters/lora.h"
 #include "qlora/adapters/peft_format.h"
 #include "qlora/core/error.h"
+#include "target_parameters.h"
 
 namespace qlora::adapters {
 namespace {
@@ -35,6 +36,19 @@ std::vector<TrainedTensor> trained_tensors(const MatchResult& match, const model
         const std::int64_t r = found->second->r;
         out.push_back(make(linear->path, LoraLayer::kA, TrainedPart::kLoraA, {r, linear->in}));
         out.push_back(make(linear->path, LoraLayer::kB, TrainedPart::kLoraB, {linear->out, r}));
+    }
+
+    for (const RawParameter& parameter : raw_parameters(decoder)) {
+        const auto found = adapted.find(parameter.info.path);
+        if (found == adapted.end()) continue;
+        const std::int64_t r = found->second->r;
+        // PEFT wraps the module once for each of its parameters.
+        const bool is_wrapped = !parameter.outer.empty() && adapted.contains(parameter.outer);
+        const std::string wrapper = parameter.module + (is_wrapped ? ".base_layer" : "");
+        out.push_back({peft_key(wrapper, LoraLayer::kA), parameter.info.path, TrainedPart::kLoraA,
+                       parameter.a_shape(r)});
+        out.push_back({peft_key(wrapper, LoraLayer::kB), parameter.info.path, TrainedPart::kLoraB,
+                       parameter.b_shape(r)});
     }
 
     const std::vector<std::int64_t> table{decoder.vocab_size, decoder.hidden_size};

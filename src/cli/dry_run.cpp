@@ -19,7 +19,11 @@ constexpr std::int64_t kListedRows = 1000;
 std::string adapters_text(const adapters::MatchResult& match) {
     std::map<std::string, std::int64_t> kinds;
     for (const adapters::Target& target : match.targets) {
-        const std::string kind = target.path.substr(target.path.rfind('.') + 1);
+        // A router's parameter is its module's "weight".
+        const std::size_t last = target.path.rfind('.');
+        const bool is_weight = target.is_parameter && target.path.ends_with(".weight");
+        const std::string kind =
+            target.path.substr((is_weight ? target.path.rfind('.', last - 1) : last) + 1);
         ++kinds[fmt::format("{} (r {}, scaling {:g})", kind, target.r, target.scaling)];
     }
     std::string out;

@@ -22,6 +22,8 @@ constexpr std::string_view kEvaluation =
 constexpr std::string_view kEvalBatch =
     "not needed: held-out rows are batched by tokens, and the loss does not depend on it";
 constexpr std::string_view kLoaders = "not needed: all rows are encoded once, before the run";
+constexpr std::string_view kRouterLoss =
+    "the loss for even routing among experts is training.router_aux_loss_coef here";
 constexpr std::string_view kBest = "the best checkpoint is the one with the lowest held-out loss";
 constexpr std::string_view kTrainOn =
     "what has a loss is data.train_on here (\"assistant\", \"last_assistant\", \"all\")";
@@ -117,11 +119,14 @@ constexpr Meaning kMeanings[] = {
     {"greater_is_better", kBest},
     {"early_stopping_patience", "a run does not stop by itself; training.load_best_model_at_end is there"},
     {"neftune_noise_alpha", "noise on embeddings (NEFTune) is not there"},
+    {"output_router_logits", kRouterLoss},
+    {"moe_aux_loss_coef", kRouterLoss},
     {"label_smoothing_factor", "label smoothing is not there"},
     {"lora_r", "the rank is peft.r here"},
     {"lora_rank", "the rank is peft.r here"},
     {"lora_target_modules", "the adapted layers are peft.target_modules here"},
     {"lora_target_linear", "all linear layers are peft.target_modules \"all-linear\" here"},
+    {"lora_target_parameters", "adapted parameters of experts are peft.target_parameters here"},
     {"lora_modules_to_save", "modules trained whole are peft.modules_to_save here"},
     {"lora_model_dir", "an adapter to go on from is model.adapter here"},
     {"use_peft", "adapters are always trained; their settings are in the section peft"},

@@ -20,6 +20,7 @@ struct Slot {
     std::vector<std::int64_t> shape;
     std::function<void(const io::TensorView&)> place;
     nn::Linear* linear = nullptr;  ///< whose weight it is
+    bool in_4bit = false;          ///< so the checkpoint holds it
 };
 
 /// A dense parameter; one that is not finite is refused like a damaged quantized one.
@@ -37,11 +38,21 @@ std::vector<std::int64_t> shape_on_disk(const spec::Linear& linear) {
     return {linear.out, linear.in};
 }
 
+/// Whether a weight that is dense on disk is quantized.
+bool is_quantized(const spec::Linear& linear, const DecoderSpec& config, const LoadOptions& options) {
+    const bool stays_dense = linear.kind == spec::MatrixKind::kRouter ||
+                             (options.stays_dense && options.stays_dense(linear.path));
+    if (!options.quantization.load_in_4bit || stays_dense) return false;
+    // In a checkpoint stored in 4 bits, a linear that is dense was left so on purpose; not so an expert, which
+    // bitsandbytes cannot quantize.
+    return !config.stored_in_4bit || linear.kind == spec::MatrixKind::kExpert;
+}
+
 void add_linear(nn::Linear& linear, const spec::Linear& described, const DecoderSpec& config,
                 const LoadOptions& options, std::vector<Slot>& slots) {
-    // In a checkpoint stored in 4 bits, a linear that is dense was left so on purpose.
-    const bool quantized = options.quantization.load_in_4bit && !config.stored_in_4bit &&
-                           !(options.stays_dense && options.stays_dense(linear.path()));
+    const bool quantized = is_quantized(described, config, options);
+    const bool in_4bit = config.stored_in_4bit && described.kind == spec::MatrixKind::kLinear &&
+                         !config.stored_in_4bit->skips(described.path);
     slots.push_back(
         {described.weight(), shape_on_disk(described),
          [&linear, quantized, in_columns = described.stored_in_columns,
@@ -53,7 +64,7 @@ void add_linear(nn::Linear& linear, const spec::Linear& described, const Decoder
                                         compute)
                            : nn::Weight(load_dense(matrix.view()).to(options.device), compute));
          },
-         &linear});
+         &linear, in_4bit});
     if (!described.bias) return;
     slots.push_back({described.path + ".bias", {described.out}, [&linear](const io::TensorView& view) {
                          linear.set_bias(load_dense(view));
@@ -195,8 +206,7 @@ StoredQuantization check(const io::Checkpoint& checkpoint, const DecoderSpec& co
     for (const Slot& slot : slots) {
         const std::string in_file = names.in_file(slot.name);
         known.insert(in_file);
-        if (slot.linear != nullptr && config.stored_in_4bit &&
-            !config.stored_in_4bit->skips(slot.linear->path())) {
+        if (slot.in_4bit) {
             any_in_4bit = true;
             for (const std::string& name : quant::bnb_state_names(in_file)) known.insert(name);
             // bitsandbytes' matrices are [out, in], also where the dense ones are not.
@@ -245,7 +255,9 @@ void require_as_stored(const io::Checkpoint& checkpoint, const StoredQuantizatio
 
 std::map<std::string, const spec::Linear*> quantizable_weights(const DecoderSpec& config) {
     std::map<std::string, const spec::Linear*> weights;
-    for (const spec::Linear* linear : config.linears()) weights.emplace(linear->weight(), linear);
+    for (const spec::Linear* linear : config.linears()) {
+        if (linear->kind != spec::MatrixKind::kRouter) weights.emplace(linear->weight(), linear);
+    }
     return weights;
 }
 

@@ -50,17 +50,19 @@ bool DecoderSpec::ignores(const std::string& parameter) const {
     });
 }
 
+bool DecoderSpec::has_experts() const {
+    return std::any_of(layers.begin(), layers.end(), [](const spec::Layer& layer) {
+        return std::any_of(layer.branches.begin(), layer.branches.end(), [](const spec::Branch& branch) {
+            return std::holds_alternative<spec::Experts>(branch.block);
+        });
+    });
+}
+
 std::vector<const spec::Linear*> DecoderSpec::linears() const {
     std::vector<const spec::Linear*> out;
+    const auto add = [&](const spec::Linear& linear) { out.push_back(&linear); };
     for (const spec::Layer& layer : layers) {
-        for (const spec::Branch& branch : layer.branches) {
-            std::visit(
-                [&](const auto& block) {
-                    for (const spec::Linear& linear : block.entry) out.push_back(&linear);
-                    out.push_back(&block.output);
-                },
-                branch.block);
-        }
+        for (const spec::Branch& branch : layer.branches) spec::for_each_linear(branch.block, add);
     }
     return out;
 }

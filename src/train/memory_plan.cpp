@@ -31,7 +31,10 @@ struct LayerSizes {
     std::int64_t entered = 0;  ///< columns of the MLP's first product
     std::int64_t q = 0, qkv = 0, heads = 0, normed_rows = 0;
     std::int64_t attention_post = 0, mlp_post = 0;  ///< what a norm behind the block reads
+    std::int64_t experts_of_token = 0, experts_of_layer = 0;
+    std::int64_t expert_inner = 0, expert_entered = 0;  ///< as inner and entered, of one expert
     std::int64_t weights = 0;
+    std::int64_t dense_weights = 0;  ///< besides, of routers, which stay dense
     std::int64_t largest_group = 0;  ///< of the linears that run as one product
     std::int64_t largest_matrix = 0;
 
@@ -44,6 +47,18 @@ struct LayerSizes {
         if (attention.q_norm) normed_rows += whole_rows ? 1 : attention.heads;
         if (attention.k_norm) normed_rows += whole_rows ? 1 : attention.kv_heads;
         if (has_post) attention_post += hidden;
+    }
+
+    void add(const models::spec::Experts& experts, bool has_post) {
+        const models::spec::Mlp& expert = experts.experts.front();
+        experts_of_token = experts.chosen;
+        experts_of_layer = static_cast<std::int64_t>(experts.experts.size());
+        expert_inner = expert.output.in;
+        for (const models::spec::Mlp& each : experts.experts)
+            expert_entered = add_linears(each.entry, each.output);
+        dense_weights += experts.router.in * experts.router.out;
+        if (experts.shared) add(*experts.shared, has_post);
+        weights += experts.shared_gate.in * experts.shared_gate.out;
     }
 
     void add(const models::spec::Mlp& mlp, bool has_post) {
@@ -75,6 +90,21 @@ struct LayerBytes {
     std::int64_t attention = 0, mlp = 0;
 };
 
+/// What backward reads of experts for a token: the first product of each that it chose, and how it chose.
+std::int64_t read_of_experts(const LayerSizes& sizes, std::int64_t width) {
+    return sizes.experts_of_token * (sizes.expert_entered * width + 8 + width) + sizes.experts_of_layer * 4;
+}
+
+/// Temporaries of experts: a row of the hidden size for each choice of a token, their sum, and what the rows
+/// of one expert need, of which twice the mean are counted.
+std::int64_t experts_backward_bytes(const LayerSizes& sizes, std::int64_t width, std::int64_t tokens) {
+    if (sizes.experts_of_layer == 0) return 0;
+    const std::int64_t rows =
+        std::min(tokens, 2 * tokens * sizes.experts_of_token / sizes.experts_of_layer + 1);
+    return tokens * (sizes.experts_of_token * sizes.hidden * width + sizes.hidden * 4) +
+           rows * 4 * (2 * sizes.expert_inner + 2 * sizes.expert_entered + 2 * sizes.hidden);
+}
+
 /// What backward reads of a layer: the inputs of its norms, rotated q and k with v, attention's result, gate
 /// and up; besides fp32 statistics of norms and softmax.
 LayerBytes read_by_backward(const LayerSizes& sizes, std::int64_t width) {
@@ -83,7 +113,7 @@ LayerBytes read_by_backward(const LayerSizes& sizes, std::int64_t width) {
     return {
         .attention = (sizes.hidden + sizes.qkv + before_head_norms + sizes.q + sizes.attention_post) * width +
                      (1 + sizes.heads + sizes.normed_rows) * 4,
-        .mlp = (mlp_input + sizes.entered + sizes.mlp_post) * width + 4};
+        .mlp = (mlp_input + sizes.entered + sizes.mlp_post) * width + 4 + read_of_experts(sizes, width)};
 }
 
 LayerBytes kept_by_layer(const LayerSizes& sizes, std::int64_t width, nn::Recomputation level) {
@@ -110,7 +140,8 @@ std::int64_t temporary_weights(const MemoryRequest& request, const LayerSizes& s
 /// result, of the first product (gate and up, say) and of what the last linear reads, and that itself; the
 /// first product too where it is made again. In bf16 each product goes through fp32.
 std::int64_t mlp_backward_bytes(const MemoryRequest& request, const LayerSizes& sizes, std::int64_t tokens) {
-    const std::int64_t weights = temporary_weights(request, sizes);
+    const std::int64_t weights = temporary_weights(request, sizes) +
+                                 experts_backward_bytes(sizes, request.bytes_per_element, tokens);
     const bool is_fp32 = request.bytes_per_element == 4;
     const std::int64_t inner = sizes.inner, entered = sizes.entered, hidden = sizes.hidden;
     if (request.on_gpu) {
@@ -118,7 +149,8 @@ std::int64_t mlp_backward_bytes(const MemoryRequest& request, const LayerSizes& 
         // itself, the gradient of the first product; the product again where it is made again, with its
         // normed input.
         const bool remakes = request.recomputation != nn::Recomputation::kNone;
-        return tokens * request.bytes_per_element *
+        return weights +
+               tokens * request.bytes_per_element *
                (3 * inner + entered + 2 * hidden + (remakes ? entered + hidden : 0));
     }
     if (request.recomputation != nn::Recomputation::kNone) {
@@ -186,15 +218,16 @@ MemoryPlan plan_memory(const MemoryRequest& request) {
     const models::DecoderSpec& c = request.config;
     std::vector<LayerSizes> layers;
     for (const models::spec::Layer& layer : c.layers) layers.emplace_back(layer, c.hidden_size);
-    std::int64_t linears = 0, largest_group = 0;
+    std::int64_t linears = 0, routers = 0, largest_group = 0;
     for (const LayerSizes& sizes : layers) {
         linears += sizes.weights;
+        routers += sizes.dense_weights;
         largest_group = std::max(largest_group, sizes.largest_group);
     }
     MemoryPlan plan{.baseline = kBaselineBytes};
     std::int64_t embedding = c.vocab_size * c.hidden_size * (c.tie_word_embeddings ? 1 : 2);
     if (!c.positions.empty()) embedding += c.max_position_embeddings * c.hidden_size;
-    plan.weights = embedding * request.stored_bytes_per_weight;
+    plan.weights = (embedding + routers) * request.stored_bytes_per_weight;
     if (request.quantization.load_in_4bit) {
         const double bits = request.quantization.bnb_4bit_use_double_quant
                                 ? 4.0 + 8.0 / static_cast<double>(request.quantization.bnb_4bit_blocksize)
@@ -209,7 +242,7 @@ MemoryPlan plan_memory(const MemoryRequest& request) {
         // A in the compute dtype; B in fp32, in a group of three with zeros beside it.
         plan.dense_copies += request.trained_elements / 2 * (request.bytes_per_element + 3 * 4);
     } else if (request.keep_dense) {
-        plan.dense_copies = linears * 4 + head_bytes(request);
+        plan.dense_copies = (linears + routers) * 4 + head_bytes(request);
     }
     if (!request.on_gpu) plan.data = request.data_bytes;                  // it stays on the CPU
     plan.adapters = request.trained_elements * 8 + request.moment_bytes;  // value, gradient, two moments

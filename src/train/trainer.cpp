@@ -9,6 +9,7 @@
 #include "qlora/core/log.h"
 #include "qlora/ops/device.h"
 #include "qlora/train/lr_scheduler.h"
+#include "qlora/train/router_loss.h"
 #include "qlora/train/run_length.h"
 #include "qlora/train/stop_signal.h"
 
@@ -180,7 +181,8 @@ StepGradients Trainer::finite_gradients(const data::StepPlan& plan, double& norm
     for (int attempt = 0; attempt < 2; ++attempt) {
         optimizer_.zero_grad();
         gradients = accumulate_gradients(*input_.model, input_.train, plan, context, scaler_.scale(),
-                                         StopSignal::is_received);
+                                         StopSignal::is_received,
+                                         router_loss_share(config_, input_.model->spec()));
         if (gradients.stopped) return gradients;
         norm = optimizer_.grad_norm() / scaler_.scale();
         if (gradient_fault(gradients, norm).empty()) {

@@ -164,11 +164,8 @@ ColumnsCase columns_case(const std::filesystem::path& folder) {
     out.decoder = load_decoder_spec(folder);
     for (spec::Layer& layer : out.decoder.layers) {
         for (spec::Branch& branch : layer.branches) {
-            const auto mark = [](auto& block) {
-                for (spec::Linear& linear : block.entry) linear.stored_in_columns = true;
-                block.output.stored_in_columns = true;
-            };
-            std::visit(mark, branch.block);
+            spec::for_each_linear(branch.block,
+                                  [](spec::Linear& linear) { linear.stored_in_columns = true; });
         }
     }
     for (const spec::Linear* linear : out.decoder.linears()) {

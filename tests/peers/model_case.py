@@ -23,8 +23,9 @@ LEVELS = ("none", "mlp", "layers")
 VISION = ("vision_tower.", "multi_modal_projector.")
 # PEFT makes all linears of a model with a tower its targets, those of the tower too.
 TARGETS = {"gemma3": r".*language_model\..*_proj", "mistral3": r".*language_model\..*_proj"}
-# Its "all-linear" counts experts as parameters.
-TARGETS |= dict.fromkeys(("mixtral", "olmoe", "qwen2_moe", "qwen3_moe"), ["q_proj", "k_proj", "v_proj", "o_proj"])
+EXPERT_TYPES = ("mixtral", "olmoe", "qwen2_moe", "qwen3_moe")
+# Its "all-linear" counts experts as parameters: test_moe_models.py.
+TARGETS |= dict.fromkeys(EXPERT_TYPES, ["q_proj", "k_proj", "v_proj", "o_proj"])
 
 
 def supported_types():

@@ -287,7 +287,7 @@ OPTIONS = {
     },
     "olmoe": {
         "plain": {},
-        "clip-renormalised": {"config": {"clip_qkv": 0.7, "norm_topk_prob": True}},
+        "renormalised": {"config": {"norm_topk_prob": True}},
         "tied-bias": {"bias": True, **TIED},
         "bare": {"bare": True},
     },

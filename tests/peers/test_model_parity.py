@@ -106,12 +106,30 @@ def test_other_names_that_transformers_reads_give_its_logits(tie, tiny_model, bi
     close_to_largest(ours["logits"], logits)
 
 
+EXPERT_NAMES = {"mixtral": ("w1", "w3", "w2")}
+
+
+def expert_matrices(model):
+    """The experts' matrices under our linears' names: in transformers they are parts of parameters."""
+    gate, up, down = EXPERT_NAMES.get(model.config.model_type, ("gate_proj", "up_proj", "down_proj"))
+    found = {}
+    for name, parameter in model.named_parameters():
+        path, _, last = name.rpartition(".")
+        for expert in range(len(parameter) if parameter.ndim == 3 else 0):
+            matrix = parameter.data[expert]
+            if last == "gate_up_proj":
+                found[f"{path}.{expert}.{gate}.weight"], found[f"{path}.{expert}.{up}.weight"] = matrix.chunk(2)
+            else:
+                found[f"{path}.{expert}.{down}.weight"] = matrix
+    return found
+
+
 def dequantized_peer(folder, states):
     """The transformers model on our quantized weights, dequantized by bitsandbytes."""
     import bitsandbytes.functional as bnb
 
     model = peer(folder)
-    parameters = dict(model.named_parameters())
+    parameters = {**dict(model.named_parameters()), **expert_matrices(model)}
     in_columns = {f"{path}.weight" for path, module in model.named_modules() if isinstance(module, Conv1D)}
     for key, codes in states.items():
         if not key.startswith("codes."):

@@ -9,7 +9,7 @@ import re
 
 import pytest
 import torch
-from model_case import LEVELS, VISION, case_of, names_of, supported_types
+from model_case import EXPERT_TYPES, LEVELS, VISION, case_of, names_of, supported_types
 from model_options import NO_DIFFERENCE, OPTIONS
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as PEFT_TARGETS
@@ -49,6 +49,9 @@ def test_linears_are_those_of_transformers(name, case_of):
     theirs = {f"{path}.weight": module.weight.t() if isinstance(module, Conv1D) else module.weight
               for path, module in case.model.named_modules()
               if isinstance(module, (torch.nn.Linear, Conv1D)) and module is not head and not any(v in path for v in VISION)}
+    theirs |= expert_matrices(case.model)
+    if case.model_type in EXPERT_TYPES:
+        theirs |= {name: weight for name, weight in case.model.named_parameters() if name.endswith(".mlp.gate.weight")}
     assert set(ours) == set(theirs)
     for key, weight in theirs.items():
         assert torch.equal(ours[key], weight), key

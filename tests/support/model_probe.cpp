@@ -1,8 +1,8 @@
 // model_probe REQUEST.json OUTPUT.safetensors: what the tests need to see of a model. The request holds
 //   model: folder; quantization: section or absent (dense); compute_dtype; peft: section or absent; adapter:
 //   folder; sequences: [[ids]]; supervised: [[0/1]]; gradients: bool; recomputation: none, mlp or layers;
-//   dropout_step: int; states: bool; cached: bool
-// and the output: logits [T, V], loss (sum), "grad.KEY", "param.KEY", with states "dequantized.NAME" and the
+//   dropout_step: int; states: bool; cached: bool; router_loss: share of the routers' loss in the gradients
+// and the output: logits [T, V], loss (sum), with router_loss that of routers, "grad.KEY", "param.KEY", with states "dequantized.NAME" and the
 // codes, with cached "cached_logits", those of a pass over each sequence's first half and of one a token.
 // A request may be a list of such ones, each with a "name": "NAME/" stands before the keys of each, and one
 // that fails is told on stderr and puts nothing out.
@@ -19,6 +19,7 @@
 #include "qlora/data/batch.h"
 #include "qlora/eval/token_batch.h"
 #include "qlora/models/base_loader.h"
+#include "qlora/ops/routing.h"
 
 namespace {
 
@@ -156,7 +157,10 @@ Tensors answer(const Json& request) {
     const bool gradients = request.value("gradients", false);
     const at::AutoGradMode mode(gradients);
     const qlora::models::TokenBatch there = qlora::eval::token_batch(batch, model->device());
+    const double router_share = request.value("router_loss", 0.0);
+    if (router_share > 0) context.router_balance = std::make_shared<qlora::ops::RouterBalance>();
     const at::Tensor hidden = model->forward(there, context);
+    if (router_share > 0) context.router_balance->set_scale(router_share);
     const at::Tensor loss = model->loss_sum(hidden.index_select(0, there.rows), there.targets);
     if (gradients) {
         loss.backward();
@@ -168,6 +172,7 @@ Tensors answer(const Json& request) {
     const at::AutoGradMode no_gradients(false);
     out.push_back({"logits", model->logits(hidden)});
     out.push_back({"loss", loss});
+    if (router_share > 0) out.push_back({"router_loss", context.router_balance->loss()});
     for (const auto& parameter : adaptation.parameters)
         out.push_back({"param." + parameter.key, parameter.tensor});
     if (request.value("states", false)) put_states(*model, out);

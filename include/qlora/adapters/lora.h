@@ -10,6 +10,11 @@
 
 namespace qlora::adapters {
 
+/// Initial values of A and B as peft's reset_lora_parameters defines their distribution, drawn from (seed,
+/// site).
+void initialize_lora(at::Tensor& a, at::Tensor& b, std::int64_t rank, InitLoraWeights kind,
+                     std::uint64_t seed, std::uint32_t site);
+
 /// Low-rank adapter of one linear (Hu et al. 2021): y += scaling * (dropout(x) A^T) B^T. A [r, in], B [out,
 /// r], fp32.
 class LoraLayer final : public nn::LinearAdapter {

@@ -81,6 +81,7 @@ struct LoraConfig {
     double lora_alpha = 8;
     double lora_dropout = 0.0;
     ModuleNames target_modules;
+    std::optional<NameList> target_parameters;
     ModuleNames exclude_modules;
     std::optional<NameList> modules_to_save;
     LayerIndices layers_to_transform;
@@ -128,6 +129,9 @@ void LoraConfig::fields(Self& self, Visitor& visit) {
     visit("target_modules", self.target_modules, {},
           "adapted layers: names, a regular expression for the whole path, or all-linear; null: PEFT's "
           "choice for the architecture, where it has one");
+    visit("target_parameters", self.target_parameters, {},
+          "adapted parameters that are no linear layer's, by the endings of their names: those of experts "
+          "(mlp.experts.gate_up_proj, mlp.experts.down_proj) and of a router (mlp.gate.weight)");
     visit("exclude_modules", self.exclude_modules, {}, "left out, matched like target_modules");
     visit("modules_to_save", self.modules_to_save, {}, "modules trained and saved whole");
     visit("layers_to_transform", self.layers_to_transform, {.min = 0},
@@ -152,7 +156,6 @@ void LoraConfig::fields(Self& self, Visitor& visit) {
     visit.fixed("lora_bias", false, "a bias on B is not built yet");
     visit.fixed("ensure_weight_tying", false, "adapters on tied layers are not built yet");
     visit.fixed("trainable_token_indices", none, "training single token rows is not built yet");
-    visit.fixed("target_parameters", none, "adapters on raw parameters (experts) are not built");
     visit.fixed("layer_replication", none, "stacking layers is not built");
     visit.fixed("megatron_config", none, "Megatron models are not supported");
     visit.fixed("megatron_core", "megatron.core", "Megatron models are not supported");

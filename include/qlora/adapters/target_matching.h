@@ -21,19 +21,36 @@ struct ModuleInfo {
     std::string not_whole = {};  ///< why modules_to_save cannot name it; empty: it can
 };
 
+/// A matrix that is no module's weight in transformers: a router's, or that of all experts of a layer.
+struct ParameterInfo {
+    std::string path;  ///< "model.layers.0.mlp.experts.gate_up_proj"
+    std::int64_t experts = 1;
+    std::int64_t in_features = 0, out_features = 0;  ///< of one expert
+};
+
+/// Modules of transformers 4 in whose place a parameter stands in 5.
+struct FormerLinears {
+    std::string parameter;  ///< "gate_up_proj"
+    NameList names;         ///< "gate_proj", "up_proj"
+};
+
 /// The modules of a model, and what its architecture says of adapters.
 struct AdaptableModel {
     std::string model_type;
     std::vector<ModuleInfo> modules;
+    std::vector<ParameterInfo> parameters = {};
+    /// PEFT takes these names in target_modules for their parameters, and "all-linear" for all of them.
+    std::vector<FormerLinears> former_linears = {};
     NameList default_targets;  ///< PEFT's choice for the type; empty: it has none
     /// PEFT sees linears that are not in `modules` (a vision tower's): short endings of names might match
     /// them.
     bool is_part = false;
 };
 
-/// One adapted layer.
+/// One adapted layer, or one adapted parameter.
 struct Target {
     std::string path;
+    bool is_parameter = false;
     std::int64_t r = 0;
     double lora_alpha = 0;
     double scaling = 0;  ///< lora_alpha / r, or lora_alpha / sqrt(r)

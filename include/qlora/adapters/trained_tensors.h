@@ -15,7 +15,7 @@ enum class TrainedPart { kLoraA, kLoraB, kWeight, kBias };
 /// the model it belongs to. nn::TrainableParameter is what `inject` makes of it.
 struct TrainedTensor {
     std::string key;     ///< "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
-    std::string module;  ///< "model.layers.0.self_attn.q_proj"
+    std::string module;  ///< "model.layers.0.self_attn.q_proj", or an adapted parameter
     TrainedPart part = TrainedPart::kLoraA;
     std::vector<std::int64_t> shape;
     bool decays = true;  ///< weight decay applies (not to biases and norms, as in the HF trainer)

@@ -47,11 +47,19 @@ namespace spec {
 using kernels::Activation;
 using kernels::NormKind;
 
+/// What transformers makes of a matrix; PEFT and bitsandbytes go by it.
+enum class MatrixKind {
+    kLinear,  ///< a module of its own: nn.Linear or Conv1D
+    kRouter,  ///< a parameter of a module of another kind, which stays dense
+    kExpert   ///< a part of a parameter that holds all experts: bitsandbytes leaves it dense, a run does not
+};
+
 struct Linear {
     std::string path;
     std::int64_t in = 0, out = 0;
     bool bias = false;
     bool stored_in_columns = false;  ///< [in, out] on disk (transformers' Conv1D)
+    MatrixKind kind = MatrixKind::kLinear;
 
     std::string weight() const { return path + ".weight"; }
 };
@@ -113,10 +121,48 @@ struct Mlp {
     bool gated = true;
 };
 
+/// Some of many MLPs for each token: sum over the chosen experts of weight * expert(x), where the weights are
+/// the largest of a softmax over the router's logits.
+struct Experts {
+    std::string path;  ///< of the module whose parameters gate_up_proj and down_proj hold all experts
+    Linear router;
+    std::vector<Mlp> experts;  ///< of equal shapes; gate and up apart
+    std::int64_t chosen = 0;   ///< experts of a token
+    bool renormalises = false;   ///< the weights are divided by their sum
+    bool rounds_weights = true;  ///< then rounded to the compute dtype
+    std::optional<Mlp> shared = {};  ///< that sees every token, times sigmoid(shared_gate(x))
+    Linear shared_gate = {};
+    /// PEFT takes the names that the linears had in transformers 4 for the parameters, and "all-linear" for
+    /// all of them.
+    bool known_by_linears = true;
+};
+
+using Block = std::variant<Attention, Mlp, Experts>;
+
+/// Calls f with each linear of an attention or an MLP: those of the entry, then the output.
+void for_each_linear_of(auto& block, auto& f) {
+    for (auto& linear : block.entry) f(linear);
+    f(block.output);
+}
+/// Of experts the router, the experts one after the other, the shared one and its gate.
+void for_each_linear_of(auto& experts, auto& f)
+    requires requires { experts.router; }
+{
+    f(experts.router);
+    for (auto& expert : experts.experts) for_each_linear_of(expert, f);
+    if (!experts.shared) return;
+    for_each_linear_of(*experts.shared, f);
+    f(experts.shared_gate);
+}
+/// Of a block, in the order of the checkpoint.
+void for_each_linear(auto& block, auto&& f) {
+    std::visit([&](auto& of_kind) { for_each_linear_of(of_kind, f); }, block);
+}
+
 /// A way from the residual stream and back to it: stream += multiplier * post(block(pre(stream))).
 struct Branch {
     std::optional<Norm> pre = {};
-    std::variant<Attention, Mlp> block;
+    Block block;
     std::optional<Norm> post = {};
     double multiplier = 1.0;
 };
@@ -166,6 +212,9 @@ struct DecoderSpec {
     std::optional<std::int64_t> pad_token_id;
     /// The checkpoint holds its linears in 4 bits.
     std::optional<quant::BnbConfig> stored_in_4bit;
+    /// transformers adds router_aux_loss_coef times the loss of ops::RouterBalance to a training loss.
+    bool output_router_logits = false;
+    double router_aux_loss_coef = 0.0;
     /// A sentence for each key that transformers might act on and that changes nothing here.
     std::vector<std::string> passed_over;
 
@@ -173,7 +222,8 @@ struct DecoderSpec {
     std::string head_weight() const { return head.weight(); }
     /// Whether a tensor under the name of this parameter is passed over.
     bool ignores(const std::string& parameter) const;
-    /// All linears of the layers, in the order of the checkpoint: those of `entry`, then `output`.
+    bool has_experts() const;
+    /// All linears of the layers, in the order of the checkpoint.
     std::vector<const spec::Linear*> linears() const;
     /// Of `ropes`, those that some layer turns by.
     std::vector<std::size_t> used_ropes() const;

@@ -1,8 +1,13 @@
 #pragma once
 
 #include <cstdint>
+#include <memory>
 
 #include "qlora/core/field_types.h"
+
+namespace qlora::ops {
+class RouterBalance;
+}
 
 namespace qlora::nn {
 
@@ -24,6 +29,8 @@ struct ForwardContext {
     Recomputation recomputation = Recomputation::kNone;
     std::uint64_t seed = 0;        ///< of the run, for dropout
     std::uint32_t micro_step = 0;  ///< micro-batch since the start of the run, for dropout
+    /// Counts what routers choose, for a loss that wants them even; null: nothing does.
+    std::shared_ptr<ops::RouterBalance> router_balance = nullptr;
 };
 
 }  // namespace qlora::nn

@@ -140,6 +140,7 @@ struct TrainingConfig {
     double adam_beta2 = 0.999;
     double adam_epsilon = 1e-8;
     double max_grad_norm = 1.0;
+    std::optional<double> router_aux_loss_coef;
     std::int64_t logging_steps = 10;
     std::optional<std::int64_t> eval_steps;
     std::optional<std::int64_t> save_steps;
@@ -190,6 +191,9 @@ struct TrainingConfig {
         visit("adam_epsilon", self.adam_epsilon, {.min = 0, .min_excluded = true},
               "added to the denominator");
         visit("max_grad_norm", self.max_grad_norm, {.min = 0}, "gradients are clipped to this norm; 0 = off");
+        visit("router_aux_loss_coef", self.router_aux_loss_coef, {.min = 0},
+              "share of a loss that wants the routers of experts to choose evenly; 0: none; null: as "
+              "output_router_logits and router_aux_loss_coef in the model's config.json say");
         visit("logging_steps", self.logging_steps, {.min = 1, .free_on_resume = true},
               "steps between log lines");
         visit("eval_steps", self.eval_steps, {.min = 1, .free_on_resume = true},

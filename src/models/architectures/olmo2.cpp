@@ -11,11 +11,7 @@ Sizes olmo_sizes(ConfigReader& config) {
 /// A norm after each block in the place of the one before it, and norms over all query and all key heads.
 spec::Layer olmo_layer(const Sizes& sizes, std::int64_t layer, spec::Attention attention,
                        spec::Activation activation) {
-    attention.q_norm =
-        norm(sizes, layer_path(sizes, layer, "self_attn.q_norm"), sizes.heads * sizes.head_dim);
-    attention.k_norm =
-        norm(sizes, layer_path(sizes, layer, "self_attn.k_norm"), sizes.kv_heads * sizes.head_dim);
-    attention.norm_span = spec::Attention::NormSpan::kRow;
+    add_row_norms(attention, sizes, layer);
     return post_norm_layer(sizes, layer, std::move(attention), gated_mlp(sizes, layer, activation));
 }
 

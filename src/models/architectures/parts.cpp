@@ -167,6 +167,14 @@ void give_heads_own_norms(spec::Attention& attention, bool apart) {
     }
 }
 
+void add_row_norms(spec::Attention& attention, const Sizes& sizes, std::int64_t layer) {
+    attention.q_norm =
+        norm(sizes, layer_path(sizes, layer, "self_attn.q_norm"), sizes.heads * sizes.head_dim);
+    attention.k_norm =
+        norm(sizes, layer_path(sizes, layer, "self_attn.k_norm"), sizes.kv_heads * sizes.head_dim);
+    attention.norm_span = spec::Attention::NormSpan::kRow;
+}
+
 spec::Mlp gated_mlp(const Sizes& s, std::int64_t layer, spec::Activation activation, bool bias) {
     const auto linear = [&](const char* rest, std::int64_t in, std::int64_t out) {
         return spec::Linear{.path = layer_path(s, layer, rest), .in = in, .out = out, .bias = bias};
@@ -190,7 +198,7 @@ spec::Mlp plain_mlp(const Sizes& s, std::int64_t layer, spec::Activation activat
             .gated = false};
 }
 
-spec::Layer pre_norm_layer(const Sizes& s, std::int64_t layer, spec::Attention attention, spec::Mlp mlp,
+spec::Layer pre_norm_layer(const Sizes& s, std::int64_t layer, spec::Attention attention, spec::Block mlp,
                            const std::string& first, const std::string& second) {
     return {.branches = {{.pre = layer_norm(s, layer, first), .block = std::move(attention)},
                          {.pre = layer_norm(s, layer, second), .block = std::move(mlp)}}};

@@ -90,6 +90,8 @@ void add_head_norms(spec::Attention& attention, const Sizes& sizes, std::int64_t
                     const std::string& k_norm = "self_attn.k_norm");
 /// The same with weights, and no biases, of each head's own. `apart`: as tensors of their own.
 void give_heads_own_norms(spec::Attention& attention, bool apart);
+/// One norm over all query heads and one over all key heads, `self_attn.q_norm` and `self_attn.k_norm`.
+void add_row_norms(spec::Attention& attention, const Sizes& sizes, std::int64_t layer);
 
 /// gate_proj, up_proj and down_proj in `mlp`; `bias`: on all three.
 spec::Mlp gated_mlp(const Sizes& sizes, std::int64_t layer, spec::Activation activation, bool bias = false);
@@ -99,8 +101,8 @@ spec::Mlp fused_mlp(const Sizes& sizes, std::int64_t layer, spec::Activation act
 spec::Mlp plain_mlp(const Sizes& sizes, std::int64_t layer, spec::Activation activation, bool bias,
                     const std::string& entry, const std::string& output);
 
-/// Attention, then the MLP, each behind a norm of its own.
-spec::Layer pre_norm_layer(const Sizes& sizes, std::int64_t layer, spec::Attention attention, spec::Mlp mlp,
+/// Attention, then the MLP or what stands in its place, each behind a norm of its own.
+spec::Layer pre_norm_layer(const Sizes& sizes, std::int64_t layer, spec::Attention attention, spec::Block mlp,
                            const std::string& first = "input_layernorm",
                            const std::string& second = "post_attention_layernorm");
 /// Each before a norm of its own.

@@ -26,12 +26,9 @@ void move_paths(DecoderSpec& decoder) {
         for (spec::Branch& branch : layer.branches) {
             move_if_any(branch.pre);
             move_if_any(branch.post);
-            std::visit(
-                [&](auto& block) {
-                    std::for_each(block.entry.begin(), block.entry.end(), move);
-                    move(block.output);
-                },
-                branch.block);
+            spec::for_each_linear(branch.block, move);
+            if (auto* experts = std::get_if<spec::Experts>(&branch.block))
+                move_below_language_model(experts->path);
             if (auto* attention = std::get_if<spec::Attention>(&branch.block)) {
                 move_if_any(attention->q_norm);
                 move_if_any(attention->k_norm);

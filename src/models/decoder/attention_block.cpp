@@ -35,7 +35,7 @@ class AttentionBlock final : public Block {
     }
 
     bool attends() const override { return true; }
-    ops::Projections entry(const LayerPass& pass) const override { return linears_.entry(pass); }
+    ops::Projections entry(const LayerPass& pass) const override { return linears_.entry(pass.context); }
     at::Tensor inner(const at::Tensor& entered, const LayerPass& pass) const override {
         std::optional<ops::HeadNorms> head_norms;
         if (q_norm_) {
@@ -54,7 +54,7 @@ class AttentionBlock final : public Block {
     }
     at::Tensor leave(const at::Tensor& inner, const at::Tensor& residual, double multiplier,
                      const LayerPass& pass) const override {
-        return ops::project_residual(inner, residual, linears_.output(pass), multiplier);
+        return ops::project_residual(inner, residual, linears_.output(pass.context), multiplier);
     }
 
     bool runs_as_one(const LayerPass& /*pass*/) const override { return false; }

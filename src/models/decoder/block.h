@@ -65,8 +65,8 @@ class BlockLinears {
   public:
     BlockLinears(const std::vector<spec::Linear>& entry, const spec::Linear& output);
 
-    ops::Projections entry(const LayerPass& pass) const { return entry_.projections(pass.context); }
-    ops::Projections output(const LayerPass& pass) const { return output_.projections(pass.context); }
+    ops::Projections entry(const nn::ForwardContext& context) const { return entry_.projections(context); }
+    ops::Projections output(const nn::ForwardContext& context) const { return output_.projections(context); }
     std::vector<nn::Linear*> all();
     std::vector<nn::LinearGroup*> groups() { return {&entry_, &output_}; }
 
@@ -78,6 +78,7 @@ class BlockLinears {
 
 std::unique_ptr<Block> make_block(const spec::Attention& attention);
 std::unique_ptr<Block> make_block(const spec::Mlp& mlp);
+std::unique_ptr<Block> make_block(const spec::Experts& experts);
 
 nn::Norm make_norm(const spec::Norm& norm);
 

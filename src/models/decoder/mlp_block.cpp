@@ -14,11 +14,11 @@ class MlpBlock final : public Block {
     explicit MlpBlock(const spec::Mlp& mlp)
         : linears_(mlp.entry, mlp.output), activation_{.kind = mlp.activation, .gated = mlp.gated} {}
 
-    ops::Projections entry(const LayerPass& pass) const override { return linears_.entry(pass); }
+    ops::Projections entry(const LayerPass& pass) const override { return linears_.entry(pass.context); }
     at::Tensor inner(const at::Tensor& entered, const LayerPass& /*pass*/) const override { return entered; }
     at::Tensor leave(const at::Tensor& inner, const at::Tensor& residual, double multiplier,
                      const LayerPass& pass) const override {
-        return ops::activate_project_residual(inner, residual, linears_.output(pass), activation_,
+        return ops::activate_project_residual(inner, residual, linears_.output(pass.context), activation_,
                                               multiplier);
     }
 
@@ -29,7 +29,7 @@ class MlpBlock final : public Block {
                       double multiplier, ops::NodeOutput node_output, const LayerPass& pass) const override {
         std::optional<ops::Norm> norm;
         if (pre != nullptr) norm = pre->used();
-        return ops::mlp_residual(hidden, residual, norm, entry(pass), linears_.output(pass),
+        return ops::mlp_residual(hidden, residual, norm, entry(pass), linears_.output(pass.context),
                                  {.rule = activation_, .multiplier = multiplier, .output = node_output});
     }
 

@@ -39,12 +39,15 @@ at::Tensor Stack::forward(at::Tensor hidden, const TokenBatch& batch, const nn::
     pass.offsets.device = batch.device_offsets;
     for (const std::unique_ptr<RotaryEmbedding>& rope : ropes_)
         pass.ropes.push_back(rope ? rope->table(batch, caches) : ops::RopeTable{});
+    // The routers of the last layer, too, are judged by all tokens.
+    const bool needs_all_rows = context.router_balance != nullptr;
     for (std::size_t i = 0; i < layers_.size(); ++i) {
         pass.layer = static_cast<std::int64_t>(i);
-        if (i + 1 == layers_.size()) pass.rows = rows;
+        if (i + 1 == layers_.size() && !needs_all_rows) pass.rows = rows;
         const auto segment = [this, i, pass](const at::Tensor& x) { return layers_[i]->forward(x, pass); };
         hidden = recomputes ? ops::recomputed(segment, hidden) : segment(hidden);
     }
+    if (needs_all_rows && rows.defined()) hidden = hidden.index_select(0, rows);
     return norm_.forward(hidden);
 }
 

@@ -1,0 +1,12 @@
+#pragma once
+
+#include "qlora/models/decoder_spec.h"
+#include "qlora/train/training_config.h"
+
+namespace qlora::train {
+
+/// The share of the routers' loss in a run, 0 where there is none. ConfigError where the configuration asks
+/// for it and the model has no experts.
+double router_loss_share(const TrainingConfig& config, const models::DecoderSpec& model);
+
+}  // namespace qlora::train
