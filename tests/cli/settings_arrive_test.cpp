@@ -51,6 +51,8 @@ std::vector<Entry> entries(const test::TrainRuns& runs) {
         {"peft.lora_alpha", "16", kNumbers},
         {"peft.lora_dropout", "0.5", kNumbers},
         {"peft.target_modules", "all-linear", kNumbers},
+        // A model with experts: tests/peers/test_moe_models.py.
+        {"peft.target_parameters", R"(["mlp.experts.down_proj"])", kRefused, {}, "the model has no experts"},
         {"peft.exclude_modules", R"(["v_proj"])", kNumbers},
         {"peft.modules_to_save", R"(["lm_head"])", kNumbers},
         {"peft.layers_to_transform", "[0]", kNumbers},
@@ -86,6 +88,7 @@ std::vector<Entry> entries(const test::TrainRuns& runs) {
          kNone,
          {},
          "each run here has a folder of its own, where its files are looked for"},
+        {"training.router_aux_loss_coef", "0.5", kRefused, {}, "a llama model has no experts"},
         {"training.num_train_epochs", "1.5", kNumbers},
         {"training.max_steps", "3", kNumbers},
         {"training.per_device_train_batch_size", "2", kNumbers},
