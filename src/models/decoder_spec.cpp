@@ -24,9 +24,10 @@ const Architecture& architecture_of(ConfigReader& config, const std::string& mod
               "folder is run"
             : "";
     const std::string_view why = why_refused(model_type);
-    throw CheckpointError(name + ": model_type '" + model_type + "' is not supported" +
-                          (why.empty() ? "" : ": " + std::string(why)) + "; supported are " + known +
-                          own_code);
+    const std::string fault = config.has("model_type") ? "model_type '" + model_type + "' is not supported"
+                                                       : std::string("model_type is missing");
+    throw CheckpointError(name + ": " + fault + (why.empty() ? "" : ": " + std::string(why)) +
+                          "; supported are " + known + own_code);
 }
 
 /// As transformers decides it: a head that differs from the embedding is a tensor of its own.
@@ -110,6 +111,7 @@ DecoderSpec parse_decoder_spec(const Json& json, const std::string& name) {
     FaultList faults;
     ConfigReader config(json, faults);
     const std::string model_type = config.text("model_type", "");
+    faults.throw_if_any<CheckpointError>(name);
     const Architecture& architecture = architecture_of(config, model_type, name);
     DecoderSpec decoder = architecture.describe(config);
     decoder.model_type = model_type;

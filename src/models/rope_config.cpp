@@ -113,10 +113,14 @@ std::vector<double> read_divisors(ConfigReader& section, const char* key, std::i
             if (value.is_number() && value.get<double>() > 0) out.push_back(value.get<double>());
         }
     }
-    if (!list.is_array() || out.size() != list.size() || out.size() != static_cast<std::size_t>(count)) {
+    const auto wanted = static_cast<std::size_t>(count);
+    if (!list.is_array() || out.size() != list.size() || out.size() != wanted) {
+        std::string but;
+        if (list.is_array() && list.size() != wanted) but = ", not " + std::to_string(list.size());
+        if (list.is_array() && list.size() == wanted)
+            but = "; " + std::to_string(wanted - out.size()) + " of them are not positive numbers";
         section.faults().add(key, "must list " + std::to_string(count) +
-                                      " positive numbers, one for each angle of a head" +
-                                      (list.is_array() ? ", not " + std::to_string(list.size()) : ""));
+                                      " positive numbers, one for each angle of a head" + but);
         out.assign(static_cast<std::size_t>(count), 1.0);
     }
     return out;

@@ -13,7 +13,7 @@ from model_case import EXPERT_TYPES, LEVELS, VISION, case_of, names_of, supporte
 from model_options import NO_DIFFERENCE, OPTIONS
 from peft import LoraConfig, get_peft_model, get_peft_model_state_dict
 from peft.utils.constants import TRANSFORMERS_MODELS_TO_LORA_TARGET_MODULES_MAPPING as PEFT_TARGETS
-from test_model_parity import close_to_largest, peer, relative_l2
+from test_model_parity import close_to_largest, expert_matrices, peer, relative_l2
 from transformers.pytorch_utils import Conv1D
 
 NAMES = names_of(2)
@@ -119,6 +119,10 @@ def test_an_adapter_of_peft_gives_its_logits(name, case_of):
 @pytest.mark.parametrize("name", names_of(1))
 def test_without_target_modules_the_layers_are_those_of_peft_or_the_error_names_the_linears(name, case_of):
     case = case_of(name)
+    if case.model_type == "mixtral":  # PEFT 0.21.2 fails with its own default
+        ours = [key for key in case.probed("default targets") if key.startswith("param.")]
+        assert {key.split(".")[-3] for key in ours} == {"q_proj", "v_proj"}
+        return
     if case.model_type in PEFT_TARGETS:
         theirs = get_peft_model_state_dict(get_peft_model(peer(case.folder), LoraConfig(task_type="CAUSAL_LM")))
         ours = [key.removeprefix("param.") for key in case.probed("default targets") if key.startswith("param.")]
@@ -127,5 +131,5 @@ def test_without_target_modules_the_layers_are_those_of_peft_or_the_error_names_
     refused = re.search(r"^default targets: (.*)$", case.answers.errors, re.MULTILINE)
     assert refused, "peft has no default for this type"
     for key in case.probed("plain"):
-        if key.startswith("dequantized."):
+        if key.startswith("dequantized.") and ".experts." not in key:
             assert key.split(".")[-2] in refused[1]

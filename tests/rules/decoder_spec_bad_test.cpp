@@ -40,7 +40,7 @@ std::vector<BadModelJson> bad_configs() {
         {"no_model_type",
          "llama",
          drop("model_type"),
-         {"model_type", "supported are ", "llama, ", "smollm3"}},
+         {"model_type is missing; supported are ", "llama, ", "smollm3"}},
         {"unknown_model_type", "llama", set("model_type", "bloom"), {"'bloom'", "supported are"}},
         {"no_text_config",
          "llama",
@@ -61,7 +61,7 @@ std::vector<BadModelJson> bad_configs() {
              config["text_config"]["hidden_size"] = "wide";
          },
          {"text_config.hidden_size: must be a whole number"}},
-        {"model_type_no_string", "llama", set("model_type", 3), {"model_type"}},
+        {"model_type_no_string", "llama", set("model_type", 3), {"model_type: must be a string, not 3"}},
         {"no_vocab_size", "llama", drop("vocab_size"), {"vocab_size: is missing"}},
         {"no_hidden_size", "llama", drop("hidden_size"), {"hidden_size: is missing"}},
         {"zero_layers", "llama", set("num_hidden_layers", 0), {"num_hidden_layers", "not 0"}},
@@ -135,6 +135,42 @@ TEST_P(BadModelConfig, is_refused_by_name) {
         for (const std::string& part : GetParam().message)
             EXPECT_NE(text.find(part), std::string::npos) << text;
     }
+}
+
+std::string message_of(const Json& config) {
+    try {
+        parse_decoder_spec(config, "config.json");
+    } catch (const CheckpointError& error) {
+        return error.what();
+    }
+    return "accepted";
+}
+
+TEST(DecoderSpec, a_fault_of_many_layers_is_said_once) {
+    const Json layers = {{"num_hidden_layers", 4}, {"sliding_window", 8}, {"use_sliding_window", true}};
+    const auto with = [&](const char* model_type, const char* kind, const Json& more = Json::object()) {
+        Json config = TinyModel{.model_type = model_type}.config();
+        config.update(layers);
+        config.update(more);
+        config["layer_types"] = Json::array({kind, kind, kind, kind});
+        return message_of(config);
+    };
+    EXPECT_EQ(with("qwen3", "chunked_attention"),
+              "config.json: layer_types[0]: \"chunked_attention\" is not supported; use full_attention or "
+              "sliding_attention");
+    EXPECT_EQ(with("qwen3", "sliding_attention", {{"use_sliding_window", false}}),
+              "config.json: layer_types[0]: is sliding_attention, but no sliding_window is switched on");
+    EXPECT_EQ(with("mistral", "full_attention"),
+              "config.json: layer_types[0]: is full_attention, but all layers of a mistral model have the "
+              "sliding_window");
+}
+
+TEST(DecoderSpec, heads_of_an_odd_size_are_refused_by_the_key_that_makes_them) {
+    Json gpt2 = {{"model_type", "gpt2"}, {"vocab_size", 97}, {"n_embd", 30}, {"n_layer", 2}, {"n_head", 2}};
+    EXPECT_EQ(message_of(gpt2),
+              "config.json: n_head: makes heads of 15 dimensions; their number must be even");
+    gpt2["n_head"] = 4;
+    EXPECT_EQ(message_of(gpt2), "config.json: n_embd: 30 is not a multiple of n_head 4");
 }
 
 TEST(DecoderSpec, all_faults_come_together) {

@@ -348,5 +348,18 @@ TEST(DecoderTypes, a_dropout_of_the_base_is_taken_as_none_and_said) {
                                         "config.json: residual_dropout of the base is taken as 0"}));
 }
 
+TEST(DecoderTypes, heads_of_cohere2_may_have_a_size_of_their_own) {
+    const DecoderSpec decoder = parse_decoder_spec({{"model_type", "cohere2"},
+                                                    {"vocab_size", 97},
+                                                    {"hidden_size", 64},
+                                                    {"intermediate_size", 96},
+                                                    {"num_hidden_layers", 1},
+                                                    {"num_attention_heads", 4},
+                                                    {"head_dim", 32}},
+                                                   "config.json");
+    EXPECT_EQ(decoder.linears().front()->out, 4 * 32);
+    EXPECT_EQ(decoder.ropes.front().dims, 32);
+}
+
 }  // namespace
 }  // namespace qlora::models

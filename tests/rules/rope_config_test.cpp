@@ -279,7 +279,8 @@ TEST(RopeConfig, what_cannot_be_read_is_refused_by_name) {
     negative[3] = -1.0;
     expect_faults(
         faults(typed("longrope", {{"short_factor", negative}, {"long_factor", 2.0}})),
-        {"short_factor: must list 8 positive numbers", "long_factor: must list 8 positive numbers"});
+        {"short_factor: must list 8 positive numbers, one for each angle of a head; 1 of them are not",
+         "long_factor: must list 8 positive numbers"});
     expect_faults(faults({{"rope_theta", 0}}), {"rope_scaling.rope_theta"});
     expect_faults(faults({{"full_attention", {{"rope_theta", 1e6}}}}),
                   {"rope_scaling.full_attention: a rotary"});

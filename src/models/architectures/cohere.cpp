@@ -3,8 +3,8 @@
 namespace qlora::models {
 namespace {
 
-SizeDefaults cohere_sizes(const char* head_dim_key) {
-    return {.keys = {.head_dim = head_dim_key, .eps = "layer_norm_eps"},
+SizeDefaults cohere_sizes() {
+    return {.keys = {.eps = "layer_norm_eps"},
             .max_positions = 8192,
             .norm = {.eps = 1e-5, .kind = spec::NormKind::kLayer}};
 }
@@ -20,7 +20,7 @@ DecoderSpec cohere_decoder(ConfigReader& config, const Sizes& sizes) {
 /// Both blocks read the layer's input through one LayerNorm without bias; neighbouring dimensions turn
 /// together.
 DecoderSpec cohere(ConfigReader& config) {
-    const Sizes sizes = read_sizes(config, cohere_sizes("head_dim"));
+    const Sizes sizes = read_sizes(config, cohere_sizes());
     const bool bias = config.boolean("attention_bias", false), qk_norm = config.boolean("use_qk_norm", false);
     const spec::Activation activation = config.activation("hidden_act", "silu");
     DecoderSpec out = cohere_decoder(config, sizes);
@@ -40,7 +40,7 @@ DecoderSpec cohere(ConfigReader& config) {
 
 /// A cohere with windows in three of four layers, which alone know positions.
 DecoderSpec cohere2(ConfigReader& config) {
-    const Sizes sizes = read_sizes(config, cohere_sizes(nullptr));
+    const Sizes sizes = read_sizes(config, cohere_sizes());
     const bool bias = config.boolean("attention_bias", false);
     const spec::Activation activation = config.activation("hidden_act", "silu");
     const MixedWindows windows = read_mixed_windows(config, sizes, read_pattern(config, 4));

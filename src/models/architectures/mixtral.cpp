@@ -10,8 +10,9 @@ DecoderSpec mixtral(ConfigReader& config) {
     ExpertRule rule = read_experts(config, {.count = 8, .chosen = 2}, sizes.inner);
     rule.renormalises = true;
     rule.rounds_weights = false;
-    if (config.number_or_off("router_jitter_noise", 0.0) != 0)
-        config.faults().add("router_jitter_noise", "noise on the router's input is not built; only 0 is supported");
+    if (config.has("router_jitter_noise") && config.json().at("router_jitter_noise") != 0.0)
+        config.faults().add("router_jitter_noise",
+                            "noise on the router's input is not built; only 0 is supported");
     DecoderSpec out = decoder(config, sizes);
     read_router_loss(config, 0.001, out);
     out.ropes = {read_rope(config, rope_sizes(sizes), {.theta = 1e6})};
@@ -19,8 +20,9 @@ DecoderSpec mixtral(ConfigReader& config) {
     for (std::int64_t layer = 0; layer < sizes.layers; ++layer) {
         spec::Attention attention = separate_attention(sizes, layer);
         attention.window = window;
-        out.layers.push_back(pre_norm_layer(sizes, layer, std::move(attention),
-                                            experts(sizes, layer, rule, {.gate = "w1", .up = "w3", .down = "w2"})));
+        out.layers.push_back(
+            pre_norm_layer(sizes, layer, std::move(attention),
+                           experts(sizes, layer, rule, {.gate = "w1", .up = "w3", .down = "w2"})));
         out.renames.push_back(
             {layer_path(sizes, layer, "mlp."), layer_path(sizes, layer, "block_sparse_moe.")});
     }

@@ -29,15 +29,21 @@ void read_heads(ConfigReader& config, const SizeDefaults& defaults, Sizes& sizes
     }
     const bool given = keys.head_dim != nullptr && config.has(keys.head_dim);
     std::int64_t head_dim = defaults.head_dim;
+    bool divides = true;
     if (!given && head_dim == 0) {
-        if (sizes.hidden % sizes.heads != 0) {
+        divides = sizes.hidden % sizes.heads == 0;
+        if (!divides) {
             config.faults().add(keys.hidden, std::to_string(sizes.hidden) + " is not a multiple of " +
                                                  keys.heads + " " + std::to_string(sizes.heads));
         }
         head_dim = std::max<std::int64_t>(1, sizes.hidden / sizes.heads);
     }
     sizes.head_dim = given ? config.integer(keys.head_dim, std::nullopt, 1, kMostHeads) : head_dim;
-    if (sizes.head_dim % 2 != 0) config.faults().add("head_dim", "must be even for rotary embeddings");
+    if (divides && sizes.head_dim % 2 != 0) {
+        config.faults().add(
+            given ? keys.head_dim : keys.heads,
+            "makes heads of " + std::to_string(sizes.head_dim) + " dimensions; their number must be even");
+    }
 }
 
 /// The row that nn.Embedding is told of; none where the id is no row.

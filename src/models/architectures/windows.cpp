@@ -1,6 +1,7 @@
 #include "windows.h"
 
 #include <algorithm>
+#include <set>
 
 namespace qlora::models {
 namespace {
@@ -33,9 +34,11 @@ std::vector<bool> read_layer_types(ConfigReader& config, std::vector<bool> usual
         config.faults().add("layer_types", "must list one entry for each of the layers");
         return usual;
     }
+    std::set<Json> unknown;
     for (std::size_t layer = 0; layer < usual.size(); ++layer) {
         const bool full = types[layer] == "full_attention";
         if (!full && types[layer] != "sliding_attention") {
+            if (!unknown.insert(types[layer]).second) continue;  // each is said once
             config.faults().add(place_of(layer), types[layer].dump() +
                                                      " is not supported; use full_attention or "
                                                      "sliding_attention");
@@ -54,8 +57,10 @@ std::vector<std::int64_t> heed_layer_types(ConfigReader& config, std::vector<std
     std::vector<bool> usual;
     for (const std::int64_t each : windows) usual.push_back(each != 0);
     const std::vector<bool> slides = read_layer_types(config, std::move(usual));
+    const auto first =
+        static_cast<std::size_t>(std::find(slides.begin(), slides.end(), true) - slides.begin());
     for (std::size_t layer = 0; layer < windows.size(); ++layer) {
-        if (slides[layer] && window == 0) {
+        if (layer == first && window == 0) {
             config.faults().add(place_of(layer),
                                 "is sliding_attention, but no sliding_window is switched on");
         }
@@ -73,6 +78,7 @@ std::vector<std::int64_t> read_windows(ConfigReader& config, WindowRule rule, co
         config.faults().add(place_of(layer), "is full_attention, but all layers of a " +
                                                  config.text("model_type", "") +
                                                  " model have the sliding_window");
+        break;
     }
     return windows;
 }
