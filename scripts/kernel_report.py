@@ -143,7 +143,8 @@ def short_name(readable):
             end = place
             break
     text = re.sub(r"\w+::", "", text[:end]).replace(" >", ">").replace(" ,", ",")
-    return re.sub(r"^.* (?=[\w$]+(<|$))", "", text) if " " in text.partition("<")[0] else text
+    name, opening, arguments = text.partition("<")
+    return name.rpartition(" ")[2] + opening + arguments  # without the type it returns
 
 
 # --- compiling ---

@@ -104,7 +104,9 @@ std::vector<train::MemoryOption> memory_options(const RunConfig& config, const m
                  [](adapters::LoraConfig& peft) { peft.r /= 2; });
     }
     const adapters::NameList fewer = query_and_value(model);
-    add_peft(fmt::format(R"(peft.target_modules: ["{}"])", fmt::join(fewer, R"(", ")")),
+    std::string names;
+    for (const std::string& name : fewer) names += (names.empty() ? "" : ", ") + Json(name).dump();
+    add_peft(fmt::format("peft.target_modules: [{}]", names),
              [&](adapters::LoraConfig& peft) { peft.target_modules = fewer; });
     if (config.peft.modules_to_save) {
         add_peft("peft.modules_to_save: null",

@@ -105,6 +105,7 @@ def test_accesses_of_machine_code_under_predicates_and_past_four_digits():
         ),
         ("void (anonymous namespace)::rows<a::Bits<a::F16> >(void (*)(int))", "rows<Bits<F16>>"),
         ("void a::rows<a::F32, (int)8, true>(int)", "rows<F32, 8, true>"),
+        ("void a::rows<a::F32, true, a::Shape<128, 4> >(int)", "rows<F32, true, Shape<128, 4>>"),
         ("_Z4fillPf", "_Z4fillPf"),
     ],
 )
