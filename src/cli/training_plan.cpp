@@ -47,7 +47,8 @@ RowLengths row_lengths(const data::Dataset& train, const data::Dataset* held_out
 }
 
 void set_micro_batch(train::MemoryRequest& request, const RunConfig& config, const RowLengths& rows) {
-    request.tokens = request.supervised_tokens = 0;
+    request.tokens = request.supervised_tokens = request.longest_row = 0;
+    for (const std::int64_t tokens : rows.tokens) request.longest_row = std::max(request.longest_row, tokens);
     for (const data::StepPlan& step : data::plan_epoch(rows.tokens, batch_plan_options(config), 0)) {
         for (const auto& micro_batch : step.micro_batches) {
             std::int64_t tokens = 0, supervised = 0;

@@ -11,12 +11,10 @@
 
 #include <algorithm>
 
+#include "qlora/ops/score_rows.h"
+
 namespace qlora::ops {
 namespace {
-
-/// Scores that exist at once, of all heads; but some rows at least, so that products are worth their start.
-constexpr std::int64_t kScoresAtOnce = std::int64_t{1} << 20;
-constexpr std::int64_t kFewestRows = 256;
 
 /// Query rows of one sequence and the keys that they see.
 struct Block {
@@ -27,7 +25,7 @@ struct Block {
 /// The blocks of the last n of m positions.
 std::vector<Block> blocks_of(std::int64_t n, std::int64_t m, const AttentionShape& shape) {
     std::vector<Block> out;
-    const std::int64_t at_once = std::max(kFewestRows, kScoresAtOnce / (shape.heads * m));
+    const std::int64_t at_once = score_rows(shape.heads, m);
     for (std::int64_t row = 0; row < n; row += at_once) {
         const std::int64_t rows = std::min(at_once, n - row), position = m - n + row;
         const std::int64_t first =

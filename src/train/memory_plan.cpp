@@ -7,6 +7,7 @@
 #include "qlora/core/log.h"
 #include "qlora/ops/cross_entropy.h"
 #include "qlora/ops/device.h"
+#include "qlora/ops/score_rows.h"
 
 namespace qlora::train {
 namespace {
@@ -21,7 +22,7 @@ struct LayerSizes {
     LayerSizes(const models::spec::Layer& layer, std::int64_t hidden_size)
         : hidden(hidden_size), parallel(layer.parallel) {
         for (const models::spec::Branch& branch : layer.branches) {
-            std::visit([&](const auto& block) { add(block, branch.post.has_value()); }, branch.block);
+            std::visit([&](const auto& block) { add(block, branch); }, branch.block);
         }
     }
 
@@ -29,8 +30,10 @@ struct LayerSizes {
     bool parallel;             ///< the MLP reads what attention reads
     std::int64_t inner = 0;    ///< of the MLP
     std::int64_t entered = 0;  ///< columns of the MLP's first product
-    std::int64_t q = 0, qkv = 0, heads = 0, normed_rows = 0;
+    std::int64_t q = 0, qkv = 0, heads = 0;
+    bool has_head_norms = false, has_softcap = false;
     std::int64_t attention_post = 0, mlp_post = 0;  ///< what a norm behind the block reads
+    std::int64_t attention_statistics = 0, mlp_statistics = 0, post_statistics = 0;  ///< of norms
     std::int64_t experts_of_token = 0, experts_of_layer = 0;
     std::int64_t expert_inner = 0, expert_entered = 0;  ///< as inner and entered, of one expert
     std::int64_t weights = 0;
@@ -39,17 +42,26 @@ struct LayerSizes {
     std::int64_t largest_matrix = 0;
 
   private:
-    void add(const models::spec::Attention& attention, bool has_post) {
+    static std::int64_t statistics_of(const std::optional<models::spec::Norm>& norm) {
+        if (!norm) return 0;
+        return norm->kind == models::spec::NormKind::kLayer ? 2 : 1;
+    }
+
+    void add(const models::spec::Attention& attention, const models::spec::Branch& branch) {
         const bool whole_rows = attention.norm_span == models::spec::Attention::NormSpan::kRow;
         q += attention.output.in;
         qkv += add_linears(attention.entry, attention.output);
         heads += attention.heads;
-        if (attention.q_norm) normed_rows += whole_rows ? 1 : attention.heads;
-        if (attention.k_norm) normed_rows += whole_rows ? 1 : attention.kv_heads;
-        if (has_post) attention_post += hidden;
+        has_head_norms |= attention.q_norm.has_value();
+        has_softcap |= attention.softcap != 0.0;
+        attention_statistics += statistics_of(branch.pre) +
+                                statistics_of(attention.q_norm) * (whole_rows ? 1 : attention.heads) +
+                                statistics_of(attention.k_norm) * (whole_rows ? 1 : attention.kv_heads);
+        if (branch.post) attention_post += hidden;
+        post_statistics += statistics_of(branch.post);
     }
 
-    void add(const models::spec::Experts& experts, bool has_post) {
+    void add(const models::spec::Experts& experts, const models::spec::Branch& branch) {
         const models::spec::Mlp& expert = experts.experts.front();
         experts_of_token = experts.chosen;
         experts_of_layer = static_cast<std::int64_t>(experts.experts.size());
@@ -57,14 +69,25 @@ struct LayerSizes {
         for (const models::spec::Mlp& each : experts.experts)
             expert_entered = add_linears(each.entry, each.output);
         dense_weights += experts.router.in * experts.router.out;
-        if (experts.shared) add(*experts.shared, has_post);
+        add_norms_around_mlp(branch);
+        if (experts.shared) add_mlp(*experts.shared);
         weights += experts.shared_gate.in * experts.shared_gate.out;
     }
 
-    void add(const models::spec::Mlp& mlp, bool has_post) {
+    void add(const models::spec::Mlp& mlp, const models::spec::Branch& branch) {
+        add_norms_around_mlp(branch);
+        add_mlp(mlp);
+    }
+
+    void add_mlp(const models::spec::Mlp& mlp) {
         inner += mlp.output.in;
         entered += add_linears(mlp.entry, mlp.output);
-        if (has_post) mlp_post += hidden;
+    }
+
+    void add_norms_around_mlp(const models::spec::Branch& branch) {
+        mlp_statistics += statistics_of(branch.pre);
+        if (branch.post) mlp_post += hidden;
+        post_statistics += statistics_of(branch.post);
     }
 
     /// Returns what the entry's product has of columns.
@@ -83,6 +106,11 @@ struct LayerSizes {
         return columns;
     }
 };
+
+/// Scores under a softcap exist in blocks, and only where they are not made in fp32.
+bool makes_scores(const MemoryRequest& request, const LayerSizes& sizes) {
+    return sizes.has_softcap && (request.bytes_per_element == 2 || request.on_gpu);
+}
 
 /// Bytes for each token that enters a layer, and for each that leaves attention: in the last layer only the
 /// supervised ones do.
@@ -107,20 +135,31 @@ std::int64_t experts_backward_bytes(const LayerSizes& sizes, std::int64_t width,
 
 /// What backward reads of a layer: the inputs of its norms, rotated q and k with v, attention's result, gate
 /// and up; besides fp32 statistics of norms and softmax.
-LayerBytes read_by_backward(const LayerSizes& sizes, std::int64_t width) {
-    const std::int64_t before_head_norms = sizes.normed_rows > 0 ? sizes.qkv : 0;
+LayerBytes read_by_backward(const MemoryRequest& request, const LayerSizes& sizes) {
+    const std::int64_t before_head_norms = sizes.has_head_norms ? sizes.qkv : 0;
     const std::int64_t mlp_input = sizes.parallel ? 0 : sizes.hidden;
+    const std::int64_t logsumexp = makes_scores(request, sizes) ? 0 : sizes.heads;
     return {
-        .attention = (sizes.hidden + sizes.qkv + before_head_norms + sizes.q + sizes.attention_post) * width +
-                     (1 + sizes.heads + sizes.normed_rows) * 4,
-        .mlp = (mlp_input + sizes.entered + sizes.mlp_post) * width + 4 + read_of_experts(sizes, width)};
+        .attention = (sizes.hidden + sizes.qkv + before_head_norms + sizes.q) * request.bytes_per_element +
+                     (sizes.attention_statistics + logsumexp) * 4,
+        .mlp =
+            (sizes.attention_post + mlp_input + sizes.entered + sizes.mlp_post) * request.bytes_per_element +
+            (sizes.mlp_statistics + sizes.post_statistics) * 4 +
+            read_of_experts(sizes, request.bytes_per_element)};
 }
 
-LayerBytes kept_by_layer(const LayerSizes& sizes, std::int64_t width, nn::Recomputation level) {
-    if (level == nn::Recomputation::kLayers) return {.attention = sizes.hidden * width};
-    LayerBytes out = read_by_backward(sizes, width);
-    if (level == nn::Recomputation::kMlp)
-        out.mlp = ((sizes.parallel ? 0 : sizes.hidden) + sizes.mlp_post) * width;
+/// Of that, what is there when the MLP is made again: its input, and what norms behind blocks read.
+std::int64_t read_beside_mlp(const MemoryRequest& request, const LayerSizes& sizes) {
+    return ((sizes.parallel ? 0 : sizes.hidden) + sizes.attention_post + sizes.mlp_post) *
+               request.bytes_per_element +
+           sizes.post_statistics * 4;
+}
+
+LayerBytes kept_by_layer(const MemoryRequest& request, const LayerSizes& sizes) {
+    if (request.recomputation == nn::Recomputation::kLayers)
+        return {.attention = sizes.hidden * request.bytes_per_element};
+    LayerBytes out = read_by_backward(request, sizes);
+    if (request.recomputation == nn::Recomputation::kMlp) out.mlp = read_beside_mlp(request, sizes);
     return out;
 }
 
@@ -140,8 +179,8 @@ std::int64_t temporary_weights(const MemoryRequest& request, const LayerSizes& s
 /// result, of the first product (gate and up, say) and of what the last linear reads, and that itself; the
 /// first product too where it is made again. In bf16 each product goes through fp32.
 std::int64_t mlp_backward_bytes(const MemoryRequest& request, const LayerSizes& sizes, std::int64_t tokens) {
-    const std::int64_t weights = temporary_weights(request, sizes) +
-                                 experts_backward_bytes(sizes, request.bytes_per_element, tokens);
+    const std::int64_t weights =
+        temporary_weights(request, sizes) + experts_backward_bytes(sizes, request.bytes_per_element, tokens);
     const bool is_fp32 = request.bytes_per_element == 4;
     const std::int64_t inner = sizes.inner, entered = sizes.entered, hidden = sizes.hidden;
     if (request.on_gpu) {
@@ -149,13 +188,12 @@ std::int64_t mlp_backward_bytes(const MemoryRequest& request, const LayerSizes& 
         // itself, the gradient of the first product; the product again where it is made again, with its
         // normed input.
         const bool remakes = request.recomputation != nn::Recomputation::kNone;
-        return weights +
-               tokens * request.bytes_per_element *
-               (3 * inner + entered + 2 * hidden + (remakes ? entered + hidden : 0));
+        return weights + tokens * request.bytes_per_element *
+                             (3 * inner + entered + 2 * hidden + (remakes ? entered + hidden : 0));
     }
     if (request.recomputation != nn::Recomputation::kNone) {
         return weights + tokens * (is_fp32 ? 8 * inner + 8 * entered + 8 * hidden
-                                           : 10 * inner + 6 * entered + 8 * hidden);
+                                           : 2 * inner + 10 * entered + 8 * hidden);
     }
     // The weights of the first product are made when what the last linear reads and its gradient are gone.
     const std::int64_t in_activation =
@@ -170,46 +208,69 @@ std::int64_t head_bytes(const MemoryRequest& request) {
     return is_stored_so ? 0 : request.config.vocab_size * request.config.hidden_size * 4;
 }
 
-/// A chunk of logits (in bf16 with its rounded copy) and what the head's product needs.
+/// Of one logit and its copies. In bf16 on the CPU each operation after the product has a rounded result.
+std::int64_t logit_bytes(const MemoryRequest& request) {
+    if (request.bytes_per_element == 4 || request.on_gpu) return request.bytes_per_element;
+    if (request.config.logit_softcap != 0.0) return 4 + 5 * 2;
+    return request.config.logit_scale != 1.0 ? 4 + 2 * 2 : 4 + 2;
+}
+
+/// A chunk of logits and what the head's product needs.
 std::int64_t loss_bytes(const MemoryRequest& request) {
     const std::int64_t at_once =
         request.on_gpu ? ops::kDeviceLogitsRows : ops::logits_rows(request.config.vocab_size);
     const std::int64_t rows = std::min(at_once, request.supervised_tokens);
-    const bool rounds_apart = request.bytes_per_element == 2 && !request.on_gpu;
-    const std::int64_t width = rounds_apart ? 6 : request.bytes_per_element;
+    const std::int64_t width = logit_bytes(request);
     const bool is_stored_so = request.on_gpu && request.stored_bytes_per_weight == request.bytes_per_element;
     const std::int64_t panel =
         request.keep_dense || is_stored_so ? 0 : std::min(head_bytes(request), ops::kHeadPanelBytes);
     // The final norm's input and the gradient of its result.
     const std::int64_t final_rows =
         2 * request.supervised_tokens * request.config.hidden_size * request.bytes_per_element;
-    return rows * (request.config.vocab_size * width + request.config.hidden_size * 4) + final_rows + panel;
+    // Copies of logits are made when no panel is there.
+    const std::int64_t values = rows * request.config.vocab_size, first = std::min<std::int64_t>(width, 4);
+    return values * first + std::max(panel, values * (width - first)) +
+           rows * request.config.hidden_size * 4 + final_rows;
+}
+
+/// Temporaries of attention's backward pass under a softcap: its blocks of scores in both precisions, and
+/// gradients of its result and of q, k and v.
+std::int64_t scores_bytes(const MemoryRequest& request, const LayerSizes& sizes, std::int64_t tokens) {
+    if (!makes_scores(request, sizes)) return 0;
+    const std::int64_t keys = request.longest_row;
+    const std::int64_t at_once = sizes.heads * keys * std::min(keys, ops::score_rows(sizes.heads, keys));
+    return at_once * (12 + 4 * request.bytes_per_element) +
+           tokens * (sizes.hidden + sizes.q + sizes.qkv) * request.bytes_per_element;
 }
 
 void plan_activations(const MemoryRequest& request, const std::vector<LayerSizes>& layers, MemoryPlan& plan) {
     const std::int64_t width = request.bytes_per_element;
     const std::int64_t tokens = request.tokens, supervised = request.supervised_tokens;
     const bool remakes_layers = request.recomputation == nn::Recomputation::kLayers;
-    const auto remade = [&](const LayerSizes& sizes) {
-        return remakes_layers ? read_by_backward(sizes, width).attention + sizes.hidden * width : 0;
+    // Temporaries of a layer of which so many tokens leave attention, and what is made again for it.
+    const auto working = [&](const LayerSizes& sizes, std::int64_t leaving) {
+        const std::int64_t remade = remakes_layers ? read_by_backward(request, sizes).attention * tokens +
+                                                         read_beside_mlp(request, sizes) * leaving
+                                                   : 0;
+        const std::int64_t mlp_kept = kept_by_layer(request, sizes).mlp * leaving;
+        return remade + std::max(mlp_backward_bytes(request, sizes, leaving),
+                                 scores_bytes(request, sizes, tokens) - mlp_kept);
     };
     const LayerSizes& last = layers.back();
-    const LayerBytes kept = kept_by_layer(last, width, request.recomputation);
-    // Attention's supervised rows are a copy.
-    const std::int64_t gathered = remakes_layers ? 0 : last.q * width * supervised;
-    const std::int64_t last_layer = kept.attention * tokens + kept.mlp * supervised + gathered;
+    const LayerBytes kept = kept_by_layer(request, last);
+    // Supervised rows of attention's result are a copy; of the layer's input too where the MLP reads it.
+    const std::int64_t gathered = remakes_layers ? 0 : last.q + (last.parallel ? last.hidden : 0);
+    const std::int64_t last_layer = kept.attention * tokens + (kept.mlp + gathered * width) * supervised;
     plan.activations = last_layer + last.hidden * width * supervised;
 
-    const std::int64_t in_last = remade(last) * tokens + mlp_backward_bytes(request, last, supervised);
     // When the layer before it runs backward, what the last one kept is gone.
     std::int64_t before_last = 0;
     for (std::size_t i = 0; i + 1 < layers.size(); ++i) {
-        const LayerBytes bytes = kept_by_layer(layers[i], width, request.recomputation);
+        const LayerBytes bytes = kept_by_layer(request, layers[i]);
         plan.activations += (bytes.attention + bytes.mlp) * tokens;
-        before_last = std::max(before_last, remade(layers[i]) * tokens +
-                                                mlp_backward_bytes(request, layers[i], tokens) - last_layer);
+        before_last = std::max(before_last, working(layers[i], tokens) - last_layer);
     }
-    plan.working = std::max({loss_bytes(request), in_last, before_last});
+    plan.working = std::max({loss_bytes(request), working(last, supervised), before_last});
 }
 
 }  // namespace

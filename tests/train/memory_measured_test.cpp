@@ -3,6 +3,7 @@
 #include "qlora/ops/cpu_arena.h"
 #include "qlora/train/memory_plan.h"
 #include "qlora/train/train_step.h"
+#include "support/described_model.h"
 #include "tiny_run.h"
 
 namespace qlora {
@@ -19,6 +20,11 @@ struct MeasuredCase {
     bool keeps_dense = false;
     std::int64_t first_supervised = 1;  ///< of the 200 tokens of a row
     double dropout = 0.0;
+    /// What config.json has instead: of types that TinyModel does not write.
+    Json described = nullptr;
+
+    Json config() const { return described.is_null() ? tiny.config() : described; }
+    std::int64_t vocabulary() const { return config().at("vocab_size").get<std::int64_t>(); }
 };
 
 std::ostream& operator<<(std::ostream& out, const MeasuredCase& value) {
@@ -31,7 +37,7 @@ std::vector<data::Example> measured_rows(const MeasuredCase& value) {
     std::vector<data::Example> out(kRows);
     for (data::Example& row : out) {
         for (std::int64_t i = 0; i < kRowTokens; ++i) {
-            row.ids.push_back(static_cast<tokenizer::TokenId>((7 * i) % value.tiny.vocab));
+            row.ids.push_back(static_cast<tokenizer::TokenId>((7 * i) % value.vocabulary()));
             row.supervised.push_back(i >= value.first_supervised ? 1 : 0);
         }
     }
@@ -39,6 +45,18 @@ std::vector<data::Example> measured_rows(const MeasuredCase& value) {
 }
 
 class MeasuredMemory : public ::testing::TestWithParam<MeasuredCase> {};
+/// config.json of any type; `changes` are its own keys.
+Json described(const char* model_type, const Json& changes = Json::object()) {
+    Json out = {{"model_type", model_type}, {"vocab_size", 500},      {"hidden_size", 128},
+                {"intermediate_size", 336}, {"num_hidden_layers", 5}, {"num_attention_heads", 4},
+                {"num_key_value_heads", 2}, {"head_dim", 32},         {"max_position_embeddings", 256}};
+    out.update(changes);
+    return out;
+}
+const Json kGemma2 = described("gemma2", {{"vocab_size", 6000}, {"sliding_window", 64}});
+const Json kGptNeox = described("gpt_neox", {{"intermediate_size", 512}});
+const Json kGpt2 = {{"model_type", "gpt2"}, {"vocab_size", 500}, {"n_embd", 128},
+                    {"n_layer", 5},         {"n_head", 4},       {"n_positions", 256}};
 TinyModel wide(const char* model_type, std::int64_t hidden, std::int64_t intermediate, std::int64_t layers,
                std::int64_t kv_heads = 2) {
     return {.model_type = model_type,
@@ -65,15 +83,47 @@ INSTANTIATE_TEST_SUITE_P(
                                    .compute = at::kBFloat16,
                                    .first_supervised = 100}),
     [](const auto& chosen) { return chosen.param.name; });
+INSTANTIATE_TEST_SUITE_P(
+    Types, MeasuredMemory,
+    ::testing::Values(
+        MeasuredCase{.name = "olmo2_bf16", .compute = at::kBFloat16, .described = described("olmo2")},
+        MeasuredCase{.name = "exaone4", .first_supervised = 150, .described = described("exaone4")},
+        MeasuredCase{.name = "gemma2", .described = kGemma2},
+        MeasuredCase{.name = "gemma2_bf16", .compute = at::kBFloat16, .described = kGemma2},
+        MeasuredCase{.name = "gemma2_bf16_few",
+                     .compute = at::kBFloat16,
+                     .first_supervised = 150,
+                     .described = kGemma2},
+        MeasuredCase{.name = "gemma3_bf16_kept",
+                     .compute = at::kBFloat16,
+                     .keeps_dense = true,
+                     .described = described("gemma3_text", {{"sliding_window", 64}})},
+        MeasuredCase{.name = "glm4", .described = described("glm4")},
+        MeasuredCase{.name = "gpt_neox_bf16", .compute = at::kBFloat16, .described = kGptNeox},
+        MeasuredCase{.name = "gpt_neox_bf16_few",
+                     .compute = at::kBFloat16,
+                     .first_supervised = 150,
+                     .described = kGptNeox},
+        MeasuredCase{.name = "phi", .first_supervised = 150, .described = described("phi")},
+        MeasuredCase{.name = "cohere_bf16", .compute = at::kBFloat16, .described = described("cohere")},
+        MeasuredCase{.name = "gpt2_kept", .keeps_dense = true, .described = kGpt2},
+        MeasuredCase{.name = "gpt2_bf16", .compute = at::kBFloat16, .described = kGpt2},
+        MeasuredCase{.name = "phi3_bf16", .compute = at::kBFloat16, .described = described("phi3")}),
+    [](const auto& chosen) { return chosen.param.name; });
 
 TEST_P(MeasuredMemory, is_as_planned_on_every_level) {
     ASSERT_TRUE(ops::install_cpu_arena());
     const MeasuredCase& value = GetParam();
     const TempDir dir;
-    value.tiny.write(dir.path());
+    if (value.described.is_null()) {
+        value.tiny.write(dir.path());
+    } else {
+        test::write_described(dir.path(), value.described);
+    }
     train::MemoryRequest request{.config = models::load_decoder_spec(dir.path())};
     request.tokens = kRows * kRowTokens;
     request.supervised_tokens = kRows * (kRowTokens - value.first_supervised);
+    request.longest_row = kRowTokens;
     request.bytes_per_element = value.compute == at::kFloat ? 4 : 2;
     request.stored_bytes_per_weight = 4;
     request.keep_dense = value.keeps_dense;

@@ -34,6 +34,7 @@ struct MemoryRequest {
     std::int64_t moment_bytes = 0;             ///< the optimizer's, of the same (train::moment_bytes)
     std::int64_t tokens = 0;                   ///< in the largest micro-batch
     std::int64_t supervised_tokens = 0;        ///< in the same
+    std::int64_t longest_row = 0;              ///< tokens of the longest sequence
     std::int64_t data_bytes = 0;               ///< of all encoded rows (data::held_bytes)
     std::int64_t bytes_per_element = 4;        ///< of activations
     std::int64_t stored_bytes_per_weight = 2;  ///< of dense weights, as on disk
