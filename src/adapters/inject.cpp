@@ -33,6 +33,17 @@ struct Modules {
     std::map<std::string, std::pair<at::Tensor, at::Tensor>> adapters;
 };
 
+/// Returns its A and B.
+std::pair<at::Tensor, at::Tensor> add_adapter(nn::Linear& linear, const Target& target, double dropout,
+                                              std::uint32_t site, InitLoraWeights start, std::uint64_t seed) {
+    auto layer = std::make_unique<LoraLayer>(linear.in_features(), linear.out_features(), target.r,
+                                             target.scaling, dropout, site);
+    layer->initialize(start, seed);
+    const std::pair<at::Tensor, at::Tensor> matrices = {layer->a(), layer->b()};
+    linear.set_adapter(std::move(layer));
+    return matrices;
+}
+
 void set_adapters(models::CausalLM& model, const MatchResult& match, std::uint64_t seed, Modules& modules) {
     const LoraConfig& config = match.expanded;
     std::map<std::string, const Target*> by_path;
@@ -43,25 +54,28 @@ void set_adapters(models::CausalLM& model, const MatchResult& match, std::uint64
         sites[linear->path()] = here;
         const auto found = by_path.find(linear->path());
         if (found == by_path.end()) continue;
-        auto layer =
-            std::make_unique<LoraLayer>(linear->in_features(), linear->out_features(), found->second->r,
-                                        found->second->scaling, config.lora_dropout, here);
-        layer->initialize(config.init_lora_weights, seed);
-        modules.adapters[linear->path()] = {layer->a(), layer->b()};
-        linear->set_adapter(std::move(layer));
+        modules.adapters[linear->path()] =
+            add_adapter(*linear, *found->second, config.lora_dropout, here, config.init_lora_weights, seed);
     }
     for (const RawParameter& parameter : raw_parameters(model.spec())) {
         const auto found = by_path.find(parameter.info.path);
         if (found == by_path.end()) continue;
         const ParameterInfo& info = parameter.info;
+        const std::uint32_t here = sites.at(parameter.parts.front().linear->path);
+        if (info.experts == 1) {
+            nn::Linear* linear = modules.linears.at(parameter.parts.front().linear->path);
+            modules.adapters[info.path] =
+                add_adapter(*linear, *found->second, 0.0, here, config.init_lora_weights, seed);
+            continue;
+        }
         auto all = std::make_shared<ExpertLora>(info.experts, info.in_features, info.out_features,
                                                 found->second->r, found->second->scaling);
-        all->initialize(config.init_lora_weights, seed, sites.at(parameter.parts.front().linear->path));
+        all->initialize(config.init_lora_weights, seed, here);
         modules.adapters[info.path] = {all->a(), all->b()};
         for (const ParameterPart& part : parameter.parts) {
             modules.linears.at(part.linear->path)
-                ->set_adapter(std::make_unique<ExpertLoraPart>(all, part.expert, part.first_row,
-                                                               part.linear->out));
+                ->set_adapter(
+                    std::make_unique<ExpertLoraPart>(all, part.expert, part.first_row, part.linear->out));
         }
     }
 }

@@ -44,13 +44,10 @@ class Matcher {
             if (model.default_targets.empty()) {
                 faults_.add("target_modules", "is missing, and PEFT has no default for the architecture " +
                                                   quoted(model.model_type) + "; name some of its linears (" +
-                                                  text_of(adaptable_names()) + ") or \"all-linear\"");
+                                                  text_of(names_to_choose()) + ") or \"all-linear\"");
             }
         } else if (is_all_linear(target) && !model.former_linears.empty()) {
-            NameList names = adaptable_names();
-            for (const FormerLinears& former : model.former_linears)
-                names.insert(names.end(), former.names.begin(), former.names.end());
-            target = std::move(names);
+            target = names_to_choose();
         } else if (is_all_linear(target)) {
             NameList linears;
             for (const ModuleInfo& module : modules_) {
@@ -110,9 +107,10 @@ class Matcher {
         }
         if (!any) return;
         if (config_.lora_dropout != 0) {
-            faults_.add("lora_dropout",
-                        "must be 0 where experts or routers are adapted: PEFT adapts them as parameters, which "
-                        "have no input of their own");
+            faults_.add(
+                "lora_dropout",
+                "must be 0 where experts or routers are adapted: PEFT adapts them as parameters, which "
+                "have no input of their own");
         }
         target = std::move(modules);
         std::sort(parameters.begin(), parameters.end());
@@ -190,6 +188,14 @@ class Matcher {
             [](const ModuleInfo& module) { return module.is_linear && !module.is_output_embedding; });
     }
 
+    // Linears, and what PEFT takes for parameters.
+    NameList names_to_choose() const {
+        NameList names = adaptable_names();
+        for (const FormerLinears& former : model_.former_linears)
+            names.insert(names.end(), former.names.begin(), former.names.end());
+        return names;
+    }
+
     static std::string text_of(const NameList& names) {
         std::string out;
         for (const std::string& name : names) out += (out.empty() ? "" : ", ") + name;
@@ -222,7 +228,9 @@ class Matcher {
     }
 
     bool is_former_linear(const std::string& name) const {
-        const auto holds = [&](const FormerLinears& former) { return ends_with_any_name(name, former.names); };
+        const auto holds = [&](const FormerLinears& former) {
+            return ends_with_any_name(name, former.names);
+        };
         return std::any_of(model_.former_linears.begin(), model_.former_linears.end(), holds);
     }
 
@@ -251,8 +259,9 @@ class Matcher {
         }
         if (names.empty()) return;
         if (layers_.restricts())
-            result_.warnings.push_back("layers_to_transform: target_parameters are adapted in all layers, as "
-                                       "PEFT does");
+            result_.warnings.push_back(
+                "layers_to_transform: target_parameters are adapted in all layers, as "
+                "PEFT does");
     }
 
     std::string unknown_parameter() const {

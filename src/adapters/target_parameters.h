@@ -20,8 +20,8 @@ struct ParameterPart {
 
 struct RawParameter {
     ParameterInfo info;
-    std::string module;           ///< that has it
-    std::string outer;            ///< path of the parameter that PEFT wraps around it; empty: none
+    std::string module;  ///< that has it
+    std::string outer;   ///< path of the parameter that PEFT wraps around it; empty: none
     std::vector<ParameterPart> parts;
 
     /// Shapes of the adapter's matrices for a rank.

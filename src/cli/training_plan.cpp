@@ -4,7 +4,6 @@
 
 #include "compute_dtype.h"
 #include "qlora/adapters/trained_tensors.h"
-#include "qlora/core/error.h"
 #include "qlora/train/adamw.h"
 #include "qlora/train/router_loss.h"
 
@@ -13,16 +12,8 @@ namespace {
 
 std::vector<adapters::TrainedTensor> trained_tensors(const RunConfig& config,
                                                      const models::DecoderSpec& model) {
-    const adapters::MatchResult match =
-        adapters::match_targets(config.peft, adapters::adaptable_model(model));
-    // Adapters of experts that PEFT trained are evaluated and merged.
-    if (!match.expanded.target_parameters.value_or(adapters::NameList{}).empty()) {
-        throw ConfigError(
-            "peft: training adapters of experts and routers is not built yet; name the linears of attention "
-            "in "
-            "peft.target_modules");
-    }
-    return adapters::trained_tensors(match, model);
+    return adapters::trained_tensors(adapters::match_targets(config.peft, adapters::adaptable_model(model)),
+                                     model);
 }
 
 }  // namespace

@@ -222,8 +222,10 @@ std::int64_t loss_bytes(const MemoryRequest& request) {
     const std::int64_t rows = std::min(at_once, request.supervised_tokens);
     const std::int64_t width = logit_bytes(request);
     const bool is_stored_so = request.on_gpu && request.stored_bytes_per_weight == request.bytes_per_element;
-    const std::int64_t panel =
+    std::int64_t panel =
         request.keep_dense || is_stored_so ? 0 : std::min(head_bytes(request), ops::kHeadPanelBytes);
+    // Stored in fp32 it is rounded by way of bf16.
+    if (!request.on_gpu && request.stored_bytes_per_weight > request.bytes_per_element) panel += panel / 2;
     // The final norm's input and the gradient of its result.
     const std::int64_t final_rows =
         2 * request.supervised_tokens * request.config.hidden_size * request.bytes_per_element;

@@ -180,9 +180,9 @@ StepGradients Trainer::finite_gradients(const data::StepPlan& plan, double& norm
     // A second try tells a fault of the machine from one of the data.
     for (int attempt = 0; attempt < 2; ++attempt) {
         optimizer_.zero_grad();
-        gradients = accumulate_gradients(*input_.model, input_.train, plan, context, scaler_.scale(),
-                                         StopSignal::is_received,
-                                         router_loss_share(config_, input_.model->spec()));
+        gradients =
+            accumulate_gradients(*input_.model, input_.train, plan, context, scaler_.scale(),
+                                 StopSignal::is_received, router_loss_share(config_, input_.model->spec()));
         if (gradients.stopped) return gradients;
         norm = optimizer_.grad_norm() / scaler_.scale();
         if (gradient_fault(gradients, norm).empty()) {

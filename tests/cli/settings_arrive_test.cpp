@@ -51,6 +51,7 @@ std::vector<Entry> entries(const test::TrainRuns& runs) {
         {"peft.lora_alpha", "16", kNumbers},
         {"peft.lora_dropout", "0.5", kNumbers},
         {"peft.target_modules", "all-linear", kNumbers},
+        // A model with experts: tests/peers/test_moe_models.py.
         {"peft.target_parameters", R"(["mlp.experts.down_proj"])", kRefused, {}, "the model has no experts"},
         {"peft.exclude_modules", R"(["v_proj"])", kNumbers},
         {"peft.modules_to_save", R"(["lm_head"])", kNumbers},

@@ -227,6 +227,11 @@ constexpr Expected kExpected[] = {
 > input_layernorm(rms 512 1e-06) q_proj[512,512] k_proj[64,512] v_proj[64,512] rope(10000 8) scale 0.353553 window 4096 o_proj[512,512]
 > post_attention_layernorm(rms 512 1e-06) gate_proj[40,512] up_proj[40,512] silu gated down_proj[512,40]
 )"},
+    {"mixtral", R"(model.embed_tokens; norm(rms 512 1e-05) lm_head[97,512]
+0 1 2 3 4 5:
+> input_layernorm(rms 512 1e-05) q_proj[512,512] k_proj[64,512] v_proj[64,512] rope(1e+06 8) scale 0.353553 o_proj[512,512]
+> post_attention_layernorm(rms 512 1e-05) gate[8,512] best 2 of 8 renormalised: w1[40,512] w3[40,512] silu gated w2[512,40]
+)"},
     {"olmo2", R"(model.embed_tokens pad 1; norm(late 512 1e-05) lm_head[97,512]
 0 1 2 3 4 5:
 > q_proj[512,512] k_proj[512,512] v_proj[512,512] q_norm(late 512 1e-05) k_norm(late 512 1e-05) rope(10000 8) scale 0.353553 o_proj[512,512] post_attention_layernorm(late 512 1e-05)
@@ -239,6 +244,11 @@ constexpr Expected kExpected[] = {
 3:
 > q_proj[512,512] k_proj[512,512] v_proj[512,512] q_norm(late 512 1e-05) k_norm(late 512 1e-05) rope(500000 8) scale 0.353553 o_proj[512,512] post_attention_layernorm(late 512 1e-05)
 > gate_proj[40,512] up_proj[40,512] silu gated down_proj[512,40] post_feedforward_layernorm(late 512 1e-05)
+)"},
+    {"olmoe", R"(model.embed_tokens pad 1; norm(rms 512 1e-05) lm_head[97,512]
+0 1 2 3 4 5:
+> input_layernorm(rms 512 1e-05) q_proj[512,512] k_proj[512,512] v_proj[512,512] q_norm(rms 512 1e-05) k_norm(rms 512 1e-05) rope(10000 8) scale 0.353553 o_proj[512,512]
+> post_attention_layernorm(rms 512 1e-05) gate[64,512] best 8 of 64 rounded: gate_proj[40,512] up_proj[40,512] silu gated down_proj[512,40]
 )"},
     {"phi", R"(model.embed_tokens; final_layernorm(layer bias 512 1e-05) lm_head[97,512]+b
 0 1 2 3 4 5:
@@ -255,10 +265,20 @@ constexpr Expected kExpected[] = {
 > input_layernorm(rms 512 1e-06) q_proj[512,512]+b k_proj[256,512]+b v_proj[256,512]+b rope(10000 8) scale 0.353553 o_proj[512,512]
 > post_attention_layernorm(rms 512 1e-06) gate_proj[40,512] up_proj[40,512] silu gated down_proj[512,40]
 )"},
+    {"qwen2_moe", R"(model.embed_tokens; norm(rms 512 1e-06) lm_head[97,512]
+0 1 2 3 4 5:
+> input_layernorm(rms 512 1e-06) q_proj[512,512]+b k_proj[128,512]+b v_proj[128,512]+b rope(10000 8) scale 0.353553 o_proj[512,512]
+> post_attention_layernorm(rms 512 1e-06) gate[60,512] best 4 of 60 rounded: gate_proj[1408,512] up_proj[1408,512] silu gated down_proj[512,1408] + shared_expert_gate[1,512] * gate_proj[5632,512] up_proj[5632,512] silu gated down_proj[512,5632]
+)"},
     {"qwen3", R"(model.embed_tokens; norm(rms 512 1e-06) lm_head[97,512]
 0 1 2 3 4 5:
 > input_layernorm(rms 512 1e-06) q_proj[8192,512] k_proj[4096,512] v_proj[4096,512] q_norm(rms 128 1e-06) k_norm(rms 128 1e-06) rope(10000 128) scale 0.0883883 o_proj[512,8192]
 > post_attention_layernorm(rms 512 1e-06) gate_proj[40,512] up_proj[40,512] silu gated down_proj[512,40]
+)"},
+    {"qwen3_moe", R"(model.embed_tokens; norm(rms 512 1e-06) lm_head[97,512]
+0 1 2 3 4 5:
+> input_layernorm(rms 512 1e-06) q_proj[512,512] k_proj[32,512] v_proj[32,512] q_norm(rms 8 1e-06) k_norm(rms 8 1e-06) rope(10000 8) scale 0.353553 o_proj[512,512]
+> post_attention_layernorm(rms 512 1e-06) gate[128,512] best 8 of 128 rounded: gate_proj[768,512] up_proj[768,512] silu gated down_proj[512,768]
 )"},
     {"smollm3", R"(model.embed_tokens; norm(rms 512 1e-06) lm_head[97,512] tied
 0 1 2 4 5:

@@ -1,20 +1,12 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
-#include <map>
 
 #include "adapters/target_parameters.h"
-#include "models/config_reader.h"
 #include "qlora/core/error.h"
 #include "qlora/models/decoder_spec.h"
 
 namespace qlora {
-namespace models {
-DecoderSpec mixtral(ConfigReader& config);
-DecoderSpec olmoe(ConfigReader& config);
-DecoderSpec qwen2_moe(ConfigReader& config);
-DecoderSpec qwen3_moe(ConfigReader& config);
-}  // namespace models
 namespace {
 
 using models::DecoderSpec;
@@ -28,20 +20,7 @@ DecoderSpec described(const char* model_type, const Json& more = Json::object())
                    {"moe_intermediate_size", 8}, {"shared_expert_intermediate_size", 12}};
     config[std::string(model_type) == "mixtral" ? "num_local_experts" : "num_experts"] = 4;
     config.update(more);
-    // Their rows are not in the registry yet.
-    static const std::map<std::string, models::DecoderSpec (*)(models::ConfigReader&)> kDescribe = {
-        {"mixtral", models::mixtral},
-        {"olmoe", models::olmoe},
-        {"qwen2_moe", models::qwen2_moe},
-        {"qwen3_moe", models::qwen3_moe}};
-    FaultList faults;
-    models::ConfigReader reader(config, faults);
-    const auto type = config.at("model_type").get<std::string>();
-    models::DecoderSpec out = kDescribe.at(type)(reader);
-    out.model_type = type;
-    if (type == "mixtral") out.lora_targets = {"q_proj", "v_proj"};
-    faults.throw_if_any<CheckpointError>("config.json");
-    return out;
+    return models::parse_decoder_spec(config, "config.json");
 }
 
 const spec::Experts* experts_of(const DecoderSpec& decoder, std::size_t layer) {
@@ -121,6 +100,9 @@ TEST(ExpertSpec, the_routers_loss_is_the_configurations) {
     EXPECT_EQ(off.router_aux_loss_coef, 0.01);
     EXPECT_EQ(described("qwen3_moe").router_aux_loss_coef, 0.001);
     EXPECT_TRUE(described("mixtral", {{"output_router_logits", true}}).output_router_logits);
+    const DecoderSpec zeros =
+        described("mixtral", {{"router_aux_loss_coef", 0.0}, {"router_jitter_noise", 0.0}});
+    EXPECT_EQ(zeros.router_aux_loss_coef, 0.0);
 }
 
 /// The modules that matter here, as inject.cpp lists them.

@@ -48,7 +48,7 @@ class MeasuredMemory : public ::testing::TestWithParam<MeasuredCase> {};
 /// config.json of any type; `changes` are its own keys.
 Json described(const char* model_type, const Json& changes = Json::object()) {
     Json out = {{"model_type", model_type}, {"vocab_size", 500},      {"hidden_size", 128},
-                {"intermediate_size", 336}, {"num_hidden_layers", 5}, {"num_attention_heads", 4},
+                {"intermediate_size", 336}, {"num_hidden_layers", 3}, {"num_attention_heads", 4},
                 {"num_key_value_heads", 2}, {"head_dim", 32},         {"max_position_embeddings", 256}};
     out.update(changes);
     return out;
@@ -56,7 +56,7 @@ Json described(const char* model_type, const Json& changes = Json::object()) {
 const Json kGemma2 = described("gemma2", {{"vocab_size", 6000}, {"sliding_window", 64}});
 const Json kGptNeox = described("gpt_neox", {{"intermediate_size", 512}});
 const Json kGpt2 = {{"model_type", "gpt2"}, {"vocab_size", 500}, {"n_embd", 128},
-                    {"n_layer", 5},         {"n_head", 4},       {"n_positions", 256}};
+                    {"n_layer", 3},         {"n_head", 4},       {"n_positions", 256}};
 TinyModel wide(const char* model_type, std::int64_t hidden, std::int64_t intermediate, std::int64_t layers,
                std::int64_t kv_heads = 2) {
     return {.model_type = model_type,
@@ -89,7 +89,6 @@ INSTANTIATE_TEST_SUITE_P(
         MeasuredCase{.name = "olmo2_bf16", .compute = at::kBFloat16, .described = described("olmo2")},
         MeasuredCase{.name = "exaone4", .first_supervised = 150, .described = described("exaone4")},
         MeasuredCase{.name = "gemma2", .described = kGemma2},
-        MeasuredCase{.name = "gemma2_bf16", .compute = at::kBFloat16, .described = kGemma2},
         MeasuredCase{.name = "gemma2_bf16_few",
                      .compute = at::kBFloat16,
                      .first_supervised = 150,
@@ -100,14 +99,9 @@ INSTANTIATE_TEST_SUITE_P(
                      .described = described("gemma3_text", {{"sliding_window", 64}})},
         MeasuredCase{.name = "glm4", .described = described("glm4")},
         MeasuredCase{.name = "gpt_neox_bf16", .compute = at::kBFloat16, .described = kGptNeox},
-        MeasuredCase{.name = "gpt_neox_bf16_few",
-                     .compute = at::kBFloat16,
-                     .first_supervised = 150,
-                     .described = kGptNeox},
         MeasuredCase{.name = "phi", .first_supervised = 150, .described = described("phi")},
         MeasuredCase{.name = "cohere_bf16", .compute = at::kBFloat16, .described = described("cohere")},
         MeasuredCase{.name = "gpt2_kept", .keeps_dense = true, .described = kGpt2},
-        MeasuredCase{.name = "gpt2_bf16", .compute = at::kBFloat16, .described = kGpt2},
         MeasuredCase{.name = "phi3_bf16", .compute = at::kBFloat16, .described = described("phi3")}),
     [](const auto& chosen) { return chosen.param.name; });
 
@@ -137,10 +131,10 @@ TEST_P(MeasuredMemory, is_as_planned_on_every_level) {
     model->keep_dense(value.keeps_dense);
     const std::vector<data::Example> examples = measured_rows(value);
     const data::StepPlan plan{.micro_batches = {{0, 1, 2, 3, 4, 5}}};
+    // Makes what is kept, gradients too.
+    train::accumulate_gradients(*model, examples, plan, {.training = true}, 1.0, {});
     for (const Recomputation level : {Recomputation::kNone, Recomputation::kMlp, Recomputation::kLayers}) {
         const nn::ForwardContext context{.training = true, .recomputation = level};
-        // Makes what is kept, gradients too.
-        train::accumulate_gradients(*model, examples, plan, context, 1.0, {});
         ops::restart_arena_peak();
         const std::int64_t before = ops::arena_use().live;
         train::accumulate_gradients(*model, examples, plan, context, 1.0, {});

@@ -6,11 +6,13 @@ namespace {
 spec::Mlp expert(const Sizes& sizes, const std::string& path, const ExpertRule& rule,
                  const ExpertNames& names) {
     const auto linear = [&](const char* name, std::int64_t in, std::int64_t out) {
-        return spec::Linear{.path = path + "." + name, .in = in, .out = out, .kind = spec::MatrixKind::kExpert};
+        return spec::Linear{
+            .path = path + "." + name, .in = in, .out = out, .kind = spec::MatrixKind::kExpert};
     };
-    return {.entry = {linear(names.gate, sizes.hidden, rule.inner), linear(names.up, sizes.hidden, rule.inner)},
-            .output = linear(names.down, rule.inner, sizes.hidden),
-            .activation = rule.activation};
+    return {
+        .entry = {linear(names.gate, sizes.hidden, rule.inner), linear(names.up, sizes.hidden, rule.inner)},
+        .output = linear(names.down, rule.inner, sizes.hidden),
+        .activation = rule.activation};
 }
 
 }  // namespace
@@ -62,9 +64,14 @@ std::vector<bool> read_expert_layers(ConfigReader& config, const Sizes& sizes) {
     return out;
 }
 
+double zero_or_more(ConfigReader& config, const char* key, double fallback) {
+    const bool is_zero = config.has(key) && config.json().at(key) == 0;
+    return is_zero ? 0.0 : config.number_or_off(key, fallback);
+}
+
 void read_router_loss(ConfigReader& config, double default_coefficient, DecoderSpec& out) {
     out.output_router_logits = config.boolean("output_router_logits", false);
-    out.router_aux_loss_coef = config.number_or_off("router_aux_loss_coef", default_coefficient);
+    out.router_aux_loss_coef = zero_or_more(config, "router_aux_loss_coef", default_coefficient);
 }
 
 }  // namespace qlora::models

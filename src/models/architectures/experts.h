@@ -36,6 +36,9 @@ spec::Experts experts(const Sizes& sizes, std::int64_t layer, const ExpertRule& 
 /// Which layers have experts: each `decoder_sparse_step`-th but for those of `mlp_only_layers`.
 std::vector<bool> read_expert_layers(ConfigReader& config, const Sizes& sizes);
 
+/// A number that may be 0, as it is where the key is null.
+double zero_or_more(ConfigReader& config, const char* key, double fallback);
+
 /// `output_router_logits` and `router_aux_loss_coef`.
 void read_router_loss(ConfigReader& config, double default_coefficient, DecoderSpec& out);
 

@@ -10,7 +10,7 @@ DecoderSpec mixtral(ConfigReader& config) {
     ExpertRule rule = read_experts(config, {.count = 8, .chosen = 2}, sizes.inner);
     rule.renormalises = true;
     rule.rounds_weights = false;
-    if (config.has("router_jitter_noise") && config.json().at("router_jitter_noise") != 0.0)
+    if (zero_or_more(config, "router_jitter_noise", 0.0) != 0)
         config.faults().add("router_jitter_noise",
                             "noise on the router's input is not built; only 0 is supported");
     DecoderSpec out = decoder(config, sizes);

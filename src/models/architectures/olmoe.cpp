@@ -15,8 +15,7 @@ DecoderSpec olmoe(ConfigReader& config) {
     for (std::int64_t layer = 0; layer < sizes.layers; ++layer) {
         spec::Attention attention = separate_attention(sizes, layer, {bias, bias});
         add_row_norms(attention, sizes, layer);
-        out.layers.push_back(
-            pre_norm_layer(sizes, layer, std::move(attention), experts(sizes, layer, rule)));
+        out.layers.push_back(pre_norm_layer(sizes, layer, std::move(attention), experts(sizes, layer, rule)));
     }
     return out;
 }

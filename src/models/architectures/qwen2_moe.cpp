@@ -37,8 +37,8 @@ void add_shared_expert(spec::Experts& experts, const Sizes& sizes, std::int64_t 
 DecoderSpec qwen2_moe(ConfigReader& config) {
     const Sizes sizes = read_sizes(config, {.max_positions = 32768, .kv_heads = 16});
     const bool bias = config.boolean("qkv_bias", true);
-    const ExpertRule rule = read_experts(config, {.count = 60, .chosen = 4},
-                                         config.integer("moe_intermediate_size", 1408));
+    const ExpertRule rule =
+        read_experts(config, {.count = 60, .chosen = 4}, config.integer("moe_intermediate_size", 1408));
     const std::int64_t shared_inner = config.integer("shared_expert_intermediate_size", 5632);
     const std::vector<bool> has_experts = read_expert_layers(config, sizes);
     const std::vector<std::int64_t> windows = alternate_windows(config, sizes);

@@ -7,8 +7,8 @@ namespace qlora::models {
 DecoderSpec qwen3_moe(ConfigReader& config) {
     const Sizes sizes = read_sizes(config, {.max_positions = 32768, .kv_heads = 4});
     const bool bias = config.boolean("attention_bias", false);
-    const ExpertRule rule = read_experts(config, {.count = 128, .chosen = 8},
-                                         config.integer("moe_intermediate_size", 768));
+    const ExpertRule rule =
+        read_experts(config, {.count = 128, .chosen = 8}, config.integer("moe_intermediate_size", 768));
     const std::vector<bool> has_experts = read_expert_layers(config, sizes);
     const bool windowed = config.boolean("use_sliding_window", false);
     const bool switched_off = config.json().contains("sliding_window") && !config.has("sliding_window");

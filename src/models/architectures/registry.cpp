@@ -20,12 +20,16 @@ DecoderSpec ministral(ConfigReader& config);
 DecoderSpec ministral3(ConfigReader& config);
 DecoderSpec mistral(ConfigReader& config);
 DecoderSpec mistral3(ConfigReader& config);
+DecoderSpec mixtral(ConfigReader& config);
 DecoderSpec olmo2(ConfigReader& config);
 DecoderSpec olmo3(ConfigReader& config);
+DecoderSpec olmoe(ConfigReader& config);
 DecoderSpec phi(ConfigReader& config);
 DecoderSpec phi3(ConfigReader& config);
 DecoderSpec qwen2(ConfigReader& config);
+DecoderSpec qwen2_moe(ConfigReader& config);
 DecoderSpec qwen3(ConfigReader& config);
+DecoderSpec qwen3_moe(ConfigReader& config);
 DecoderSpec smollm3(ConfigReader& config);
 DecoderSpec stablelm(ConfigReader& config);
 DecoderSpec starcoder2(ConfigReader& config);
@@ -49,12 +53,16 @@ std::span<const Architecture> architectures() {
         {"ministral3", ministral3},
         {"mistral", mistral, {"q_proj", "v_proj"}},
         {"mistral3", mistral3},
+        {"mixtral", mixtral, {"q_proj", "v_proj"}},
         {"olmo2", olmo2},
         {"olmo3", olmo3},
+        {"olmoe", olmoe},
         {"phi", phi, {"q_proj", "v_proj", "fc1", "fc2"}},
         {"phi3", phi3},
         {"qwen2", qwen2, {"q_proj", "v_proj"}},
+        {"qwen2_moe", qwen2_moe},
         {"qwen3", qwen3, {"q_proj", "v_proj"}},
+        {"qwen3_moe", qwen3_moe},
         {"smollm3", smollm3},
         {"stablelm", stablelm, {"q_proj", "v_proj"}},
         {"starcoder2", starcoder2},

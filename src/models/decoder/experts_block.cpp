@@ -52,8 +52,7 @@ class ExpertsBlock final : public Block {
           activation_{.kind = experts.experts.front().activation} {
         for (const spec::Mlp& expert : experts.experts)
             experts_.push_back(std::make_unique<BlockLinears>(expert.entry, expert.output));
-        if (experts.shared)
-            shared_ = std::make_unique<SharedLinears>(*experts.shared, experts.shared_gate);
+        if (experts.shared) shared_ = std::make_unique<SharedLinears>(*experts.shared, experts.shared_gate);
     }
 
     ops::Projections entry(const LayerPass& /*pass*/) const override { return not_apart(); }
@@ -111,8 +110,11 @@ class ExpertsBlock final : public Block {
                          .router = router_.projections(pass),
                          .routing = routing_,
                          .activation = activation_};
-        // The pass itself need not live until backward.
-        out.expert = [this, context = pass.context](std::int64_t expert) {
+        // The pass itself need not live until backward. A node runs with gradients off: what they are here
+        // decides how a few rows are multiplied.
+        out.expert = [this, context = pass.context,
+                      gradients = at::GradMode::is_enabled()](std::int64_t expert) {
+            const at::AutoGradMode mode(gradients);
             const BlockLinears& linears = *experts_[static_cast<std::size_t>(expert)];
             return ops::MlpProjections{.entry = linears.entry(context), .output = linears.output(context)};
         };
@@ -120,9 +122,9 @@ class ExpertsBlock final : public Block {
         out.entry = adapters_of(*first.front());
         out.output = adapters_of(*first.back());
         if (shared_) {
-            out.shared = ops::SharedExpert{
-                .gate = shared_->gate.projections(pass),
-                .mlp = {.entry = shared_->mlp.entry(pass.context), .output = shared_->mlp.output(pass.context)}};
+            out.shared = ops::SharedExpert{.gate = shared_->gate.projections(pass),
+                                           .mlp = {.entry = shared_->mlp.entry(pass.context),
+                                                   .output = shared_->mlp.output(pass.context)}};
         }
         out.balance = pass.context.router_balance;
         return out;
