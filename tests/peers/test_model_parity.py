@@ -126,16 +126,21 @@ def expert_matrices(model):
 
 def dequantized_peer(folder, states):
     """The transformers model on our quantized weights, dequantized by bitsandbytes."""
+    model = peer(folder)
+    in_columns = {f"{path}.weight" for path, module in model.named_modules() if isinstance(module, Conv1D)}
+    set_quantized({**dict(model.named_parameters()), **expert_matrices(model)}, states, in_columns)
+    return model
+
+
+def set_quantized(matrices, states, in_columns=()):
+    """Gives the matrices that we quantized our values, dequantized by bitsandbytes."""
     import bitsandbytes.functional as bnb
 
-    model = peer(folder)
-    parameters = {**dict(model.named_parameters()), **expert_matrices(model)}
-    in_columns = {f"{path}.weight" for path, module in model.named_modules() if isinstance(module, Conv1D)}
     for key, codes in states.items():
         if not key.startswith("codes."):
             continue
         name = key.removeprefix("codes.")
-        target = parameters[name]
+        target = matrices[name]
         absmax = states["absmax." + name]
         # As one row: bitsandbytes 0.50.2's CPU kernel reads wrong scales where a block crosses a row's end.
         state = bnb.QuantState(absmax=absmax.float(), shape=(1, target.numel()), dtype=torch.float32, blocksize=64,
@@ -147,7 +152,6 @@ def dequantized_peer(folder, states):
         values = bnb.dequantize_4bit(codes.reshape(-1, 1), state).reshape(states["dequantized." + name].shape)
         assert torch.equal(values, states["dequantized." + name]), name
         target.data.copy_(values.t() if name in in_columns else values)
-    return model
 
 
 ADAPTERS = {
