@@ -123,16 +123,6 @@ std::int64_t read_of_experts(const LayerSizes& sizes, std::int64_t width) {
     return sizes.experts_of_token * (sizes.expert_entered * width + 8 + width) + sizes.experts_of_layer * 4;
 }
 
-/// Temporaries of experts: a row of the hidden size for each choice of a token, their sum, and what the rows
-/// of one expert need, of which twice the mean are counted.
-std::int64_t experts_backward_bytes(const LayerSizes& sizes, std::int64_t width, std::int64_t tokens) {
-    if (sizes.experts_of_layer == 0) return 0;
-    const std::int64_t rows =
-        std::min(tokens, 2 * tokens * sizes.experts_of_token / sizes.experts_of_layer + 1);
-    return tokens * (sizes.experts_of_token * sizes.hidden * width + sizes.hidden * 4) +
-           rows * 4 * (2 * sizes.expert_inner + 2 * sizes.expert_entered + 2 * sizes.hidden);
-}
-
 /// What backward reads of a layer: the inputs of its norms, rotated q and k with v, attention's result, gate
 /// and up; besides fp32 statistics of norms and softmax.
 LayerBytes read_by_backward(const MemoryRequest& request, const LayerSizes& sizes) {
@@ -179,8 +169,7 @@ std::int64_t temporary_weights(const MemoryRequest& request, const LayerSizes& s
 /// result, of the first product (gate and up, say) and of what the last linear reads, and that itself; the
 /// first product too where it is made again. In bf16 each product goes through fp32.
 std::int64_t mlp_backward_bytes(const MemoryRequest& request, const LayerSizes& sizes, std::int64_t tokens) {
-    const std::int64_t weights =
-        temporary_weights(request, sizes) + experts_backward_bytes(sizes, request.bytes_per_element, tokens);
+    const std::int64_t weights = temporary_weights(request, sizes);
     const bool is_fp32 = request.bytes_per_element == 4;
     const std::int64_t inner = sizes.inner, entered = sizes.entered, hidden = sizes.hidden;
     if (request.on_gpu) {
@@ -200,6 +189,36 @@ std::int64_t mlp_backward_bytes(const MemoryRequest& request, const LayerSizes& 
         tokens * (is_fp32 ? 8 * inner + 4 * entered + 4 * hidden : 8 * inner + 4 * entered + 2 * hidden);
     const std::int64_t in_product = tokens * (is_fp32 ? 4 * entered + 16 * hidden : 6 * entered + 8 * hidden);
     return std::max(in_activation, weights + in_product);
+}
+
+/// Temporaries of the backward pass of a layer's experts: for each token the gradient of the layer's result
+/// and the normed input, and a row for each of its choices. Beside them stand the rows of one expert in the
+/// forms that an MLP's backward pass has, or the sum over the choices. How evenly a router chooses is not
+/// known: the expert with most rows is taken to have the mean, and the same share of the tokens that are
+/// left.
+std::int64_t experts_backward_bytes(const MemoryRequest& request, const LayerSizes& sizes,
+                                    std::int64_t tokens) {
+    const std::int64_t width = request.bytes_per_element, hidden = sizes.hidden;
+    const std::int64_t mean = tokens * sizes.experts_of_token / sizes.experts_of_layer;
+    const std::int64_t rows = mean + (tokens - mean) * sizes.experts_of_token / sizes.experts_of_layer + 1;
+    const bool remakes = request.recomputation != nn::Recomputation::kNone;
+    // On the CPU each product goes through fp32.
+    const std::int64_t of_rows =
+        rows * (request.on_gpu ? width : 4) *
+        (3 * sizes.expert_inner + (remakes ? 2 : 1) * sizes.expert_entered + 4 * hidden);
+    return temporary_weights(request, sizes) + tokens * (2 + sizes.experts_of_token) * hidden * width +
+           std::max(of_rows, tokens * hidden * (4 + width));
+}
+
+/// Temporaries of the backward pass of what stands behind attention. A shared expert runs behind the others,
+/// beside their result and with its own gradient weighted.
+std::int64_t second_backward_bytes(const MemoryRequest& request, const LayerSizes& sizes,
+                                   std::int64_t tokens) {
+    if (sizes.experts_of_layer == 0) return mlp_backward_bytes(request, sizes, tokens);
+    const std::int64_t of_experts = experts_backward_bytes(request, sizes, tokens);
+    if (sizes.inner == 0) return of_experts;
+    return std::max(of_experts, mlp_backward_bytes(request, sizes, tokens) +
+                                    2 * tokens * sizes.hidden * request.bytes_per_element);
 }
 
 /// fp32 bytes of the output matrix; 0 when it is stored and used in fp32.
@@ -255,7 +274,7 @@ void plan_activations(const MemoryRequest& request, const std::vector<LayerSizes
                                                          read_beside_mlp(request, sizes) * leaving
                                                    : 0;
         const std::int64_t mlp_kept = kept_by_layer(request, sizes).mlp * leaving;
-        return remade + std::max(mlp_backward_bytes(request, sizes, leaving),
+        return remade + std::max(second_backward_bytes(request, sizes, leaving),
                                  scores_bytes(request, sizes, tokens) - mlp_kept);
     };
     const LayerSizes& last = layers.back();
