@@ -14,6 +14,7 @@
 #include "qlora/eval/token_batch.h"
 #include "qlora/models/base_loader.h"
 #include "qlora/ops/device.h"
+#include "support/described_model.h"
 #include "support/tiny_model.h"
 
 namespace qlora {
@@ -27,6 +28,7 @@ struct Case {
     TinyModel tiny;
     std::function<void(adapters::LoraConfig&)> adapt = [](adapters::LoraConfig&) {};
     bool quantized = true;
+    Json described = nullptr;  ///< config.json of a type that TinyModel does not write; instead of `tiny`
 };
 
 std::ostream& operator<<(std::ostream& out, const Case& value) {
@@ -63,7 +65,11 @@ std::vector<data::Example> rows() {
 
 Outcome run(const Case& value, const Settings& settings) {
     const TempDir dir;
-    value.tiny.write(dir.path());
+    if (value.described.is_null()) {
+        value.tiny.write(dir.path());
+    } else {
+        test::write_described(dir.path(), value.described);
+    }
     quant::QuantConfig quantization;
     quantization.load_in_4bit = value.quantized;
     adapters::LoraConfig lora;
@@ -159,6 +165,35 @@ INSTANTIATE_TEST_SUITE_P(
                              c.modules_to_save = std::vector<std::string>{
                                  "embed_tokens", "lm_head", "down_proj", "q_norm", "input_layernorm", "norm"};
                          }}),
+    [](const auto& chosen) { return chosen.param.name; });
+
+Case described(const char* model_type, const Json& changes = Json::object()) {
+    Json config = {{"model_type", model_type}, {"vocab_size", 97},
+                   {"hidden_size", 32},        {"intermediate_size", 48},
+                   {"num_hidden_layers", 2},   {"num_attention_heads", 4},
+                   {"num_key_value_heads", 2}, {"max_position_embeddings", 64}};
+    config.update(changes);
+    return {.name = model_type, .tiny = {}, .described = std::move(config)};
+}
+INSTANTIATE_TEST_SUITE_P(
+    Types, EmulatedModel,
+    testing::Values(described("gemma2", {{"head_dim", 8}, {"sliding_window", 4}}),
+                    described("gemma3_text", {{"head_dim", 8}, {"sliding_window", 4}}), described("phi3"),
+                    described("granite", {{"embedding_multiplier", 3.0}, {"residual_multiplier", 0.5}}),
+                    described("olmo2"), described("glm4", {{"head_dim", 8}}), described("cohere"),
+                    described("gpt_neox"), described("stablelm"),
+                    Case{.name = "gpt2",
+                         .tiny = {},
+                         .described = {{"model_type", "gpt2"},
+                                       {"vocab_size", 97},
+                                       {"n_embd", 32},
+                                       {"n_layer", 2},
+                                       {"n_head", 4},
+                                       {"n_positions", 64}}},
+                    described("qwen2_moe", {{"num_experts", 4},
+                                            {"num_experts_per_tok", 2},
+                                            {"moe_intermediate_size", 16},
+                                            {"shared_expert_intermediate_size", 24}})),
     [](const auto& chosen) { return chosen.param.name; });
 
 // fp32 sums of at most 97 terms in another order, through two layers.

@@ -6,16 +6,17 @@
 namespace qlora::test {
 
 /// A model folder with every parameter that the description of this config.json asks for, whatever its type.
-/// Values are small and vary along a row.
+/// Values are random, of the spread that TinyModel gives its weights.
 inline void write_described(const std::filesystem::path& folder, const Json& config) {
     const models::DecoderSpec decoder = models::parse_decoder_spec(config, "config.json");
     std::map<std::string, TinyTensor> tensors;
+    std::mt19937 engine(7);
     const auto add = [&](const std::string& name, std::vector<std::int64_t> shape, float mean) {
         std::size_t count = 1;
         for (const std::int64_t size : shape) count *= static_cast<std::size_t>(size);
+        std::normal_distribution<float> draw(mean, 0.1F);
         std::vector<float> values(count);
-        for (std::size_t i = 0; i < count; ++i)
-            values[i] = mean + 0.002F * static_cast<float>(static_cast<int>(i * 7919 % 101) - 50);
+        for (float& value : values) value = draw(engine);
         tensors[name] = {io::DType::kF32, std::move(shape), std::move(values)};
     };
     add(decoder.embedding_weight(), {decoder.vocab_size, decoder.hidden_size}, 0.0F);

@@ -57,11 +57,12 @@ const Json kGemma2 = described("gemma2", {{"vocab_size", 6000}, {"sliding_window
 const Json kGptNeox = described("gpt_neox", {{"intermediate_size", 512}});
 const Json kGpt2 = {{"model_type", "gpt2"}, {"vocab_size", 500}, {"n_embd", 128},
                     {"n_layer", 3},         {"n_head", 4},       {"n_positions", 256}};
+const Json kMixtral = described("mixtral", {{"intermediate_size", 168}});
 const Json kQwen3Moe =
-    described("qwen3_moe", {{"num_experts", 8}, {"num_experts_per_tok", 2}, {"moe_intermediate_size", 168}});
+    described("qwen3_moe", {{"num_experts", 8}, {"num_experts_per_tok", 2}, {"moe_intermediate_size", 96}});
 const Json kQwen2Moe = described("qwen2_moe", {{"num_experts", 8},
                                                {"num_experts_per_tok", 2},
-                                               {"moe_intermediate_size", 168},
+                                               {"moe_intermediate_size", 96},
                                                {"shared_expert_intermediate_size", 168}});
 TinyModel wide(const char* model_type, std::int64_t hidden, std::int64_t intermediate, std::int64_t layers,
                std::int64_t kv_heads = 2) {
@@ -110,7 +111,8 @@ INSTANTIATE_TEST_SUITE_P(
         MeasuredCase{.name = "gpt2_kept", .keeps_dense = true, .described = kGpt2},
         MeasuredCase{.name = "qwen3_moe", .described = kQwen3Moe},
         MeasuredCase{.name = "qwen2_moe_kept", .keeps_dense = true, .described = kQwen2Moe},
-        MeasuredCase{.name = "mixtral_bf16", .compute = at::kBFloat16, .described = described("mixtral")},
+        MeasuredCase{.name = "mixtral", .described = kMixtral},
+        MeasuredCase{.name = "qwen3_moe_bf16", .compute = at::kBFloat16, .described = kQwen3Moe},
         MeasuredCase{.name = "phi3_bf16", .compute = at::kBFloat16, .described = described("phi3")}),
     [](const auto& chosen) { return chosen.param.name; });
 
