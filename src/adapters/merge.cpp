@@ -60,12 +60,13 @@ void write_tensor(const PlannedTensor& tensor, const MergeRequest& request, Upda
     if (tensor.is_foreign) {
         write_copied(tensor.source, writer);
     } else if (tensor.update != nullptr) {
-        const MergeBase base = tensor.dequantized ? request.base : MergeBase::kOriginal;
-        LayerMeasure measure = write_merged(tensor.source, updates.read(*tensor.update), base,
-                                            report.measured_with, dtype, writer);
+        std::optional<quant::QuantConfig> nf4;
+        if (tensor.quantizable) nf4 = report.measured_with;
+        LayerMeasure measure =
+            write_merged(tensor.source, updates.read(*tensor.update), request.base, nf4, dtype, writer);
         measure.path = tensor.update->module;
         report.layers.push_back(std::move(measure));
-    } else if (tensor.dequantized) {
+    } else if (tensor.quantizable && request.base == MergeBase::kDequantized) {
         write_dequantized(tensor.source, report.measured_with, dtype, writer);
     } else {
         write_converted(tensor.source, dtype, writer);

@@ -83,7 +83,7 @@ PlannedTensor plan_foreign(const TensorSource& base) {
 /// `name` is the parameter's.
 PlannedTensor plan_tensor(const std::string& name, TensorSource base, const MergeInputs& inputs,
                           const MergeRequest& request) {
-    if (const auto linear = inputs.quantized.find(name); linear != inputs.quantized.end())
+    if (const auto linear = inputs.linears.find(name); linear != inputs.linears.end())
         base.in_columns = linear->second->stored_in_columns;
     PlannedTensor out;
     out.source = base;
@@ -101,7 +101,7 @@ PlannedTensor plan_tensor(const std::string& name, TensorSource base, const Merg
         out.from_adapter = true;
         return out;
     }
-    out.dequantized = request.base == MergeBase::kDequantized && inputs.quantized.contains(name);
+    out.quantizable = inputs.quantizable.contains(name);
     if (const auto update = inputs.updates.find(name); update != inputs.updates.end()) {
         out.update = &update->second;
     }
@@ -156,7 +156,8 @@ MergeInputs::MergeInputs(const MergeRequest& request)
     check_adapter_tensors(adapter, expected);
     require_no_foreign_updates(adapter);
 
-    quantized = models::quantizable_weights(config);
+    for (const models::spec::Linear* linear : config.linears()) linears.emplace(linear->weight(), linear);
+    quantizable = models::quantizable_weights(config);
     std::map<std::string, std::vector<std::string>> adapted;  // by what is adapted: weights
     std::map<std::string, double> scalings;
     for (const Target& target : match.targets) {

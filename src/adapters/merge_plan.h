@@ -30,8 +30,8 @@ struct PlannedTensor {
     io::TensorSpec spec;
     TensorSource source;  ///< in the base, or in the adapter where it is replaced
     bool from_adapter = false;
-    bool is_foreign = false;                ///< of another model in the same file: copied as it is
-    bool dequantized = false;               ///< a matrix that is written as NF4 holds it
+    bool is_foreign = false;   ///< of another model in the same file: copied as it is
+    bool quantizable = false;  ///< a matrix that training sees in NF4 where the base is quantized
     const PlannedUpdate* update = nullptr;  ///< of an adapted layer
 };
 
@@ -55,7 +55,8 @@ struct MergeInputs {
     LoraConfig lora;
     std::optional<quant::QuantConfig> trained_on;
     // By the names of the base's parameters:
-    std::map<std::string, const models::spec::Linear*> quantized;  ///< those that training saw in NF4
+    std::map<std::string, const models::spec::Linear*> linears;      ///< all matrices
+    std::map<std::string, const models::spec::Linear*> quantizable;  ///< those that training may see in NF4
     std::map<std::string, TensorSource> replacements;
     std::map<std::string, PlannedUpdate> updates;
 };

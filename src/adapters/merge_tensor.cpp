@@ -76,9 +76,8 @@ class MatrixSink {
 
 /// Calls `row_block(first row, rows)` for all rows of a matrix, a block of about kBlockValues at a time.
 template <class RowBlock>
-void for_row_blocks(const quant::QuantizedTensor& matrix, RowBlock&& row_block) {
-    const std::int64_t rows = matrix.rows, columns = std::max<std::int64_t>(1, matrix.columns);
-    const std::int64_t step = std::max<std::int64_t>(1, kBlockValues / columns);
+void for_row_blocks(std::int64_t rows, std::int64_t columns, RowBlock&& row_block) {
+    const std::int64_t step = std::max<std::int64_t>(1, kBlockValues / std::max<std::int64_t>(1, columns));
     for (std::int64_t first = 0; first < rows; first += step) row_block(first, std::min(step, rows - first));
 }
 
@@ -149,23 +148,28 @@ void write_dequantized(const TensorSource& source, const quant::QuantConfig& con
     const quant::QuantizedTensor packed = packed_form(source, matrix.view(), config);
     source.file->release(*source.view);
     MatrixSink sink(source.in_columns, writer);
-    for_row_blocks(packed, [&](std::int64_t first, std::int64_t count) {
+    for_row_blocks(packed.rows, packed.columns, [&](std::int64_t first, std::int64_t count) {
         sink.append(rounded(nf4_rows(packed, config, first, count), dtype, source.view->name));
     });
     sink.finish();
 }
 
 LayerMeasure write_merged(const TensorSource& source, const LowRankUpdate& update, MergeBase base,
-                          const quant::QuantConfig& config, io::DType dtype, io::SafetensorsWriter& writer) {
+                          const std::optional<quant::QuantConfig>& config, io::DType dtype,
+                          io::SafetensorsWriter& writer) {
     const quant::MatrixInRows matrix(*source.view, source.in_columns && source.stored == nullptr);
     const io::TensorView& view = matrix.view();
-    const quant::QuantizedTensor packed = packed_form(source, view, config);
+    std::optional<quant::QuantizedTensor> packed;
+    if (config) packed = packed_form(source, view, *config);
     MatrixSink sink(source.in_columns, writer);
     LayerMeasure measure;
     double delta_squares = 0, error_squares = 0;
-    for_row_blocks(packed, [&](std::int64_t first, std::int64_t count) {
-        const at::Tensor nf4 = nf4_rows(packed, config, first, count);
-        const at::Tensor original = source.stored != nullptr ? nf4 : rows_fp32(view, first, count);
+    for_row_blocks(update.b.size(0), update.a.size(1), [&](std::int64_t first, std::int64_t count) {
+        at::Tensor nf4, original;
+        if (packed) nf4 = nf4_rows(*packed, *config, first, count);
+        if (source.stored == nullptr) original = rows_fp32(view, first, count);
+        if (!original.defined()) original = nf4;
+        if (!nf4.defined()) nf4 = original;
         const at::Tensor delta = LoraLayer::delta(update.b.narrow(0, first, count), update.a, update.scaling);
         const at::Tensor& start = base == MergeBase::kDequantized ? nf4 : original;
         const at::Tensor out = rounded(start + delta, dtype, view.name);

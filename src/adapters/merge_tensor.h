@@ -1,6 +1,7 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+#include <optional>
 
 #include "qlora/adapters/merge.h"
 #include "qlora/io/safetensors.h"
@@ -35,9 +36,11 @@ void write_converted(const TensorSource& source, io::DType dtype, io::Safetensor
 void write_dequantized(const TensorSource& source, const quant::QuantConfig& config, io::DType dtype,
                        io::SafetensorsWriter& writer);
 
-/// Appends base + update rounded to `dtype`; the base is the matrix itself or what NF4 makes of it.
+/// Appends base + update rounded to `dtype`; the base is the matrix itself or what NF4 makes of it. Without
+/// `config` the matrix is one that is never quantized: it has no error.
 LayerMeasure write_merged(const TensorSource& source, const LowRankUpdate& update, MergeBase base,
-                          const quant::QuantConfig& config, io::DType dtype, io::SafetensorsWriter& writer);
+                          const std::optional<quant::QuantConfig>& config, io::DType dtype,
+                          io::SafetensorsWriter& writer);
 
 /// An adapter's tensor in fp32; CheckpointError if a value is not finite.
 at::Tensor load_fp32(const TensorSource& source);

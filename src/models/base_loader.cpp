@@ -40,11 +40,11 @@ std::vector<std::int64_t> shape_on_disk(const spec::Linear& linear) {
 
 /// Whether a weight that is dense on disk is quantized.
 bool is_quantized(const spec::Linear& linear, const DecoderSpec& config, const LoadOptions& options) {
-    const bool stays_dense = linear.kind == spec::MatrixKind::kRouter ||
-                             (options.stays_dense && options.stays_dense(linear.path));
+    const bool stays_dense =
+        linear.kind == spec::MatrixKind::kRouter || (options.stays_dense && options.stays_dense(linear.path));
     if (!options.quantization.load_in_4bit || stays_dense) return false;
-    // In a checkpoint stored in 4 bits, a linear that is dense was left so on purpose; not so an expert, which
-    // bitsandbytes cannot quantize.
+    // In a checkpoint stored in 4 bits, a linear that is dense was left so on purpose; not so an expert,
+    // which bitsandbytes cannot quantize.
     return !config.stored_in_4bit || linear.kind == spec::MatrixKind::kExpert;
 }
 
@@ -256,7 +256,10 @@ void require_as_stored(const io::Checkpoint& checkpoint, const StoredQuantizatio
 std::map<std::string, const spec::Linear*> quantizable_weights(const DecoderSpec& config) {
     std::map<std::string, const spec::Linear*> weights;
     for (const spec::Linear* linear : config.linears()) {
-        if (linear->kind != spec::MatrixKind::kRouter) weights.emplace(linear->weight(), linear);
+        const bool left_dense = config.stored_in_4bit && linear->kind == spec::MatrixKind::kLinear &&
+                                config.stored_in_4bit->skips(linear->path);
+        if (linear->kind != spec::MatrixKind::kRouter && !left_dense)
+            weights.emplace(linear->weight(), linear);
     }
     return weights;
 }

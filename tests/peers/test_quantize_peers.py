@@ -5,10 +5,13 @@ blocksize where bitsandbytes dequantizes whole matrices: its CPU kernel (0.50.2)
 a row's end.
 """
 
+import json
 import shutil
 
 import pytest
 import torch
+from merged_folders import merge, set_metadata
+from peft import LoraConfig, get_peft_model
 from quantized_folders import (
     MODELS,
     NARROW,
@@ -25,7 +28,7 @@ from quantized_folders import (
     tensors_of,
 )
 from safetensors.torch import save_file
-from test_model_parity import close_to_largest
+from test_model_parity import close_to_largest, peer
 
 import bitsandbytes.functional as bnb
 
@@ -106,3 +109,19 @@ def test_a_map_from_another_machine_is_used_as_it_is(quantized, bin_dir, tmp_pat
     for weight in filter(is_linear, tensors):
         assert torch.equal(ours["dequantized." + weight], exact_values(tensors, weight)), weight
     assert not torch.equal(exact_values(tensors, weight), exact_values(tensors_of(output), weight))
+
+
+def test_what_bitsandbytes_left_dense_is_merged_as_it_is(tiny_model, bin_dir, tmp_path):
+    base = tiny_model(**MODELS["llama"])
+    folder = save_with_bitsandbytes(base, tmp_path / "saved", **SAVED["skips"])
+    torch.manual_seed(1)
+    lora = LoraConfig(task_type="CAUSAL_LM", r=2, init_lora_weights=False, target_modules=["q_proj", "v_proj"])
+    get_peft_model(peer(base), lora).save_pretrained(tmp_path / "adapter")
+    set_metadata(tmp_path / "adapter", **{"qlora.quantization": json.dumps({"bnb_4bit_use_double_quant": False})})
+    merge(bin_dir, folder, tmp_path / "adapter", tmp_path / "merged", "--base", "dequantized", "--dtype", "float32")
+    stored, merged, lora = (tensors_of(each) for each in (folder, tmp_path / "merged", tmp_path / "adapter"))
+    up = "model.layers.0.mlp.up_proj.weight"
+    assert torch.equal(merged[up], stored[up])
+    v = "model.layers.1.self_attn.v_proj"
+    a, b = (lora[f"base_model.model.{v}.lora_{part}.weight"] for part in "AB")
+    torch.testing.assert_close(merged[v + ".weight"], stored[v + ".weight"] + 4 * (b @ a))  # lora_alpha 8 over r 2

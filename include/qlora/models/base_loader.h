@@ -22,8 +22,8 @@ struct LoadOptions {
     std::function<bool(const std::string& path)> stays_dense;
 };
 
-/// The linears that a run holds in 4 bits, all but routers and the head, by their weights' names; `config`
-/// must live as long. bitsandbytes leaves experts dense.
+/// The linears that a run holds in 4 bits, by their weights' names: all but routers, the head, and what a
+/// folder stored in 4 bits skips; `config` must live as long. bitsandbytes leaves experts dense.
 std::map<std::string, const spec::Linear*> quantizable_weights(const DecoderSpec& config);
 
 /// What a checkpoint stores in 4 bits; empty for a dense one.
