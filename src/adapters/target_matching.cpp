@@ -5,6 +5,7 @@
 #include <optional>
 #include <set>
 
+#include "former_linears.h"
 #include "module_choice.h"
 #include "name_pattern.h"
 #include "qlora/core/nearest.h"
@@ -19,7 +20,7 @@ class Matcher {
         : config_(config), model_(model), modules_(model.modules), exclusion_(config), layers_(config) {
         result_.expanded = config;
         expand_targets(model);
-        if (!model.former_linears.empty()) settle_former_linears();
+        if (!model.former_linears.empty()) settle_former_linears(model, result_.expanded, faults_);
         if (const auto* regex = std::get_if<std::string>(&result_.expanded.target_modules))
             regex_.emplace(*regex);
     }
@@ -69,99 +70,6 @@ class Matcher {
         return config_.target_parameters && !config_.target_parameters->empty();
     }
 
-    /// As PEFT turns names that were modules in transformers 4 into parameters: all that one holds, with a
-    /// rank for each of them.
-    void settle_former_linears() {
-        ModuleNames& target = result_.expanded.target_modules;
-        if (const auto* regex = std::get_if<std::string>(&target)) {
-            const NamePattern pattern(*regex);
-            NameList paths;
-            for (const ModuleInfo& module : modules_) {
-                const bool is_linear = module.is_linear && !module.is_output_embedding;
-                if (is_linear && pattern.matches_whole(module.path)) paths.push_back(module.path);
-            }
-            refuse_expression_for_parameters(pattern);
-            // PEFT would read an expression as the names at the ends of what it matches.
-            if (!paths.empty()) target = std::move(paths);
-            return;
-        }
-        NameList modules, parameters = config_.target_parameters.value_or(NameList{});
-        std::vector<NameList> found(model_.former_linears.size());
-        for (const std::string& name : *as_list(target)) {
-            bool is_former = false;
-            for (std::size_t i = 0; i < found.size(); ++i) {
-                for (const std::string& former : model_.former_linears[i].names) {
-                    if (is_former || !ends_with_name(name, former)) continue;
-                    is_former = true;
-                    if (std::find(found[i].begin(), found[i].end(), former) == found[i].end())
-                        found[i].push_back(former);
-                }
-            }
-            if (!is_former) modules.push_back(name);
-        }
-        bool any = false;
-        for (std::size_t i = 0; i < found.size(); ++i) {
-            if (found[i].empty()) continue;
-            any = true;
-            add_former_linears(model_.former_linears[i], found[i], parameters);
-        }
-        if (!any) return;
-        if (config_.lora_dropout != 0) {
-            faults_.add(
-                "lora_dropout",
-                "must be 0 where experts or routers are adapted: PEFT adapts them as parameters, which "
-                "have no input of their own");
-        }
-        target = std::move(modules);
-        std::sort(parameters.begin(), parameters.end());
-        parameters.erase(std::unique(parameters.begin(), parameters.end()), parameters.end());
-        result_.expanded.target_parameters = std::move(parameters);
-    }
-
-    void add_former_linears(const FormerLinears& former, const NameList& found, NameList& parameters) {
-        if (found.size() < former.names.size()) {
-            faults_.add("target_modules", "names " + text_of(found) + " without the rest of " +
-                                              text_of(former.names) +
-                                              ", which are one parameter in transformers 5 (" +
-                                              former.parameter + "); name all of them");
-            return;
-        }
-        parameters.push_back(former.parameter);
-        if (former.names.size() == 1) return;
-        const auto times = static_cast<std::int64_t>(former.names.size());
-        const std::string pattern = ".*\\." + former.parameter;
-        set_pattern(result_.expanded.rank_pattern, pattern, config_.r * times);
-        set_pattern(result_.expanded.alpha_pattern, pattern, config_.lora_alpha * static_cast<double>(times));
-    }
-
-    template <class T>
-    static void set_pattern(NamePatterns<T>& patterns, const std::string& key, T value) {
-        for (auto& [known, known_value] : patterns) {
-            if (known != key) continue;
-            known_value = value;
-            return;
-        }
-        patterns.emplace_back(key, value);
-    }
-
-    void refuse_expression_for_parameters(const NamePattern& pattern) {
-        for (const ParameterInfo& parameter : model_.parameters) {
-            const std::string module = parameter.path.substr(0, parameter.path.rfind('.'));
-            NameList paths = {parameter.path, module};
-            for (const FormerLinears& former : model_.former_linears) {
-                if (!ends_with_name(parameter.path, former.parameter)) continue;
-                for (const std::string& name : former.names) paths.push_back(module + "." + name);
-            }
-            for (const std::string& path : paths) {
-                if (!pattern.matches_whole(path)) continue;
-                faults_.add("target_modules", "the expression matches " + path +
-                                                  ", which is a parameter in transformers 5; use a list of "
-                                                  "names, or target_parameters");
-                return;
-            }
-        }
-    }
-
     bool is_targeted(const std::string& path) const {
         if (regex_) return regex_->matches_whole(path);
         const NameList& names = *as_list(result_.expanded.target_modules);
@@ -196,12 +104,6 @@ class Matcher {
         return names;
     }
 
-    static std::string text_of(const NameList& names) {
-        std::string out;
-        for (const std::string& name : names) out += (out.empty() ? "" : ", ") + name;
-        return out;
-    }
-
     std::string hint_for(const std::string& name) const {
         const NameList known = known_names();
         const std::string near = did_you_mean(name.substr(name.rfind('.') + 1), known);
@@ -221,17 +123,10 @@ class Matcher {
             faults_.add("target_modules", "is an empty list, so nothing would train");
         for (const std::string& name : *names) {
             if (any_path([&](const std::string& path) { return ends_with_name(path, name); })) continue;
-            if (is_former_linear(name)) continue;
+            if (is_former_linear(model_, name)) continue;
             faults_.add("target_modules", quoted(name) + " matches no module of the model" + hint_for(name));
             has_unknown_target_ = true;
         }
-    }
-
-    bool is_former_linear(const std::string& name) const {
-        const auto holds = [&](const FormerLinears& former) {
-            return ends_with_any_name(name, former.names);
-        };
-        return std::any_of(model_.former_linears.begin(), model_.former_linears.end(), holds);
     }
 
     void match_targets() {
@@ -250,7 +145,7 @@ class Matcher {
             const bool is_known = std::any_of(
                 model_.parameters.begin(), model_.parameters.end(),
                 [&](const ParameterInfo& parameter) { return ends_with_name(parameter.path, name); });
-            if (!is_known) faults_.add("target_parameters", quoted(name) + unknown_parameter());
+            if (!is_known) faults_.add("target_parameters", quoted(name) + unknown_parameter(model_));
         }
         for (const ParameterInfo& parameter : model_.parameters) {
             if (!ends_with_any_name(parameter.path, names)) continue;
@@ -260,22 +155,7 @@ class Matcher {
         if (names.empty()) return;
         if (layers_.restricts())
             result_.warnings.push_back(
-                "layers_to_transform: target_parameters are adapted in all layers, as "
-                "PEFT does");
-    }
-
-    std::string unknown_parameter() const {
-        if (model_.parameters.empty())
-            return " cannot be adapted: the model has no experts; name its linears in target_modules";
-        NameList known;
-        for (const ParameterInfo& parameter : model_.parameters) {
-            // What stands behind the layer's number.
-            const std::size_t number = parameter.path.find_first_of("0123456789");
-            const std::string name = parameter.path.substr(parameter.path.find('.', number) + 1);
-            if (std::find(known.begin(), known.end(), name) == known.end()) known.push_back(name);
-        }
-        return " matches no parameter that can be adapted (" + text_of(known) +
-               "); linears are named in target_modules";
+                "layers_to_transform: target_parameters are adapted in all layers, as PEFT does");
     }
 
     void match_modules(PatternValues<std::int64_t>& ranks, PatternValues<double>& alphas) {
@@ -286,8 +166,7 @@ class Matcher {
             if (module.is_output_embedding || module.is_embedding) {
                 faults_.add("target_modules",
                             "LoRA on " + module.path +
-                                " is not built yet; leave it out, or train it whole through "
-                                "modules_to_save");
+                                " is not built yet; leave it out, or train it whole through modules_to_save");
             } else if (!module.is_linear) {
                 faults_.add("target_modules", module.path + " is matched but is not a linear layer");
             } else {

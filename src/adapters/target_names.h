@@ -28,6 +28,12 @@ inline bool is_all_linear(const ModuleNames& names) {
     return text != nullptr && lower_case(*text) == "all-linear";
 }
 
+inline std::string text_of(const NameList& names) {
+    std::string out;
+    for (const std::string& name : names) out += (out.empty() ? "" : ", ") + name;
+    return out;
+}
+
 // "c", "b.c", "a.b.c" for "a.b.c".
 inline NameList endings_of(const std::string& path) {
     NameList endings;
