@@ -12,6 +12,7 @@
 #include "head_norms.h"
 #include "if_defined.h"
 #include "qlora/ops/gemm.h"
+#include "saved_value.h"
 
 namespace qlora::ops {
 namespace {
@@ -55,10 +56,6 @@ struct Settings {
     bool turns_pairs;
     /// Of the head norms all but weights and biases; none: heads have no norms.
     std::optional<HeadNorms> norms;
-};
-struct SettingsHolder : torch::CustomClassHolder {
-    explicit SettingsHolder(Settings held) : value(std::move(held)) {}
-    Settings value;
 };
 
 /// Weights of q and k, then biases if there are any.
@@ -122,15 +119,12 @@ struct RotaryAttention : Function<RotaryAttention> {
                                attended.offset, table.cos,    table.sin};
         saved.insert(saved.end(), of_norms.begin(), of_norms.end());
         ctx->save_for_backward(saved);
-        ctx->saved_data["settings"] =
-            c10::IValue::make_capsule(c10::make_intrusive<SettingsHolder>(settings));
+        save_value(ctx, "settings", settings);
         return attended.out;
     }
     static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
         const variable_list saved = ctx->get_saved_variables();
-        const auto holder =
-            c10::static_intrusive_pointer_cast<SettingsHolder>(ctx->saved_data["settings"].toCapsule());
-        const Settings& settings = holder->value;
+        const Settings& settings = saved_value<Settings>(ctx, "settings");
         const AttentionShape& shape = settings.shape;
         const Attended attended{.out = saved[kOut],
                                 .logsumexp = saved[kLogsumexp],

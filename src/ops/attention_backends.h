@@ -28,28 +28,17 @@ inline at::Tensor rows_of_heads(const at::Tensor& heads) {
 }
 
 // qkv is rotated; the gradient is that of qkv. cached_attention is that of attention.h.
-namespace in_fp32 {
-Attended attend(const at::Tensor& qkv, const SequenceOffsets& offsets, const AttentionShape& shape);
-at::Tensor attend_backward(const at::Tensor& g, const at::Tensor& qkv, const Attended& saved,
-                           const SequenceOffsets& offsets, const AttentionShape& shape);
-at::Tensor cached_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                            const AttentionShape& shape);
-}  // namespace in_fp32
-
-namespace in_bf16 {
-Attended attend(const at::Tensor& qkv, const SequenceOffsets& offsets, const AttentionShape& shape);
-at::Tensor attend_backward(const at::Tensor& g, const at::Tensor& qkv, const Attended& saved,
-                           const SequenceOffsets& offsets, const AttentionShape& shape);
-at::Tensor cached_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                            const AttentionShape& shape);
-}  // namespace in_bf16
-
-namespace on_device {
-Attended attend(const at::Tensor& qkv, const SequenceOffsets& offsets, const AttentionShape& shape);
-at::Tensor attend_backward(const at::Tensor& g, const at::Tensor& qkv, const Attended& saved,
-                           const SequenceOffsets& offsets, const AttentionShape& shape);
-at::Tensor cached_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                            const AttentionShape& shape);
-}  // namespace on_device
+#define QLORA_ATTENTION_BACKEND(backend)                                                                 \
+    namespace backend {                                                                                  \
+    Attended attend(const at::Tensor& qkv, const SequenceOffsets& offsets, const AttentionShape& shape); \
+    at::Tensor attend_backward(const at::Tensor& g, const at::Tensor& qkv, const Attended& saved,        \
+                               const SequenceOffsets& offsets, const AttentionShape& shape);             \
+    at::Tensor cached_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,           \
+                                const AttentionShape& shape);                                            \
+    }
+QLORA_ATTENTION_BACKEND(in_fp32)
+QLORA_ATTENTION_BACKEND(in_bf16)
+QLORA_ATTENTION_BACKEND(on_device)
+#undef QLORA_ATTENTION_BACKEND
 
 }  // namespace qlora::ops

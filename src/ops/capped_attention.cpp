@@ -12,32 +12,19 @@
 #include <algorithm>
 
 #include "qlora/ops/score_rows.h"
+#include "query_block.h"
 
 namespace qlora::ops {
 namespace {
 
-/// Query rows of one sequence and the keys that they see.
-struct Block {
-    std::int64_t first_row, rows;
-    std::int64_t first_key, keys;
-};
-
 /// The blocks of the last n of m positions.
-std::vector<Block> blocks_of(std::int64_t n, std::int64_t m, const AttentionShape& shape) {
-    std::vector<Block> out;
-    const std::int64_t at_once = score_rows(shape.heads, m);
-    for (std::int64_t row = 0; row < n; row += at_once) {
-        const std::int64_t rows = std::min(at_once, n - row), position = m - n + row;
-        const std::int64_t first =
-            shape.window > 0 ? std::max<std::int64_t>(0, position + 1 - shape.window) : 0;
-        out.push_back({.first_row = row, .rows = rows, .first_key = first, .keys = position + rows - first});
-    }
-    return out;
+std::vector<QueryBlock> blocks_of(std::int64_t n, std::int64_t m, const AttentionShape& shape) {
+    return query_blocks(n, m, shape.window, score_rows(shape.heads, m));
 }
 
 /// Rows of heads [n, heads, head_dim] as [kv_heads, heads / kv_heads * rows, head_dim]: the queries of each
 /// head of keys in one matrix.
-at::Tensor by_kv_head(const at::Tensor& heads, const Block& block, const AttentionShape& shape) {
+at::Tensor by_kv_head(const at::Tensor& heads, const QueryBlock& block, const AttentionShape& shape) {
     const std::int64_t group = shape.heads / shape.kv_heads;
     return heads.narrow(0, block.first_row, block.rows)
         .unflatten(1, {shape.kv_heads, group})
@@ -46,17 +33,17 @@ at::Tensor by_kv_head(const at::Tensor& heads, const Block& block, const Attenti
 }
 
 /// Back, as [rows, heads, head_dim].
-at::Tensor by_row(const at::Tensor& x, const Block& block, const AttentionShape& shape) {
+at::Tensor by_row(const at::Tensor& x, const QueryBlock& block, const AttentionShape& shape) {
     return x.view({shape.kv_heads, -1, block.rows, shape.head_dim}).permute({2, 0, 1, 3}).flatten(1, 2);
 }
 
 /// Keys or values that a block sees, [kv_heads, keys, head_dim].
-at::Tensor seen(const at::Tensor& heads, const Block& block) {
+at::Tensor seen(const at::Tensor& heads, const QueryBlock& block) {
     return heads.narrow(0, block.first_key, block.keys).transpose(0, 1);
 }
 
 /// bool [rows, keys]: what a row must not see.
-at::Tensor hidden_keys(const Block& block, std::int64_t before, std::int64_t window, at::Device device) {
+at::Tensor hidden_keys(const QueryBlock& block, std::int64_t before, std::int64_t window, at::Device device) {
     const at::TensorOptions places = at::TensorOptions().dtype(at::kLong).device(device);
     const std::int64_t position = before + block.first_row;
     const at::Tensor row = at::arange(position, position + block.rows, places).unsqueeze(1);
@@ -70,7 +57,7 @@ struct Probabilities {
     at::Tensor p;       ///< fp32; both [kv_heads, queries, keys]
 };
 
-Probabilities probabilities(const at::Tensor& queries, const at::Tensor& keys, const Block& block,
+Probabilities probabilities(const at::Tensor& queries, const at::Tensor& keys, const QueryBlock& block,
                             std::int64_t before, const AttentionShape& shape) {
     at::Tensor scores = at::bmm(queries, keys.transpose(1, 2)).mul_(shape.scale);
     const at::Tensor capped = scores.div_(shape.softcap).tanh_();
@@ -87,7 +74,7 @@ struct KeyValueSums {
 };
 
 /// The block's part; returns the gradient of its queries.
-at::Tensor block_backward(const Block& block, const at::Tensor& d_out, const HeadsOfRows& heads,
+at::Tensor block_backward(const QueryBlock& block, const at::Tensor& d_out, const HeadsOfRows& heads,
                           const AttentionShape& shape, const KeyValueSums& sums) {
     const at::Tensor queries = by_kv_head(heads.q, block, shape), g = by_kv_head(d_out, block, shape);
     const at::Tensor keys = seen(heads.k, block), values = seen(heads.v, block);
@@ -116,7 +103,7 @@ at::Tensor capped_attention(const at::Tensor& q, const at::Tensor& k, const at::
                             const AttentionShape& shape) {
     const std::int64_t n = q.size(0), m = k.size(0);
     at::Tensor out = at::empty({n, shape.heads, shape.head_dim}, q.options());
-    for (const Block& block : blocks_of(n, m, shape)) {
+    for (const QueryBlock& block : blocks_of(n, m, shape)) {
         const at::Tensor p =
             probabilities(by_kv_head(q, block, shape), seen(k, block), block, m - n, shape).p;
         const at::Tensor y = at::bmm(p.to(q.scalar_type()), seen(v, block));
@@ -149,7 +136,7 @@ at::Tensor capped_attention_backward(const at::Tensor& g, const at::Tensor& qkv,
             return at::zeros({shape.kv_heads, n, shape.head_dim}, qkv.options().dtype(at::kFloat));
         };
         const KeyValueSums sums{.dk = sum(), .dv = sum()};
-        for (const Block& block : blocks_of(n, n, shape)) {
+        for (const QueryBlock& block : blocks_of(n, n, shape)) {
             to.q.narrow(0, block.first_row, block.rows)
                 .copy_(block_backward(block, d_out.narrow(0, offsets.host[s], n), heads, shape, sums));
         }

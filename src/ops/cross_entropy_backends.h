@@ -16,31 +16,18 @@ struct WantedGradients {
     bool hidden = false, head = false;
 };
 
-namespace in_fp32 {
-HeadLoss head_loss(const at::Tensor& hidden, const FrozenWeight& head, const at::Tensor& targets,
-                   const LogitRule& rule, WantedGradients wanted);
-/// fp32 [n, V], rounded to hidden's dtype.
-at::Tensor head_logits(const at::Tensor& hidden, const FrozenWeight& head, const LogitRule& rule);
-TokenScores score_tokens(const at::Tensor& hidden, const FrozenWeight& head, const at::Tensor& targets,
-                         const LogitRule& rule);
-}  // namespace in_fp32
-
-namespace in_bf16 {
-HeadLoss head_loss(const at::Tensor& hidden, const FrozenWeight& head, const at::Tensor& targets,
-                   const LogitRule& rule, WantedGradients wanted);
-/// fp32 [n, V], rounded to hidden's dtype.
-at::Tensor head_logits(const at::Tensor& hidden, const FrozenWeight& head, const LogitRule& rule);
-TokenScores score_tokens(const at::Tensor& hidden, const FrozenWeight& head, const at::Tensor& targets,
-                         const LogitRule& rule);
-}  // namespace in_bf16
-
-namespace on_device {
-HeadLoss head_loss(const at::Tensor& hidden, const FrozenWeight& head, const at::Tensor& targets,
-                   const LogitRule& rule, WantedGradients wanted);
-/// fp32 [n, V], rounded to hidden's dtype.
-at::Tensor head_logits(const at::Tensor& hidden, const FrozenWeight& head, const LogitRule& rule);
-TokenScores score_tokens(const at::Tensor& hidden, const FrozenWeight& head, const at::Tensor& targets,
-                         const LogitRule& rule);
-}  // namespace on_device
+// head_logits: fp32 [n, V], rounded to hidden's dtype.
+#define QLORA_CROSS_ENTROPY_BACKEND(backend)                                                                \
+    namespace backend {                                                                                     \
+    HeadLoss head_loss(const at::Tensor& hidden, const FrozenWeight& head, const at::Tensor& targets,       \
+                       const LogitRule& rule, WantedGradients wanted);                                      \
+    at::Tensor head_logits(const at::Tensor& hidden, const FrozenWeight& head, const LogitRule& rule);      \
+    TokenScores score_tokens(const at::Tensor& hidden, const FrozenWeight& head, const at::Tensor& targets, \
+                             const LogitRule& rule);                                                        \
+    }
+QLORA_CROSS_ENTROPY_BACKEND(in_fp32)
+QLORA_CROSS_ENTROPY_BACKEND(in_bf16)
+QLORA_CROSS_ENTROPY_BACKEND(on_device)
+#undef QLORA_CROSS_ENTROPY_BACKEND
 
 }  // namespace qlora::ops

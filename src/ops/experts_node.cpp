@@ -10,6 +10,7 @@
 #include "norm_saved.h"
 #include "projection_parts.h"
 #include "projections_holder.h"
+#include "saved_value.h"
 
 namespace qlora::ops {
 
@@ -34,10 +35,7 @@ using torch::autograd::variable_list;
 
 constexpr const char* kExperts = "experts";
 
-struct ExpertsHolder : torch::CustomClassHolder {
-    explicit ExpertsHolder(Experts held) : value(std::move(held)) {}
-    Experts value;
-};
+using ExpertsHolder = ValueHolder<Experts>;
 
 /// What of a pass backward reads or makes again.
 struct InnerValues {
@@ -293,8 +291,7 @@ struct ExpertsResidual : Function<ExpertsResidual> {
         const variable_list saved = ctx->get_saved_variables();
         const at::Tensor &hidden = saved[0], &g = grads[0];
         auto [norm, statistics] = saved_norm(ctx, saved);
-        const Experts& experts =
-            c10::static_intrusive_pointer_cast<ExpertsHolder>(ctx->saved_data[kExperts].toCapsule())->value;
+        const Experts& experts = saved_value<Experts>(ctx, kExperts);
         const bool wants_hidden = ctx->needs_input_grad(0), wants_weight = ctx->needs_input_grad(1);
         const bool wants_bias = norm.bias.defined() && ctx->needs_input_grad(2);
         const auto count = static_cast<std::size_t>(experts.count);

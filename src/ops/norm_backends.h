@@ -14,6 +14,11 @@ struct NormTerms {
     double multiplier = 1.0;
 };
 
+/// A tensor that joins a norm, its values without gaps.
+inline at::Tensor adjacent(const at::Tensor& x) {
+    return x.defined() ? x.contiguous() : x;
+}
+
 #define QLORA_NORM_BACKEND(backend)                                                                     \
     namespace backend {                                                                                 \
     NormResult norm_forward(const at::Tensor& x, const Norm& norm, const NormTerms& terms);             \

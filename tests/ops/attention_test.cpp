@@ -16,80 +16,13 @@
 
 #include <cmath>
 
-#include "ops/capped_attention.h"
-#include "ops/reference.h"
+#include "ops/attention_case.h"
 
 namespace qlora::ops {
 namespace {
 
 using namespace test;
-
-// Two chained products, of head_dim and of sequence-length terms, around a softmax in fp32.
-constexpr double kAttentionBound = 5e-6;
-
-struct Case {
-    std::string name;
-    std::int64_t heads, kv_heads, head_dim;
-    std::vector<std::int64_t> offsets;
-    std::int64_t window;
-    double scale = 0.0;  // 0: 1 / sqrt(head_dim)
-    bool per_head = false;
-    double softcap = 0.0;
-
-    AttentionShape shape() const {
-        return {.heads = heads,
-                .kv_heads = kv_heads,
-                .head_dim = head_dim,
-                .window = window,
-                .scale = scale != 0.0 ? scale : 1.0 / std::sqrt(static_cast<double>(head_dim)),
-                .softcap = softcap,
-                .per_head = per_head};
-    }
-};
-
-std::ostream& operator<<(std::ostream& out, const Case& value) {
-    return out << value.name;
-}
-
-/// Rows in the order of the case.
-at::Tensor rows_of(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Case& c) {
-    const std::int64_t tokens = q.size(0);
-    if (c.per_head) return at::cat({q, k, v}, 2).reshape({tokens, -1});
-    const auto rows = [&](const at::Tensor& x) { return x.reshape({tokens, -1}); };
-    return at::cat({rows(q), rows(k), rows(v)}, 1);
-}
-
-/// Attention alone, turned by no angle.
-at::Tensor causal_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                            const std::vector<std::int64_t>& offsets, const Case& c) {
-    return rotary_attention(rows_of(q, k, v, c), {}, offsets, c.shape(), nullptr);
-}
-
-/// The definition, sequence by sequence and head by head, with every score written out.
-at::Tensor exact_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Case& c) {
-    std::vector<at::Tensor> sequences;
-    for (std::size_t s = 0; s + 1 < c.offsets.size(); ++s) {
-        const std::int64_t begin = c.offsets[s], n = c.offsets[s + 1] - begin;
-        std::vector<at::Tensor> heads;
-        for (std::int64_t head = 0; head < c.heads; ++head) {
-            const std::int64_t shared = head / (c.heads / c.kv_heads);
-            const at::Tensor queries = q.narrow(0, begin, n).select(1, head);
-            const at::Tensor keys = k.narrow(0, begin, n).select(1, shared);
-            const at::Tensor values = v.narrow(0, begin, n).select(1, shared);
-            at::Tensor hidden = at::zeros({n, n}, at::kBool);
-            for (std::int64_t i = 0; i < n; ++i) {
-                for (std::int64_t j = 0; j < n; ++j) {
-                    if (j > i || (c.window > 0 && j <= i - c.window)) hidden[i][j] = true;
-                }
-            }
-            at::Tensor scores = at::mm(queries, keys.t()) * c.shape().scale;
-            if (c.softcap != 0.0) scores = c.softcap * at::tanh(scores / c.softcap);
-            heads.push_back(at::mm(at::softmax(scores.masked_fill(hidden, -INFINITY), 1), values));
-        }
-        sequences.push_back(at::cat(heads, 1));
-    }
-    return at::cat(sequences, 0);
-}
+using Case = AttentionCase;
 
 class Attention : public testing::TestWithParam<Case> {};
 INSTANTIATE_TEST_SUITE_P(
@@ -339,77 +272,6 @@ TEST(RotaryAttention, head_norms_and_rotation_equal_autograd_in_fp64) {
                     return exact_attention(heads[0], heads[1], heads[2], c);
                 },
                 kAttentionBound);
-        }
-    }
-}
-
-/// As transformers' eager attention of gemma2 computes, in the dtype of q; of one sequence.
-at::Tensor eager(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v, const Case& c) {
-    const auto heads_first = [&](const at::Tensor& x) {
-        return x.transpose(0, 1).repeat_interleave(c.heads / x.size(1), 0);
-    };
-    const at::Tensor place = at::arange(q.size(0), at::kLong);
-    at::Tensor hidden = place.unsqueeze(0).gt(place.unsqueeze(1));
-    if (c.window > 0) hidden = hidden.logical_or(place.unsqueeze(0).le(place.unsqueeze(1) - c.window));
-    at::Tensor scores = at::matmul(heads_first(q), heads_first(k).transpose(1, 2)) * c.shape().scale;
-    scores = at::tanh(scores / c.softcap) * c.softcap;
-    const at::Tensor p = at::softmax(scores.masked_fill(hidden, -INFINITY), -1, at::kFloat);
-    return at::matmul(p.to(q.scalar_type()), heads_first(v)).transpose(0, 1).flatten(1);
-}
-
-/// 32 heads of 600 tokens are several blocks of query rows.
-TEST(CappedAttention, bf16_rounds_as_transformers_eager_attention_does) {
-    for (const Case& c : {Case{"", 32, 4, 8, {0, 600}, 0, 0.5, false, 3.0},
-                          Case{"", 32, 8, 8, {0, 600}, 150, 0.5, false, 3.0}}) {
-        std::vector<at::Tensor> mine, theirs;
-        for (std::uint64_t i : {0, 1, 2}) {
-            const at::Tensor x =
-                gaussian({600, i == 0 ? c.heads : c.kv_heads, c.head_dim}, i + 1).to(at::kBFloat16);
-            mine.push_back(x.clone().requires_grad_());
-            theirs.push_back(x.clone().requires_grad_());
-        }
-        const at::Tensor y = causal_attention(mine[0], mine[1], mine[2], c.offsets, c);
-        const at::Tensor z = eager(theirs[0], theirs[1], theirs[2], c);
-        // Sums may have another order: a few results round to the neighbour.
-        EXPECT_LE(difference(y.detach(), z.detach()), 2 * kBf16Rounding);
-        EXPECT_LE(y.ne(z).to(at::kDouble).mean().item<double>(), 0.02);
-        const at::Tensor g = gaussian(y.sizes(), 9).to(at::kBFloat16);
-        y.backward(g);
-        z.backward(g);
-        // Ours sums the gradients of shared keys and values in fp32, where theirs is rounded on the way.
-        for (std::size_t i = 0; i < 3; ++i)
-            EXPECT_LE(difference(mine[i].grad(), theirs[i].grad()), 3 * kBf16Rounding) << i;
-    }
-}
-
-TEST(CappedAttention, by_libtorchs_operations_equals_the_blocks_of_fp32) {
-    const Case c{"", 32, 4, 8, {0, 1, 500, 1100}, 200, 0.5, false, 3.0};
-    const at::Tensor qkv = gaussian({1100, 40 * 8}, 1), g = gaussian({1100, 32 * 8}, 2);
-    const at::Tensor input = qkv.clone().requires_grad_();
-    const at::Tensor out = rotary_attention(input.clone(), {}, c.offsets, c.shape(), nullptr);
-    out.backward(g);
-    EXPECT_LE(difference(capped_attention(qkv, SequenceOffsets(c.offsets), c.shape()), out.detach()),
-              kAttentionBound);
-    EXPECT_LE(
-        difference(capped_attention_backward(g, qkv, SequenceOffsets(c.offsets), c.shape()), input.grad()),
-        kAttentionBound);
-}
-
-/// KvCache drops them, and must not change what is generated.
-TEST(CachedAttention, keys_before_the_window_may_be_missing_in_whole_blocks) {
-    constexpr std::int64_t kKeys = 1700, kDropped = 1536;
-    for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
-        for (const double softcap : {0.0, 2.0}) {
-            const Case c{"", 4, 2, 16, {}, 100, 0.0, false, softcap};
-            const at::Tensor k = gaussian({kKeys, 2, 16}, 1).to(type),
-                             v = gaussian({kKeys, 2, 16}, 2).to(type);
-            for (const std::int64_t n : {1, 2, 64}) {
-                const at::Tensor q = gaussian({n, 4, 16}, 3).to(type);
-                EXPECT_TRUE(
-                    cached_attention(q, k, v, c.shape())
-                        .equal(cached_attention(q, k.slice(0, kDropped), v.slice(0, kDropped), c.shape())))
-                    << n << " queries, softcap " << softcap;
-            }
         }
     }
 }

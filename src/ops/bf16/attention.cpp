@@ -2,23 +2,67 @@
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_backward.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
+#include <ATen/ops/zeros.h>
 
 #include "../attention_backends.h"
 #include "../capped_attention.h"
 #include "../if_defined.h"
+#include "../query_block.h"
 
 /// LibTorch's kernel rounds as transformers' sdpa attention does.
 namespace qlora::ops::in_bf16 {
 namespace {
 
-/// q, k and v of one sequence, no copy.
+/// Queries of a block and the keys and values that they see, no copy.
 struct HeadsFirst {
-    HeadsFirst(const HeadsOfRows& rows, std::int64_t first, std::int64_t n)
-        : q(heads_first(rows.q.narrow(0, first, n))),
-          k(heads_first(rows.k.narrow(0, first, n))),
-          v(heads_first(rows.v.narrow(0, first, n))) {}
+    HeadsFirst(const HeadsOfRows& rows, std::int64_t begin, const QueryBlock& block)
+        : q(heads_first(rows.q.narrow(0, begin + block.first_row, block.rows))),
+          k(heads_first(rows.k.narrow(0, begin + block.first_key, block.keys))),
+          v(heads_first(rows.v.narrow(0, begin + block.first_key, block.keys))) {}
 
     at::Tensor q, k, v;
+};
+
+/// The blocks of the last n of m positions: all at once, unless they are many more than the window. The
+/// scores of blocks are about twice as many as the window lets through.
+std::vector<QueryBlock> blocks_of(std::int64_t n, std::int64_t m, const AttentionShape& shape) {
+    constexpr std::int64_t kLeastRows = 128;
+    const std::int64_t rows = std::max(shape.window, kLeastRows);
+    const bool pays = shape.window > 0 && n >= rows + shape.window + kLeastRows;
+    return query_blocks(n, m, pays ? shape.window : 0, pays ? rows : std::max<std::int64_t>(n, 1));
+}
+
+at::Tensor mask_of(const QueryBlock& block, const AttentionShape& shape, const at::TensorOptions& options) {
+    return window_mask(block.rows, block.keys, shape.window, options);
+}
+
+/// Adds up the gradients of keys and values that several blocks see, in fp32.
+class KeyValueGradients {
+  public:
+    KeyValueGradients(const HeadsOfRows& to, std::int64_t begin, std::int64_t n, bool is_one_block)
+        : k_(to.k.narrow(0, begin, n)), v_(to.v.narrow(0, begin, n)) {
+        if (is_one_block) return;
+        k_sum_ = at::zeros(k_.sizes(), k_.options().dtype(at::kFloat));
+        v_sum_ = at::zeros(v_.sizes(), v_.options().dtype(at::kFloat));
+    }
+
+    void add(const QueryBlock& block, const at::Tensor& dk, const at::Tensor& dv) {
+        if (!k_sum_.defined()) {
+            heads_first(k_).copy_(dk);
+            heads_first(v_).copy_(dv);
+            return;
+        }
+        heads_first(k_sum_.narrow(0, block.first_key, block.keys)).add_(dk);
+        heads_first(v_sum_.narrow(0, block.first_key, block.keys)).add_(dv);
+    }
+    void finish() {
+        if (!k_sum_.defined()) return;
+        k_.copy_(k_sum_);
+        v_.copy_(v_sum_);
+    }
+
+  private:
+    at::Tensor k_, v_, k_sum_, v_sum_;
 };
 
 }  // namespace
@@ -30,12 +74,15 @@ Attended attend(const at::Tensor& qkv, const SequenceOffsets& offsets, const Att
                     .logsumexp = at::empty({qkv.size(0), shape.heads}, at::kFloat)};
     for (std::size_t s = 0; s + 1 < offsets.host.size(); ++s) {
         const std::int64_t begin = offsets.host[s], n = offsets.host[s + 1] - begin;
-        const at::Tensor mask = window_mask(n, n, shape.window, qkv.options());
-        const HeadsFirst in(rows, begin, n);
-        const auto [y, logsumexp] = at::_scaled_dot_product_flash_attention_for_cpu(
-            in.q, in.k, in.v, 0.0, !mask.defined(), if_defined(mask), shape.scale);
-        result.out.narrow(0, begin, n).copy_(rows_of_heads(y));
-        result.logsumexp.narrow(0, begin, n).copy_(logsumexp.squeeze(0).t());
+        for (const QueryBlock& block : blocks_of(n, n, shape)) {
+            const at::Tensor mask = mask_of(block, shape, qkv.options());
+            const HeadsFirst in(rows, begin, block);
+            const auto [y, logsumexp] = at::_scaled_dot_product_flash_attention_for_cpu(
+                in.q, in.k, in.v, 0.0, !mask.defined(), if_defined(mask), shape.scale);
+            const std::int64_t row = begin + block.first_row;
+            result.out.narrow(0, row, block.rows).copy_(rows_of_heads(y));
+            result.logsumexp.narrow(0, row, block.rows).copy_(logsumexp.squeeze(0).t());
+        }
     }
     return result;
 }
@@ -48,20 +95,27 @@ at::Tensor attend_backward(const at::Tensor& g, const at::Tensor& qkv, const Att
     const HeadsOfRows rows(qkv, shape), d_rows(d_qkv, shape);
     for (std::size_t s = 0; s + 1 < offsets.host.size(); ++s) {
         const std::int64_t begin = offsets.host[s], n = offsets.host[s + 1] - begin;
-        const at::Tensor mask = window_mask(n, n, shape.window, qkv.options());
-        const HeadsFirst in(rows, begin, n);
-        const auto of_queries = [&](const at::Tensor& x) {
-            return heads_first(x.narrow(0, begin, n).view({n, shape.heads, shape.head_dim}));
-        };
-        // The kernel wants logsumexp token-major, as its forward pass returns it: here that is [1, heads, n].
-        const at::Tensor logsumexp = saved.logsumexp.narrow(0, begin, n).contiguous().t().unsqueeze(0);
-        const auto [dq, dk, dv] = at::_scaled_dot_product_flash_attention_for_cpu_backward(
-            of_queries(d_out), in.q, in.k, in.v, of_queries(saved.out), logsumexp, 0.0, !mask.defined(),
-            if_defined(mask), shape.scale);
-        HeadsFirst to(d_rows, begin, n);
-        to.q.copy_(dq);
-        to.k.copy_(dk);
-        to.v.copy_(dv);
+        const std::vector<QueryBlock> blocks = blocks_of(n, n, shape);
+        KeyValueGradients of_keys(d_rows, begin, n, blocks.size() == 1);
+        for (const QueryBlock& block : blocks) {
+            const at::Tensor mask = mask_of(block, shape, qkv.options());
+            const HeadsFirst in(rows, begin, block);
+            const std::int64_t row = begin + block.first_row;
+            const auto of_queries = [&](const at::Tensor& x) {
+                return heads_first(
+                    x.narrow(0, row, block.rows).view({block.rows, shape.heads, shape.head_dim}));
+            };
+            // The kernel wants logsumexp token-major, as its forward pass returns it: here that is
+            // [1, heads, rows].
+            const at::Tensor logsumexp =
+                saved.logsumexp.narrow(0, row, block.rows).contiguous().t().unsqueeze(0);
+            const auto [dq, dk, dv] = at::_scaled_dot_product_flash_attention_for_cpu_backward(
+                of_queries(d_out), in.q, in.k, in.v, of_queries(saved.out), logsumexp, 0.0, !mask.defined(),
+                if_defined(mask), shape.scale);
+            heads_first(d_rows.q.narrow(0, row, block.rows)).copy_(dq);
+            of_keys.add(block, dk, dv);
+        }
+        of_keys.finish();
     }
     return d_qkv;
 }
@@ -70,11 +124,18 @@ at::Tensor cached_attention(const at::Tensor& q, const at::Tensor& k, const at::
                             const AttentionShape& shape) {
     if (shape.softcap != 0.0) return capped_attention(q, k, v, shape);
     const std::int64_t n = q.size(0), m = k.size(0);
-    const at::Tensor mask = window_mask(n, m, shape.window, q.options());
-    const auto [y, logsumexp] = at::_scaled_dot_product_flash_attention_for_cpu(
-        heads_first(q), heads_first(k), heads_first(v), 0.0, n == m && !mask.defined(), if_defined(mask),
-        shape.scale);
-    return rows_of_heads(y);
+    at::Tensor out = at::empty({n, shape.q_size()}, q.options());
+    for (const QueryBlock& block : blocks_of(n, m, shape)) {
+        const at::Tensor mask = mask_of(block, shape, q.options());
+        const auto of_keys = [&](const at::Tensor& x) {
+            return heads_first(x.narrow(0, block.first_key, block.keys));
+        };
+        const auto [y, logsumexp] = at::_scaled_dot_product_flash_attention_for_cpu(
+            heads_first(q.narrow(0, block.first_row, block.rows)), of_keys(k), of_keys(v), 0.0,
+            block.rows == block.keys && !mask.defined(), if_defined(mask), shape.scale);
+        out.narrow(0, block.first_row, block.rows).copy_(rows_of_heads(y));
+    }
+    return out;
 }
 
 }  // namespace qlora::ops::in_bf16

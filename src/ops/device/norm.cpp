@@ -18,10 +18,6 @@ const float* floats(const at::Tensor& x) {
     return x.defined() ? x.const_data_ptr<float>() : nullptr;
 }
 
-at::Tensor adjacent(const at::Tensor& x) {
-    return x.defined() ? x.contiguous() : x;
-}
-
 }  // namespace
 
 NormResult norm_forward(const at::Tensor& x, const Norm& norm, const NormTerms& terms) {

@@ -30,10 +30,6 @@ const float* values(const at::Tensor& x) {
     return rows_from(x, 0);
 }
 
-at::Tensor adjacent(const at::Tensor& x) {
-    return x.defined() ? x.contiguous() : x;
-}
-
 NormResult plain_norm(const at::Tensor& source, const Norm& norm, const at::Tensor& added,
                       double multiplier) {
     const std::int64_t rows = source.size(0), size = source.size(1);
