@@ -28,11 +28,12 @@ std::string position_warning(const models::DecoderSpec& model, const data::Datas
 }
 
 std::string longrope_note(const models::DecoderSpec& model, const std::vector<const data::Dataset*>& data) {
+    const models::LongropeEdges edges(model);
     std::int64_t rows = 0, long_rows = 0;
     for (const data::Dataset* dataset : data) {
         for (const data::Example& example : dataset->examples) {
             ++rows;
-            if (models::long_ropes(model, example.tokens()) > 0) ++long_rows;
+            if (edges.passed(example.tokens()) > 0) ++long_rows;
         }
     }
     if (long_rows == 0) return {};

@@ -21,12 +21,12 @@ using Sequences = std::span<Sequence* const>;
 
 /// Where longrope turns a sequence of its new length otherwise than one of its old, what is cached of it is
 /// of no use: all its ids are seen again, as in a whole pass. (transformers does the same.)
-void forget_what_turns_otherwise(const models::DecoderSpec& decoder, std::span<const TokenId> prompt,
+void forget_what_turns_otherwise(const models::LongropeEdges& edges, std::span<const TokenId> prompt,
                                  std::span<const TokenId> answer, Sequence& sequence) {
     const std::int64_t seen = sequence.cache.length();
     const std::int64_t length = seen + static_cast<std::int64_t>(sequence.pending.size());
-    if (seen == 0 || models::long_ropes(decoder, seen) == models::long_ropes(decoder, length)) return;
-    sequence.cache = models::KvCache(decoder.layers.size());
+    if (seen == 0 || edges.passed(seen) == edges.passed(length)) return;
+    sequence.cache.clear();
     sequence.pending.assign(prompt.begin(), prompt.end());
     sequence.pending.insert(sequence.pending.end(), answer.begin(), answer.end());
 }
@@ -77,6 +77,7 @@ std::vector<std::vector<TokenId>> generate(const models::CausalLM& model,
     const at::AutoGradMode no_gradients(false);
     std::vector<std::vector<TokenId>> out(prompts.size());
     const std::optional<models::PositionLimit> limit = models::position_limit(model.spec());
+    const models::LongropeEdges edges(model.spec());
     const auto group_size = static_cast<std::size_t>(std::max<std::int64_t>(1, options.batch_rows));
     for (std::size_t begin = 0; begin < prompts.size(); begin += group_size) {
         const std::size_t end = std::min(prompts.size(), begin + group_size);
@@ -100,7 +101,7 @@ std::vector<std::vector<TokenId>> generate(const models::CausalLM& model,
                 }
                 out[active[s]->place].push_back(next[s]);
                 active[s]->pending = {next[s]};
-                forget_what_turns_otherwise(model.spec(), prompts[active[s]->place], out[active[s]->place],
+                forget_what_turns_otherwise(edges, prompts[active[s]->place], out[active[s]->place],
                                             *active[s]);
                 const std::int64_t length =
                     active[s]->cache.length() + static_cast<std::int64_t>(active[s]->pending.size());

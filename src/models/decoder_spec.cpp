@@ -164,11 +164,16 @@ std::optional<PositionLimit> position_limit(const DecoderSpec& decoder) {
     return out;
 }
 
-std::size_t long_ropes(const DecoderSpec& decoder, std::int64_t tokens) {
-    const std::vector<std::size_t> used = decoder.used_ropes();
-    return static_cast<std::size_t>(std::count_if(used.begin(), used.end(), [&](std::size_t place) {
-        return decoder.ropes.at(place).frequencies.turns_long(tokens);
-    }));
+LongropeEdges::LongropeEdges(const DecoderSpec& decoder) {
+    for (const std::size_t place : decoder.used_ropes()) {
+        const RopeConfig& rope = decoder.ropes.at(place).frequencies;
+        if (rope.type == RopeType::kLongrope) edges_.push_back(rope.original_max_position_embeddings);
+    }
+}
+
+std::size_t LongropeEdges::passed(std::int64_t tokens) const {
+    return static_cast<std::size_t>(
+        std::count_if(edges_.begin(), edges_.end(), [&](std::int64_t edge) { return tokens > edge; }));
 }
 
 DecoderSpec load_decoder_spec(const std::filesystem::path& folder) {

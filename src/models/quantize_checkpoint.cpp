@@ -51,9 +51,8 @@ struct Model {
         check_base(checkpoint, config);
         matrices = quantizable_weights(config);
         // transformers with bitsandbytes could not load experts in 4 bits.
-        std::erase_if(matrices, [](const auto& matrix) {
-            return matrix.second->kind == spec::MatrixKind::kExpert;
-        });
+        std::erase_if(matrices,
+                      [](const auto& matrix) { return matrix.second->kind == spec::MatrixKind::kExpert; });
     }
 
     DecoderSpec config;

@@ -100,7 +100,8 @@ TEST(DecoderSpec, phi3_has_fused_linears_and_defaults_of_its_own) {
     json["resid_pdrop"] = 0.1;
     const DecoderSpec other = parse_decoder_spec(json, "config.json");
     EXPECT_EQ(other.pad_token_id, std::nullopt);
-    EXPECT_EQ(other.passed_over, std::vector<std::string>({"config.json: resid_pdrop of the base is taken as 0"}));
+    EXPECT_EQ(other.passed_over,
+              std::vector<std::string>({"config.json: resid_pdrop of the base is taken as 0"}));
     json["rope_scaling"] = {{"type", "linear"}, {"factor", 2.0}};
     EXPECT_THROW(parse_decoder_spec(json, "config.json"), CheckpointError);
 }

@@ -160,8 +160,8 @@ TEST(RopeConfig, longrope_turns_long_sequences_by_factors_of_their_own) {
                             {"long_factor", ones(4)},
                             {"original_max_position_embeddings", 64}};
     const DecoderSpec decoder = parse_decoder_spec(json, "c");
-    EXPECT_EQ(long_ropes(decoder, 64), 0U);
-    EXPECT_EQ(long_ropes(decoder, 65), 1U);
+    EXPECT_EQ(LongropeEdges(decoder).passed(64), 0U);
+    EXPECT_EQ(LongropeEdges(decoder).passed(65), 1U);
     EXPECT_EQ(trained_positions(decoder), 256);
 }
 

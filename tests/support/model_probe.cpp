@@ -2,10 +2,10 @@
 //   model: folder; quantization: section or absent (dense); compute_dtype; peft: section or absent; adapter:
 //   folder; sequences: [[ids]]; supervised: [[0/1]]; gradients: bool; recomputation: none, mlp or layers;
 //   dropout_step: int; states: bool; cached: bool; router_loss: share of the routers' loss in the gradients
-// and the output: logits [T, V], loss (sum), with router_loss that of routers, "grad.KEY", "param.KEY", with states "dequantized.NAME" and the
-// codes, with cached "cached_logits", those of a pass over each sequence's first half and of one a token.
-// A request may be a list of such ones, each with a "name": "NAME/" stands before the keys of each, and one
-// that fails is told on stderr and puts nothing out.
+// and the output: logits [T, V], loss (sum), with router_loss that of routers, "grad.KEY", "param.KEY", with
+// states "dequantized.NAME" and the codes, with cached "cached_logits", those of a pass over each sequence's
+// first half and of one a token. A request may be a list of such ones, each with a "name": "NAME/" stands
+// before the keys of each, and one that fails is told on stderr and puts nothing out.
 
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
@@ -92,6 +92,7 @@ at::Tensor cached_logits(const qlora::models::CausalLM& model,
     std::vector<qlora::models::KvCache> caches(examples.size(),
                                                qlora::models::KvCache(model.spec().layers.size()));
     std::vector<std::vector<at::Tensor>> logits(examples.size());
+    const qlora::models::LongropeEdges edges(model.spec());
     for (bool first = true;; first = false) {
         std::vector<std::int64_t> ids, positions, offsets{0};
         std::vector<std::size_t> going;
@@ -101,10 +102,7 @@ at::Tensor cached_logits(const qlora::models::CausalLM& model,
             if (seen == tokens) continue;
             std::int64_t end = first ? (tokens + 1) / 2 : seen + 1;
             // Keys and values of a sequence that longrope turns otherwise than the whole are of no use to it.
-            const auto side = [&](std::int64_t length) {
-                return qlora::models::long_ropes(model.spec(), length);
-            };
-            while (side(end) != side(tokens)) ++end;
+            while (edges.passed(end) != edges.passed(tokens)) ++end;
             for (std::int64_t at = seen; at < end; ++at) {
                 ids.push_back(examples[i].ids[static_cast<std::size_t>(at)]);
                 positions.push_back(at);

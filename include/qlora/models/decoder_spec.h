@@ -126,10 +126,10 @@ struct Mlp {
 struct Experts {
     std::string path;  ///< of the module whose parameters gate_up_proj and down_proj hold all experts
     Linear router;
-    std::vector<Mlp> experts;  ///< of equal shapes; gate and up apart
-    std::int64_t chosen = 0;   ///< experts of a token
-    bool renormalises = false;   ///< the weights are divided by their sum
-    bool rounds_weights = true;  ///< then rounded to the compute dtype
+    std::vector<Mlp> experts;        ///< of equal shapes; gate and up apart
+    std::int64_t chosen = 0;         ///< experts of a token
+    bool renormalises = false;       ///< the weights are divided by their sum
+    bool rounds_weights = true;      ///< then rounded to the compute dtype
     std::optional<Mlp> shared = {};  ///< that sees every token, times sigmoid(shared_gate(x))
     Linear shared_gate = {};
     /// PEFT takes the names that the linears had in transformers 4 for the parameters, and "all-linear" for
@@ -145,8 +145,9 @@ void for_each_linear_of(auto& block, auto& f) {
     f(block.output);
 }
 /// Of experts the router, the experts one after the other, the shared one and its gate.
-void for_each_linear_of(auto& experts, auto& f)
-    requires requires { experts.router; }
+void for_each_linear_of(auto& experts, auto& f) requires requires {
+    experts.router;
+}
 {
     f(experts.router);
     for (auto& expert : experts.experts) for_each_linear_of(expert, f);
@@ -253,9 +254,19 @@ struct PositionLimit {
 /// The tokens that a row may have at all; none: any number.
 std::optional<PositionLimit> position_limit(const DecoderSpec& decoder);
 
-/// How many of the rotary embeddings turn a sequence of so many tokens by longrope's long factors. Where it
-/// grows, keys that a shorter sequence has cached are of no use.
-std::size_t long_ropes(const DecoderSpec& decoder, std::int64_t tokens);
+/// The lengths beyond which longrope turns a sequence by its long factors, one for each rotary embedding that
+/// does so.
+class LongropeEdges {
+  public:
+    explicit LongropeEdges(const DecoderSpec& decoder);
+
+    /// How many of them a sequence of so many tokens has passed. Where that grows, keys that a shorter
+    /// sequence has cached are of no use.
+    std::size_t passed(std::int64_t tokens) const;
+
+  private:
+    std::vector<std::int64_t> edges_;
+};
 
 /// `model_type`s that can be loaded.
 std::vector<std::string> supported_model_types();

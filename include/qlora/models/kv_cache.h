@@ -16,6 +16,8 @@ class KvCache {
     /// Positions filled by completed passes; the next token's position.
     std::int64_t length() const { return length_; }
     void advance(std::int64_t tokens) { length_ += tokens; }
+    /// Forgets all positions.
+    void clear() { *this = KvCache(layers_.size()); }
     /// Of all layers, with the room to grow.
     std::int64_t bytes() const;
 

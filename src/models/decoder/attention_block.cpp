@@ -57,13 +57,6 @@ class AttentionBlock final : public Block {
         return ops::project_residual(inner, residual, linears_.output(pass.context), multiplier);
     }
 
-    bool runs_as_one(const LayerPass& /*pass*/) const override { return false; }
-    at::Tensor as_one(const at::Tensor& /*hidden*/, const at::Tensor& /*residual*/, const nn::Norm* /*pre*/,
-                      double /*multiplier*/, ops::NodeOutput /*output*/,
-                      const LayerPass& /*pass*/) const override {
-        TORCH_CHECK(false, "attention is not one node");
-    }
-
     std::vector<nn::Linear*> linears() override { return linears_.all(); }
     std::vector<nn::Norm*> norms() override {
         if (!q_norm_) return {};

@@ -1,5 +1,7 @@
 #include "block.h"
 
+#include <c10/util/Exception.h>
+
 namespace qlora::models {
 namespace {
 
@@ -19,7 +21,30 @@ std::vector<nn::Linear*> pointers_to(std::vector<nn::Linear>& linears) {
     return out;
 }
 
+[[noreturn]] void never_runs_so(const char* part) {
+    TORCH_CHECK(false, "a block of this kind has no ", part);
+}
+
 }  // namespace
+
+ops::Projections Block::entry(const LayerPass& /*pass*/) const {
+    never_runs_so("entry of its own");
+}
+
+at::Tensor Block::inner(const at::Tensor& /*entered*/, const LayerPass& /*pass*/) const {
+    never_runs_so("inner part of its own");
+}
+
+at::Tensor Block::leave(const at::Tensor& /*inner*/, const at::Tensor& /*residual*/, double /*multiplier*/,
+                        const LayerPass& /*pass*/) const {
+    never_runs_so("output of its own");
+}
+
+at::Tensor Block::as_one(const at::Tensor& /*hidden*/, const at::Tensor& /*residual*/,
+                         const nn::Norm* /*pre*/, double /*multiplier*/, ops::NodeOutput /*output*/,
+                         const LayerPass& /*pass*/) const {
+    never_runs_so("form as one node");
+}
 
 nn::Norm make_norm(const spec::Norm& norm) {
     return nn::Norm(norm.path, norm.size,

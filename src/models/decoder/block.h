@@ -30,7 +30,8 @@ struct LayerPass {
 };
 
 /// What stands between two norms: linears that read the stream, what becomes of their product, and a linear
-/// that leads back to it. A block that is not made so always runs as one node.
+/// that leads back to it. A block that is not made so always runs as one node, and says so in `runs_as_one`;
+/// what a block never runs it need not override.
 class Block {
   public:
     Block() = default;
@@ -40,19 +41,19 @@ class Block {
 
     /// Whether tokens look at each other; only then `inner` narrows them to LayerPass::rows.
     virtual bool attends() const { return false; }
-    virtual ops::Projections entry(const LayerPass& pass) const = 0;
+    virtual ops::Projections entry(const LayerPass& pass) const;
     /// What becomes of the entry's product [T, sum of out] before the last linear reads it.
-    virtual at::Tensor inner(const at::Tensor& entered, const LayerPass& pass) const = 0;
+    virtual at::Tensor inner(const at::Tensor& entered, const LayerPass& pass) const;
     /// residual + multiplier * output(inner), the sum's start left out where `residual` is undefined.
     virtual at::Tensor leave(const at::Tensor& inner, const at::Tensor& residual, double multiplier,
-                             const LayerPass& pass) const = 0;
+                             const LayerPass& pass) const;
 
-    /// Whether this pass runs the block as one node that keeps its input alone.
-    virtual bool runs_as_one(const LayerPass& pass) const = 0;
+    /// Whether this pass runs the block as one node.
+    virtual bool runs_as_one(const LayerPass& /*pass*/) const { return false; }
     /// The whole block so: residual + multiplier * block(pre(hidden)), without `pre` where it is null;
     /// `residual` is `hidden` itself, another tensor, or undefined.
     virtual at::Tensor as_one(const at::Tensor& hidden, const at::Tensor& residual, const nn::Norm* pre,
-                              double multiplier, ops::NodeOutput output, const LayerPass& pass) const = 0;
+                              double multiplier, ops::NodeOutput output, const LayerPass& pass) const;
 
     virtual std::vector<nn::Linear*> linears() = 0;  ///< in the order of the checkpoint
     virtual std::vector<nn::Norm*> norms() { return {}; }

@@ -55,17 +55,6 @@ class ExpertsBlock final : public Block {
         if (experts.shared) shared_ = std::make_unique<SharedLinears>(*experts.shared, experts.shared_gate);
     }
 
-    ops::Projections entry(const LayerPass& /*pass*/) const override { return not_apart(); }
-    at::Tensor inner(const at::Tensor& /*entered*/, const LayerPass& /*pass*/) const override {
-        not_apart();
-        return {};
-    }
-    at::Tensor leave(const at::Tensor& /*inner*/, const at::Tensor& /*residual*/, double /*multiplier*/,
-                     const LayerPass& /*pass*/) const override {
-        not_apart();
-        return {};
-    }
-
     bool runs_as_one(const LayerPass& /*pass*/) const override { return true; }
     at::Tensor as_one(const at::Tensor& hidden, const at::Tensor& residual, const nn::Norm* pre,
                       double multiplier, ops::NodeOutput output, const LayerPass& pass) const override {
@@ -98,11 +87,6 @@ class ExpertsBlock final : public Block {
     template <class T>
     static void append(std::vector<T>& out, const std::vector<T>& more) {
         out.insert(out.end(), more.begin(), more.end());
-    }
-
-    ops::Projections not_apart() const {
-        TORCH_CHECK(false, path_, ": experts run as one node");
-        return {};
     }
 
     ops::Experts in_pass(const LayerPass& pass) const {
