@@ -15,6 +15,7 @@
 #include "qlora/data/preview.h"
 #include "qlora/io/model_folder.h"
 #include "qlora/ops/device.h"
+#include "qlora/train/router_loss.h"
 #include "qlora/train/run_checkpoint.h"
 #include "qlora/train/run_folder.h"
 #include "qlora/train/stop_signal.h"
@@ -191,6 +192,7 @@ data::Dataset Run::read_rows(const std::vector<std::filesystem::path>& files, bo
 void Run::read_data() {
     folder_.emplace(config_.model.path);
     adopt_stored_quantization(config_, folder_->stored);
+    train::check_router_loss(config_.training, folder_->config);
     prompt_template_.emplace(folder_->prompt_template(config_.data.template_));
     spdlog::info("template: {}", prompt_template().name());
     data_.train = read_rows(config_.data.train.files, false);

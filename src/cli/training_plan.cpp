@@ -5,7 +5,6 @@
 #include "compute_dtype.h"
 #include "qlora/adapters/trained_tensors.h"
 #include "qlora/train/adamw.h"
-#include "qlora/train/router_loss.h"
 
 namespace qlora::cli {
 namespace {
@@ -64,7 +63,6 @@ void set_trained(train::MemoryRequest& request, const RunConfig& config, const m
 
 train::MemoryRequest memory_request(const RunConfig& config, const models::DecoderSpec& model,
                                     const RowLengths& rows, at::Device device) {
-    train::router_loss_share(config.training, model);  // refuses what does not fit the model
     train::MemoryRequest request{
         .config = model,
         .quantization = config.quantization,

@@ -5,8 +5,10 @@
 
 namespace qlora::train {
 
-/// The share of the routers' loss in a run, 0 where there is none. ConfigError where the configuration asks
-/// for it and the model has no experts.
+/// The share of the routers' loss in a run, 0 where there is none; checked.
 double router_loss_share(const TrainingConfig& config, const models::DecoderSpec& model);
+
+/// ConfigError where the configuration asks for the routers' loss and the model has no experts.
+void check_router_loss(const TrainingConfig& config, const models::DecoderSpec& model);
 
 }  // namespace qlora::train
