@@ -17,6 +17,9 @@ namespace {
 /// Smaller tensors go to malloc, which is good at them.
 constexpr std::size_t kSmallest = 64 << 10;
 constexpr std::size_t kPage = 4096;
+/// Blocks begin and end at cache lines, not at pages: tensors of so many tokens are multiples of each other,
+/// and two of one half fit into the hole that a whole one leaves.
+constexpr std::size_t kLine = 64;
 
 /// One mapping, cut into blocks. A block is taken from the smallest hole that holds it; freed neighbours
 /// become one hole. (Free lists by size keep the peak of every size at once: three times the memory on ragged
@@ -70,7 +73,7 @@ class Arena final : public c10::Allocator {
 
     void* take(std::size_t bytes) {
         if (bytes < kSmallest) return c10::alloc_cpu(bytes);
-        const std::size_t wanted = (bytes + kPage - 1) / kPage * kPage;
+        const std::size_t wanted = (bytes + kLine - 1) / kLine * kLine;
         const std::lock_guard lock(mutex_);
         const auto hole = holes_.lower_bound({wanted, 0});
         if (hole == holes_.end()) return c10::alloc_cpu(bytes);

@@ -98,5 +98,19 @@ TEST(CpuArena, an_impossible_size_fails_as_before) {
     EXPECT_THROW(at::empty({std::int64_t{1} << 50}), c10::Error);
 }
 
+/// Sizes of so many tokens are no multiples of a page.
+TEST(CpuArena, two_halves_fit_into_the_hole_of_a_whole) {
+    ASSERT_TRUE(install_cpu_arena());
+    constexpr std::int64_t kHalf = 3332 * 768;  // elements of 16 bits
+    const std::vector<at::Tensor> fences = {at::empty({64 << 20}), at::empty({1 << 18})};
+    at::Tensor whole = at::empty({kHalf});
+    const at::Tensor behind = at::empty({1 << 18});
+    const auto* begin = static_cast<const char*>(whole.data_ptr());
+    whole.reset();
+    const at::Tensor first = at::empty({kHalf}, at::kBFloat16), second = at::empty({kHalf}, at::kBFloat16);
+    EXPECT_EQ(first.data_ptr(), begin);
+    EXPECT_EQ(second.data_ptr(), begin + 2 * kHalf);
+}
+
 }  // namespace
 }  // namespace qlora::ops
