@@ -44,47 +44,51 @@ void AddedTokenMatcher::add(const AddedToken& token, std::string_view spelling) 
     first_bytes_.set(static_cast<unsigned char>(spelling.front()));
 }
 
-std::optional<AddedTokenMatcher::Found> AddedTokenMatcher::longest_at(std::string_view text,
-                                                                      std::size_t begin) const {
-    std::optional<Found> longest;
+void AddedTokenMatcher::find_at(std::string_view text, std::size_t begin, std::vector<Found>& found) const {
+    found.clear();
     std::int32_t node = 0;
     for (std::size_t at = begin; at < text.size(); ++at) {
         const auto edge =
             edges_.find(static_cast<std::uint64_t>(node) * 256 + static_cast<unsigned char>(text[at]));
         if (edge == edges_.end()) break;
         node = edge->second;
-        if (token_of_node_[node] != kNone) longest = Found{at + 1, token_of_node_[node]};
+        if (token_of_node_[node] != kNone) found.push_back({at + 1, token_of_node_[node]});
     }
-    return longest;
 }
 
 std::vector<AddedTokenMatcher::Segment> AddedTokenMatcher::split(std::string_view text,
-                                                                 bool parse_special) const {
+                                                                 const Judge& judge) const {
     std::vector<Segment> segments;
+    std::vector<Found> found;
     std::size_t done = 0;  // end of what is covered
     for (std::size_t at = 0; at < text.size();) {
         if (!first_bytes_[static_cast<unsigned char>(text[at])]) {
             ++at;
             continue;
         }
-        const std::optional<Found> found = longest_at(text, at);
-        if (!found) {
+        find_at(text, at, found);
+        auto verdict = Verdict::kAnew;
+        for (; !found.empty(); found.pop_back()) {
+            verdict = judge(tokens_[found.back().token], at, found.back().end);
+            if (verdict != Verdict::kAnew) break;
+        }
+        if (found.empty()) {
             ++at;
             continue;
         }
-        const AddedToken& token = tokens_[found->token];
-        std::size_t begin = at;
-        std::size_t end = found->end;
-        at = end;
-        if (token.special && !parse_special) continue;
-        if (token.single_word && touches_word(text, begin, end)) continue;
-        if (token.lstrip) begin = skip_white_space_back(text, done, begin);
-        if (token.rstrip) end = skip_white_space(text, end);
-        if (done < begin) segments.push_back({done, begin, std::nullopt});
-        segments.push_back({begin, end, token.id});
+        const AddedToken& token = tokens_[found.back().token];
+        const ByteRange spelling{at, found.back().end};
+        at = spelling.end;
+        if (verdict == Verdict::kText) continue;
+        if (token.single_word && touches_word(text, spelling.begin, spelling.end)) continue;
+        const std::size_t begin =
+            token.lstrip ? skip_white_space_back(text, done, spelling.begin) : spelling.begin;
+        const std::size_t end = token.rstrip ? skip_white_space(text, spelling.end) : spelling.end;
+        if (done < begin) segments.push_back({done, begin, std::nullopt, {}});
+        segments.push_back({begin, end, token.id, spelling});
         done = end;
     }
-    if (done != text.size()) segments.push_back({done, text.size(), std::nullopt});
+    if (done != text.size()) segments.push_back({done, text.size(), std::nullopt, {}});
     return segments;
 }
 

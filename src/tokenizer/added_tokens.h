@@ -1,14 +1,16 @@
 #pragma once
 
 #include <bitset>
+#include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
 #include <vector>
 
-#include "qlora/tokenizer/tokenizer.h"
+#include "qlora/tokenizer/text_encoding.h"
 
 namespace qlora::tokenizer {
 
@@ -26,6 +28,13 @@ struct AddedToken {
     bool operator==(const AddedToken&) const = default;
 };
 
+/// What becomes of a place that spells an added token.
+enum class Verdict {
+    kToken,
+    kText,  ///< stays text, and none of it can become another token
+    kAnew,  ///< is looked at as if there were no such token
+};
+
 /// Finds added tokens in a text: leftmost, then longest, never overlapping, as Hugging Face tokenizers does.
 class AddedTokenMatcher {
   public:
@@ -33,13 +42,16 @@ class AddedTokenMatcher {
         std::size_t begin;
         std::size_t end;
         std::optional<TokenId> token;  // none: text for the model
+        ByteRange spelling;            // of a token: without the white space that it takes along
     };
+    /// Asked for the place [begin, end) of the text, which spells the token.
+    using Judge = std::function<Verdict(const AddedToken& token, std::size_t begin, std::size_t end)>;
 
     /// `spelling` is what is looked for: the content, or its normalized form; not empty. The first of equals
     /// wins.
     void add(const AddedToken& token, std::string_view spelling);
-    /// With `parse_special` false, a special token stays text (yet its place cannot become another token).
-    std::vector<Segment> split(std::string_view text, bool parse_special) const;
+    /// Covers the text; segments overlap only where a token takes white space that spells the next one.
+    std::vector<Segment> split(std::string_view text, const Judge& judge) const;
 
   private:
     static constexpr std::int32_t kNone = -1;
@@ -47,7 +59,8 @@ class AddedTokenMatcher {
         std::size_t end;
         std::int32_t token;
     };
-    std::optional<Found> longest_at(std::string_view text, std::size_t begin) const;
+    /// From the shortest to the longest.
+    void find_at(std::string_view text, std::size_t begin, std::vector<Found>& found) const;
 
     std::vector<AddedToken> tokens_;
     // A trie over bytes; node 0 is the root, the key of an edge is node * 256 + byte.

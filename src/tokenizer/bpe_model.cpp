@@ -168,50 +168,59 @@ std::optional<TokenId> BpeModel::character_id(std::string_view character) const 
     return id < 0 ? std::nullopt : std::optional(id);
 }
 
-std::vector<TokenId> BpeModel::characters(std::string_view word) const {
-    std::vector<TokenId> ids;
-    ids.reserve(word.size());
+std::vector<WordToken> BpeModel::characters(std::string_view word) const {
+    std::vector<WordToken> tokens;
+    tokens.reserve(word.size());
     // Unknown characters in a row are one unknown token when fused. Byte tokens do not end such a row: where
     // a vocabulary has only some bytes, the pending unknown comes after them, as in tokenizers.
-    bool unknown_pending = false;
+    std::optional<WordToken> unknown;
+    const auto flush_unknown = [&] {
+        // Behind byte tokens it stands for nothing, so that ranges ascend.
+        if (unknown && !tokens.empty() && tokens.back().begin > unknown->begin)
+            unknown->begin = unknown->end = tokens.back().end;
+        if (unknown) tokens.push_back(*unknown);
+        unknown.reset();
+    };
     for (std::size_t at = 0; at < word.size();) {
         const std::size_t length = code_point_at(word, at).length;
         const std::string_view character = word.substr(at, length);
+        const auto begin = static_cast<std::uint32_t>(at);
+        const auto end = static_cast<std::uint32_t>(at + length);
         at += length;
         if (const std::optional<TokenId> id = character_id(character)) {
-            if (unknown_pending) ids.push_back(*unknown_);
-            unknown_pending = false;
-            ids.push_back(*id);
+            flush_unknown();
+            tokens.push_back({*id, begin, end});
             continue;
         }
         const auto byte_id = [&](char byte) { return byte_ids_[static_cast<unsigned char>(byte)]; };
         if (byte_fallback_ &&
             std::all_of(character.begin(), character.end(), [&](char byte) { return byte_id(byte) >= 0; })) {
-            for (const char byte : character) ids.push_back(byte_id(byte));
+            for (std::uint32_t i = begin; i < end; ++i) tokens.push_back({byte_id(word[i]), i, i + 1});
             continue;
         }
         if (!unknown_) continue;
-        if (unknown_pending && !fuse_unknown_) ids.push_back(*unknown_);
-        unknown_pending = true;
+        if (unknown && !fuse_unknown_) flush_unknown();
+        unknown = WordToken{*unknown_, unknown ? unknown->begin : begin, end};
     }
-    if (unknown_pending) ids.push_back(*unknown_);
-    return ids;
+    flush_unknown();
+    return tokens;
 }
 
-std::vector<TokenId> BpeModel::merge_all(const std::vector<TokenId>& ids) const {
-    const auto count = static_cast<std::int32_t>(ids.size());
-    std::vector<Symbol> symbols(ids.size());
+std::vector<WordToken> BpeModel::merge_all(const std::vector<WordToken>& characters) const {
+    const auto count = static_cast<std::int32_t>(characters.size());
+    std::vector<Symbol> symbols(characters.size());
     std::vector<std::uint64_t> pairs;
     for (std::int32_t i = 0; i < count; ++i) {
-        symbols[i] = {ids[i], i - 1, i + 1 < count ? i + 1 : -1};
+        symbols[i] = {characters[i], i - 1, i + 1 < count ? i + 1 : -1};
         if (i + 1 == count) break;
-        const std::int32_t rank = merges_.rank(ids[i], ids[i + 1]);
+        const std::int32_t rank = merges_.rank(characters[i].id, characters[i + 1].id);
         if (rank != MergeTable::kNone) pairs.push_back(candidate(rank, i));
     }
     CandidateQueue queue(std::move(pairs));
     const auto offer = [&](std::int32_t position) {
         if (position < 0 || symbols[position].next < 0) return;
-        const std::int32_t rank = merges_.rank(symbols[position].id, symbols[symbols[position].next].id);
+        const std::int32_t rank =
+            merges_.rank(symbols[position].token.id, symbols[symbols[position].next].token.id);
         if (rank != MergeTable::kNone) queue.push(candidate(rank, position));
     };
     while (!queue.empty()) {
@@ -222,17 +231,18 @@ std::vector<TokenId> BpeModel::merge_all(const std::vector<TokenId>& ids) const 
         if (left.next < 0) continue;  // merged away, or the last one now
         Symbol& right = symbols[left.next];
         // The parts may have changed since; what counts is that they still make the same token.
-        const std::int32_t rank = merges_.rank(left.id, right.id);
+        const std::int32_t rank = merges_.rank(left.token.id, right.token.id);
         if (rank == MergeTable::kNone || merges_.result(rank) != result) continue;
-        left.id = result;
+        left.token = {result, left.token.begin, right.token.end};
         left.next = right.next;
         right.next = kMerged;
         if (left.next >= 0) symbols[left.next].previous = position;
         offer(left.previous);
         offer(position);
     }
-    std::vector<TokenId> merged;
-    for (std::int32_t i = count == 0 ? -1 : 0; i >= 0; i = symbols[i].next) merged.push_back(symbols[i].id);
+    std::vector<WordToken> merged;
+    for (std::int32_t i = count == 0 ? -1 : 0; i >= 0; i = symbols[i].next)
+        merged.push_back(symbols[i].token);
     return merged;
 }
 
@@ -240,9 +250,11 @@ BpeModel::CachePart& BpeModel::cache_part(std::string_view word) const {
     return cache_[StringHash{}(word) % kCacheParts];
 }
 
-void BpeModel::encode(std::string_view word, std::vector<TokenId>& out) const {
+void BpeModel::encode(std::string_view word, std::vector<WordToken>& out) const {
+    out.clear();
     if (ignore_merges_) {
-        if (const std::optional<TokenId> whole = token_to_id(word)) return out.push_back(*whole);
+        if (const std::optional<TokenId> whole = token_to_id(word))
+            return out.push_back({*whole, 0, static_cast<std::uint32_t>(word.size())});
     }
     const bool cacheable = word.size() <= kCachedWordBytes;
     CachePart& cache = cache_part(word);
@@ -250,15 +262,14 @@ void BpeModel::encode(std::string_view word, std::vector<TokenId>& out) const {
         const std::shared_lock lock(cache.mutex);
         const auto found = cache.words.find(word);
         if (found != cache.words.end()) {
-            out.insert(out.end(), found->second.begin(), found->second.end());
+            out = found->second;
             return;
         }
     }
-    std::vector<TokenId> ids = merge_all(characters(word));
-    out.insert(out.end(), ids.begin(), ids.end());
+    out = merge_all(characters(word));
     if (cacheable) {
         const std::unique_lock lock(cache.mutex);
-        if (cache.words.size() < kCachedWords / kCacheParts) cache.words.emplace(word, std::move(ids));
+        if (cache.words.size() < kCachedWords / kCacheParts) cache.words.emplace(word, out);
     }
 }
 

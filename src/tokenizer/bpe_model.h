@@ -12,32 +12,39 @@
 
 #include "component_reader.h"
 #include "merge_table.h"
+#include "model_vocabulary.h"
 #include "qlora/core/error.h"
 #include "qlora/core/json.h"
 #include "qlora/tokenizer/tokenizer.h"
 
 namespace qlora::tokenizer {
 
+/// A token of a word, and the word's bytes [begin, end) that it stands for.
+struct WordToken {
+    TokenId id;
+    std::uint32_t begin;
+    std::uint32_t end;
+};
+
 /// Byte-pair encoding: a word starts as its characters, and the pair with the lowest rank is merged until
 /// none is left.
-class BpeModel {
+class BpeModel final : public ModelVocabulary {
   public:
     /// Faults go to the reader's list; the model may be used only when there are none.
     explicit BpeModel(ComponentReader& reader);
 
-    /// Appends the ids of one word, in O(n log n).
-    void encode(std::string_view word, std::vector<TokenId>& out) const;
+    /// Puts the tokens of one word into `out`, in O(n log n). Bytes that no token stands for were dropped.
+    void encode(std::string_view word, std::vector<WordToken>& out) const;
 
     /// Number of tokens; one past the highest id may be more.
-    std::size_t size() const { return ids_.size(); }
+    std::size_t size() const override { return ids_.size(); }
     std::size_t id_limit() const { return tokens_.size(); }
-    std::optional<TokenId> token_to_id(std::string_view token) const;
-    /// Empty for an id that is not used.
-    const std::string& id_to_token(TokenId id) const;
+    std::optional<TokenId> token_to_id(std::string_view token) const override;
+    const std::string& id_to_token(TokenId id) const override;
 
   private:
     struct Symbol {
-        TokenId id;
+        WordToken token;
         std::int32_t previous;  // -1: none
         std::int32_t next;      // -1: none; kMerged: this symbol was merged into the one before it
     };
@@ -45,15 +52,15 @@ class BpeModel {
         using is_transparent = void;
         std::size_t operator()(std::string_view text) const { return std::hash<std::string_view>{}(text); }
     };
-    using WordCache = std::unordered_map<std::string, std::vector<TokenId>, StringHash, std::equal_to<>>;
+    using WordCache = std::unordered_map<std::string, std::vector<WordToken>, StringHash, std::equal_to<>>;
 
     void read_vocab(ComponentReader& reader);
     void read_merges(ComponentReader& reader);
     void read_unknown(ComponentReader& reader);
     void add_merge(std::string_view left, std::string_view right, const std::string& place,
                    FaultList& faults);
-    std::vector<TokenId> characters(std::string_view word) const;
-    std::vector<TokenId> merge_all(const std::vector<TokenId>& ids) const;
+    std::vector<WordToken> characters(std::string_view word) const;
+    std::vector<WordToken> merge_all(const std::vector<WordToken>& characters) const;
     std::optional<TokenId> character_id(std::string_view character) const;
 
     std::vector<std::string> tokens_;                    // by id

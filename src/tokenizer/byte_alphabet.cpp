@@ -8,7 +8,7 @@ namespace qlora::tokenizer {
 namespace {
 
 struct Alphabet {
-    std::array<char32_t, 256> letter{};
+    std::array<std::string, 256> letter;
     std::array<int, 512> byte{};  // -1: not a letter
 
     // Printable Latin-1 bytes stand for themselves; the 68 others follow from U+0100 on.
@@ -17,8 +17,9 @@ struct Alphabet {
         char32_t next = 0x100;
         for (int b = 0; b < 256; ++b) {
             const bool printable = (b >= 0x21 && b <= 0x7E) || (b >= 0xA1 && b != 0xAD);
-            letter[b] = printable ? static_cast<char32_t>(b) : next++;
-            byte[letter[b]] = b;
+            const char32_t value = printable ? static_cast<char32_t>(b) : next++;
+            append_utf8(letter[b], value);
+            byte[value] = b;
         }
     }
 };
@@ -30,8 +31,8 @@ const Alphabet& alphabet() {
 
 }  // namespace
 
-void append_byte_letter(std::string& out, unsigned char byte) {
-    append_utf8(out, alphabet().letter[byte]);
+std::string_view byte_letter(unsigned char byte) {
+    return alphabet().letter[byte];
 }
 
 std::optional<std::string> bytes_of_letters(std::string_view letters) {

@@ -8,7 +8,7 @@ namespace qlora::tokenizer {
 
 /// GPT-2's alphabet: one printable code point for each byte, so that a vocabulary of bytes can be written as
 /// text.
-void append_byte_letter(std::string& out, unsigned char byte);
+std::string_view byte_letter(unsigned char byte);
 
 /// The bytes that `letters` (valid UTF-8) stands for; nothing when one of them is not in the alphabet.
 std::optional<std::string> bytes_of_letters(std::string_view letters);

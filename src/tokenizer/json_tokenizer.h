@@ -4,13 +4,11 @@
 #include <memory>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
-#include "added_tokens.h"
+#include "added_vocabulary.h"
 #include "bpe_model.h"
 #include "decoder.h"
-#include "folder_tokens.h"
 #include "normalizer.h"
 #include "post_processor.h"
 #include "pre_tokenizer.h"
@@ -31,6 +29,7 @@ class JsonTokenizer final : public Tokenizer {
     static std::unique_ptr<JsonTokenizer> load(const std::filesystem::path& file);
 
     std::vector<TokenId> encode(std::string_view text, const EncodeOptions& options) const override;
+    EncodedText encode_text(std::string_view text, const TextEncodingOptions& options) const override;
     std::string decode(const std::vector<TokenId>& ids, bool skip_special_tokens) const override;
     std::int64_t vocab_size() const override;
     std::optional<TokenId> token_to_id(std::string_view token) const override;
@@ -38,25 +37,15 @@ class JsonTokenizer final : public Tokenizer {
     bool is_special(TokenId id) const override;
 
   private:
-    void read_added_tokens(const Json& list, FaultList& faults);
-    void read_token_files(const TokenFiles& files, FaultList& faults);
-    void register_added_token(AddedToken token, const std::string& place, FaultList& faults);
-    TokenId id_to_add(const std::string& content) const;
-    void build_matchers(FaultList& faults);
-    void encode_text(std::string_view text, bool at_start, std::vector<TokenId>& ids) const;
-    const AddedToken* added_token(TokenId id) const;
+    void encode_marked(std::string_view text, TextMarks& marks, EncodedText& out) const;
+    void encode_piece(const AlignedText& text, std::size_t begin, std::size_t end, EncodedText& out) const;
 
     std::unique_ptr<Normalizer> normalizer_;
     std::unique_ptr<PreTokenizer> pre_tokenizer_;
     std::unique_ptr<BpeModel> model_;
     PostProcessor post_processor_;
     std::unique_ptr<Decoder> decoder_;
-    std::vector<AddedToken> added_tokens_;
-    TokenId added_id_limit_ = 0;  // one past the highest added id
-    std::unordered_map<TokenId, std::size_t> added_by_id_;
-    std::unordered_map<std::string, TokenId> added_by_content_;
-    AddedTokenMatcher raw_matcher_;
-    AddedTokenMatcher normalized_matcher_;
+    AddedVocabulary added_;
 };
 
 }  // namespace qlora::tokenizer

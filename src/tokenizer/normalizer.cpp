@@ -1,6 +1,7 @@
 #include "normalizer.h"
 
 #include <algorithm>
+#include <utility>
 #include <vector>
 
 #include "component_reader.h"
@@ -14,24 +15,77 @@ namespace {
 class UnicodeNormalizer final : public Normalizer {
   public:
     explicit UnicodeNormalizer(NormalForm form) : form_(form) {}
-    std::string normalize(std::string text) const override { return to_normal_form(text, form_); }
+    void apply(AlignedText& text) const override {
+        const std::vector<AlignedText::Cut> cuts = text.cuts(0, text.text().size());
+        if (cuts.empty() && to_normal_form(text.text(), form_) == text.text()) return;
+        AlignedText out = text.rewritten();
+        std::size_t begin = 0;
+        for (std::size_t i = 0; i <= cuts.size(); ++i) {
+            const std::size_t end = i < cuts.size() ? cuts[i].position : text.text().size();
+            append(text, begin, end, out);
+            if (i < cuts.size() && joins(text, begin, end)) text.marks().note_crossed(cuts[i].offset);
+            begin = end;
+        }
+        text = std::move(out);
+    }
     bool keeps_start() const override { return true; }
 
   private:
+    void append(const AlignedText& text, std::size_t begin, std::size_t end, AlignedText& out) const {
+        const std::string_view part = std::string_view(text.text()).substr(begin, end - begin);
+        const std::string normal = to_normal_form(part, form_);
+        if (normal == part) return out.keep(text, begin, end);
+        if (!text.tracks()) return out.put(normal, text, begin, end);
+        for (const NormalPart& piece : normal_parts(part, form_)) {
+            if (piece.normal == part.substr(piece.begin, piece.end - piece.begin)) {
+                out.keep(text, begin + piece.begin, begin + piece.end);
+            } else {
+                out.put(piece.normal, text, begin + piece.begin, begin + piece.end);
+            }
+        }
+    }
+    // Whether the character behind the cut becomes one with what is before it, back to `begin`.
+    bool joins(const AlignedText& text, std::size_t begin, std::size_t cut) const {
+        const std::string_view whole = text.text();
+        if (static_cast<unsigned char>(whole[cut]) < 0x80) return false;
+        const std::string_view before = whole.substr(begin, cut - begin);
+        const std::string_view character = whole.substr(cut, code_point_at(whole, cut).length);
+        return to_normal_form(std::string(before) + std::string(character), form_) !=
+               to_normal_form(before, form_) + to_normal_form(character, form_);
+    }
+
     NormalForm form_;
 };
 
 class LowercaseNormalizer final : public Normalizer {
   public:
-    std::string normalize(std::string text) const override { return to_lower_case(text); }
+    void apply(AlignedText& text) const override {
+        AlignedText out = text.rewritten();
+        const std::string_view whole = text.text();
+        for (std::size_t at = 0; at < whole.size();) {
+            const std::size_t length = code_point_at(whole, at).length;
+            const std::string lower = to_lower_case(whole.substr(at, length));
+            if (lower == whole.substr(at, length)) {
+                out.keep(text, at, at + length);
+            } else {
+                out.put(lower, text, at, at + length);
+            }
+            at += length;
+        }
+        text = std::move(out);
+    }
     bool keeps_start() const override { return true; }
 };
 
 class PrependNormalizer final : public Normalizer {
   public:
     explicit PrependNormalizer(std::string prefix) : prefix_(std::move(prefix)) {}
-    std::string normalize(std::string text) const override {
-        return text.empty() ? std::move(text) : prefix_ + text;
+    void apply(AlignedText& text) const override {
+        if (text.text().empty()) return;
+        AlignedText out = text.rewritten();
+        out.put(prefix_, text, 0, 0);
+        out.keep(text, 0, text.text().size());
+        text = std::move(out);
     }
 
   private:
@@ -42,10 +96,35 @@ class ReplaceNormalizer final : public Normalizer {
   public:
     ReplaceNormalizer(Regex pattern, std::string content, bool by_character)
         : pattern_(std::move(pattern)), content_(std::move(content)), by_character_(by_character) {}
-    std::string normalize(std::string text) const override { return pattern_.replace(text, content_); }
+    void apply(AlignedText& text) const override {
+        AlignedText out = text.rewritten();
+        append(text, 0, text.text().size(), out);
+        text = std::move(out);
+    }
     bool keeps_start() const override { return by_character_; }
 
   private:
+    void append(const AlignedText& text, std::size_t begin, std::size_t end, AlignedText& out) const {
+        const std::vector<Span> spans =
+            pattern_.split(std::string_view(text.text()).substr(begin, end - begin));
+        for (const Span& span : spans) {
+            if (!span.is_match) continue;
+            const auto cuts = text.cuts(begin + span.begin, begin + span.end);
+            if (cuts.empty()) continue;
+            // The two sides are replaced each by itself.
+            text.marks().note_crossed(cuts.front().offset);
+            append(text, begin, cuts.front().position, out);
+            return append(text, cuts.front().position, end, out);
+        }
+        for (const Span& span : spans) {
+            if (span.is_match) {
+                out.put(content_, text, begin + span.begin, begin + span.end);
+            } else {
+                out.keep(text, begin + span.begin, begin + span.end);
+            }
+        }
+    }
+
     Regex pattern_;
     std::string content_;
     bool by_character_;  // puts one character in the place of one
@@ -54,16 +133,17 @@ class ReplaceNormalizer final : public Normalizer {
 class StripNormalizer final : public Normalizer {
   public:
     StripNormalizer(bool left, bool right) : left_(left), right_(right) {}
-    std::string normalize(std::string text) const override {
+    void apply(AlignedText& text) const override {
+        const std::string_view whole = text.text();
         std::size_t begin = 0;
-        std::size_t end = text.size();
-        while (right_ && end > 0 && is_white_space(code_point_before(text, end).value)) {
-            end -= code_point_before(text, end).length;
+        std::size_t end = whole.size();
+        while (right_ && end > 0 && is_white_space(code_point_before(whole, end).value)) {
+            end -= code_point_before(whole, end).length;
         }
-        while (left_ && begin < end && is_white_space(code_point_at(text, begin).value)) {
-            begin += code_point_at(text, begin).length;
+        while (left_ && begin < end && is_white_space(code_point_at(whole, begin).value)) {
+            begin += code_point_at(whole, begin).length;
         }
-        return text.substr(begin, end - begin);
+        text = text.slice(begin, end);
     }
 
   private:
@@ -74,9 +154,8 @@ class StripNormalizer final : public Normalizer {
 class NormalizerSequence final : public Normalizer {
   public:
     explicit NormalizerSequence(std::vector<std::unique_ptr<Normalizer>> steps) : steps_(std::move(steps)) {}
-    std::string normalize(std::string text) const override {
-        for (const auto& step : steps_) text = step->normalize(std::move(text));
-        return text;
+    void apply(AlignedText& text) const override {
+        for (const auto& step : steps_) step->apply(text);
     }
     bool keeps_start() const override {
         return std::all_of(steps_.begin(), steps_.end(),
@@ -99,6 +178,13 @@ std::unique_ptr<Normalizer> read_normalizer_sequence(ComponentReader& reader) {
 }
 
 }  // namespace
+
+std::string Normalizer::normalize(std::string_view text) const {
+    TextMarks marks = TextMarks::everywhere(true);
+    AlignedText aligned(text, 0, marks);
+    apply(aligned);
+    return aligned.text();
+}
 
 std::unique_ptr<Normalizer> read_normalizer(const Json& json, const std::string& path, FaultList& faults) {
     if (json.is_null()) return nullptr;

@@ -2,7 +2,9 @@
 
 #include <memory>
 #include <string>
+#include <string_view>
 
+#include "aligned_text.h"
 #include "qlora/core/error.h"
 #include "qlora/core/json.h"
 
@@ -12,7 +14,9 @@ namespace qlora::tokenizer {
 class Normalizer {
   public:
     virtual ~Normalizer() = default;
-    virtual std::string normalize(std::string text) const = 0;
+    /// Nothing of one side of a cut is made one with the other.
+    virtual void apply(AlignedText& text) const = 0;
+    std::string normalize(std::string_view text) const;
     /// Whether the first character of the result always comes from the first one of the text.
     virtual bool keeps_start() const { return false; }
 };

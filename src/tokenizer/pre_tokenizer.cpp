@@ -108,26 +108,14 @@ class ByteLevelPreTokenizer final : public PreTokenizer {
     }
 
     void apply(Pieces& pieces) const override {
-        Pieces out;
-        out.text.reserve(pieces.text.size() * 3 / 2);
-        std::string prefixed;
+        Pieces out{pieces.text.rewritten(), {}};
         for (const Pieces::Piece& piece : pieces.pieces) {
-            std::string_view text = pieces.view(piece);
+            const std::string_view text = pieces.view(piece);
             if (add_prefix_space_ && text.front() != ' ') {
-                prefixed = " " + std::string(text);
-                text = prefixed;
-            }
-            if (!pattern_) {
-                append(out, text, piece.at_start);
-                continue;
-            }
-            for (std::size_t at = 0; at < text.size();) {
-                const std::optional<Span> word = pattern_->find(text, at);
-                const std::size_t begin = word ? word->begin : text.size();
-                if (begin > at) append(out, text.substr(at, begin - at), piece.at_start && at == 0);
-                if (!word) break;
-                append(out, text.substr(begin, word->end - begin), piece.at_start && begin == 0);
-                at = word->end;
+                // What the pattern sees is the piece with a blank before it.
+                append(out, pieces.text, " " + std::string(text), piece, 1);
+            } else {
+                append(out, pieces.text, text, piece, 0);
             }
         }
         pieces = std::move(out);
@@ -139,10 +127,27 @@ class ByteLevelPreTokenizer final : public PreTokenizer {
     static constexpr const char* kWords =
         R"('s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+)";
 
-    static void append(Pieces& out, std::string_view bytes, bool at_start) {
-        const std::size_t begin = out.text.size();
-        for (const char byte : bytes) append_byte_letter(out.text, static_cast<unsigned char>(byte));
-        out.pieces.push_back({begin, out.text.size(), at_start});
+    // `text`: the piece behind `added` blanks.
+    void append(Pieces& out, const AlignedText& from, std::string_view text, const Pieces::Piece& piece,
+                std::size_t added) const {
+        const auto append_word = [&](std::size_t begin, std::size_t end) {
+            const std::size_t start = out.text.text().size();
+            for (std::size_t at = begin; at < end; ++at) {
+                const std::string_view letter = byte_letter(static_cast<unsigned char>(text[at]));
+                const std::size_t source = piece.begin + (at < added ? 0 : at - added);
+                out.text.put(letter, from, source, at < added ? source : source + 1);
+            }
+            out.pieces.push_back({start, out.text.text().size(), piece.at_start && begin == 0});
+        };
+        if (!pattern_) return append_word(0, text.size());
+        for (std::size_t at = 0; at < text.size();) {
+            const std::optional<Span> word = pattern_->find(text, at);
+            const std::size_t begin = word ? word->begin : text.size();
+            if (begin > at) append_word(at, begin);
+            if (!word) break;
+            append_word(begin, word->end);
+            at = word->end;
+        }
     }
 
     bool add_prefix_space_;
@@ -160,24 +165,23 @@ class MetaspacePreTokenizer final : public PreTokenizer {
           at_replacement_(Regex::from_literal(replacement)) {}
 
     void apply(Pieces& pieces) const override {
-        Pieces out;
-        out.text.reserve(pieces.text.size() * 3 / 2);
+        Pieces out{pieces.text.rewritten(), {}};
         for (const Pieces::Piece& piece : pieces.pieces) {
             const std::string_view text = pieces.view(piece);
-            const std::size_t begin = out.text.size();
+            const std::size_t begin = out.text.text().size();
             const bool starts_marked =
                 text.front() == ' ' || text.substr(0, replacement_.size()) == replacement_;
             const bool prepends =
                 scheme_ == PrependScheme::kAlways || (scheme_ == PrependScheme::kFirst && piece.at_start);
-            if (prepends && !starts_marked) out.text += replacement_;
-            for (const char c : text) {
-                if (c == ' ') {
-                    out.text += replacement_;
-                } else {
-                    out.text += c;
-                }
+            if (prepends && !starts_marked) out.text.put(replacement_, pieces.text, piece.begin, piece.begin);
+            for (std::size_t at = piece.begin; at < piece.end;) {
+                const std::size_t blank =
+                    std::min(text.find(' ', at - piece.begin), text.size()) + piece.begin;
+                out.text.keep(pieces.text, at, blank);
+                if (blank < piece.end) out.text.put(replacement_, pieces.text, blank, blank + 1);
+                at = blank + 1;
             }
-            out.pieces.push_back({begin, out.text.size(), piece.at_start});
+            out.pieces.push_back({begin, out.text.text().size(), piece.at_start});
         }
         pieces = std::move(out);
         if (!split_) return;

@@ -5,6 +5,7 @@
 #include <string_view>
 #include <vector>
 
+#include "aligned_text.h"
 #include "qlora/core/error.h"
 #include "qlora/core/json.h"
 
@@ -17,11 +18,11 @@ struct Pieces {
         std::size_t end;
         bool at_start;  // begins where the whole input begins
     };
-    std::string text;
+    AlignedText text;
     std::vector<Piece> pieces;
 
     std::string_view view(const Piece& piece) const {
-        return std::string_view(text).substr(piece.begin, piece.end - piece.begin);
+        return std::string_view(text.text()).substr(piece.begin, piece.end - piece.begin);
     }
 };
 

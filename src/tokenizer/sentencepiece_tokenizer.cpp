@@ -49,6 +49,43 @@ void check_class(const Json& config, FaultList& faults) {
     }
 }
 
+class PieceVocabulary final : public ModelVocabulary {
+  public:
+    explicit PieceVocabulary(const SentencePieceProcessor& processor) : processor_(processor) {}
+    std::size_t size() const override { return static_cast<std::size_t>(processor_.GetPieceSize()); }
+    std::optional<TokenId> token_to_id(std::string_view token) const override {
+        const int id = processor_.PieceToId(token);
+        // sentencepiece answers with the unknown piece for what it does not have.
+        const bool is_known = id >= 0 && id < processor_.GetPieceSize() && processor_.IdToPiece(id) == token;
+        return is_known ? std::optional<TokenId>(id) : std::nullopt;
+    }
+    const std::string& id_to_token(TokenId id) const override {
+        static const std::string kNone;
+        return id >= 0 && id < processor_.GetPieceSize() ? processor_.IdToPiece(id) : kNone;
+    }
+
+  private:
+    const SentencePieceProcessor& processor_;
+};
+
+// Of the byte pieces of one character sentencepiece gives the last the whole range and the others none.
+void share_out_bytes(const SentencePieceProcessor& processor, EncodedText& encoded, std::size_t first) {
+    for (std::size_t begin = first; begin < encoded.ids.size(); ++begin) {
+        if (!processor.IsByte(encoded.ids[begin])) continue;
+        std::size_t last = begin;
+        while (encoded.ranges[last].begin == encoded.ranges[last].end && last + 1 < encoded.ids.size() &&
+               processor.IsByte(encoded.ids[last + 1]))
+            ++last;
+        const ByteRange whole = encoded.ranges[last];
+        const bool one_each = whole.end - whole.begin == last + 1 - begin;
+        for (std::size_t i = begin; i <= last; ++i) {
+            const std::size_t byte = whole.begin + (i - begin);
+            encoded.ranges[i] = one_each ? ByteRange{byte, byte + 1} : whole;
+        }
+        begin = last;
+    }
+}
+
 bool is_plain_ascii(const std::string& piece) {
     return std::all_of(piece.begin(), piece.end(), [](char c) { return c > 0x20 && c < 0x7F; });
 }
@@ -71,20 +108,21 @@ void SentencePieceTokenizer::load_model(const std::filesystem::path& file) {
         throw CheckpointError(file.string() + ": " + pointer);
     processor_ = make_processor(model, file.string());
     inner_processor_ = make_processor(model + std::string(kNoDummyPrefix), file.string());
+    pieces_ = std::make_unique<PieceVocabulary>(*processor_);
+    FaultList faults;
     for (int id = 0; id < processor_->GetPieceSize(); ++id) {
         if (!processor_->IsControl(id) && !processor_->IsUnknown(id)) {
             if (!anchor_ && is_plain_ascii(processor_->IdToPiece(id)) && !processor_->IsByte(id))
                 anchor_ = id;
             continue;
         }
-        added_by_id_.emplace(id, added_tokens_.size());
-        added_by_content_.emplace(processor_->IdToPiece(id), id);
         AddedToken control;
         control.id = id;
         control.content = processor_->IdToPiece(id);
         control.special = true;
-        added_tokens_.push_back(std::move(control));
+        added_.add(std::move(control), *pieces_, "piece " + std::to_string(id), faults);
     }
+    faults.throw_if_any<CheckpointError>(file.string());
 }
 
 void SentencePieceTokenizer::read_settings(const std::filesystem::path& folder) {
@@ -92,11 +130,8 @@ void SentencePieceTokenizer::read_settings(const std::filesystem::path& folder) 
     const Json& config = files.config;
     FaultList faults;
     check_class(config, faults);
-    for (FolderToken& more : numbered_tokens(files, faults)) {
-        more.token.normalized = false;  // there is no normalizer outside the model
-        add_token(std::move(more.token), more.place, faults);
-    }
-    for (const AddedToken& token : added_tokens_) matcher_.add(token, token.content);
+    added_.read_files(files, *pieces_, "tokenizer.model", faults);
+    added_.build_matchers(nullptr, faults);
 
     const bool legacy = bool_or(config, "legacy", false, faults);
     if (!bool_or(config, "add_prefix_space", true, faults)) std::swap(processor_, inner_processor_);
@@ -114,55 +149,74 @@ void SentencePieceTokenizer::read_settings(const std::filesystem::path& folder) 
     faults.throw_if_any<CheckpointError>(folder.string());
 }
 
-void SentencePieceTokenizer::add_token(AddedToken token, const std::string& place, FaultList& faults) {
-    const auto known = added_by_content_.find(token.content);
-    if (known != added_by_content_.end()) {
-        if (known->second != token.id) {
-            return faults.add(place, "'" + token.content + "' has the id " + std::to_string(known->second) +
-                                         ", not " + std::to_string(token.id));
-        }
-        AddedToken& mine = added_tokens_[added_by_id_.at(token.id)];
-        token.special = token.special || mine.special;
-        mine = std::move(token);
-        return;
-    }
-    if (added_by_id_.count(token.id) != 0 ||
-        (is_piece(token.id) && processor_->IdToPiece(token.id) != token.content)) {
-        return faults.add(place, "the id " + std::to_string(token.id) + " belongs to '" +
-                                     id_to_token(token.id) + "', not to '" + token.content + "'");
-    }
-    const std::optional<TokenId> piece = token_to_id(token.content);
-    if (piece && *piece != token.id) {
-        return faults.add(place, "'" + token.content + "' has the id " + std::to_string(*piece) +
-                                     " in tokenizer.model, not " + std::to_string(token.id));
-    }
-    added_by_id_.emplace(token.id, added_tokens_.size());
-    added_by_content_.emplace(token.content, token.id);
-    added_tokens_.push_back(std::move(token));
-}
-
 std::vector<TokenId> SentencePieceTokenizer::encode(std::string_view text,
                                                     const EncodeOptions& options) const {
     const std::size_t invalid = find_invalid_utf8(text);
     if (invalid != std::string_view::npos) {
         throw DataError("the text to encode is not valid UTF-8 (byte " + std::to_string(invalid) + ")");
     }
-    std::vector<TokenId> ids;
-    if (options.add_special_tokens && bos_) ids.push_back(*bos_);
-    for (const auto& segment : matcher_.split(text, options.parse_special)) {
-        if (segment.token) {
-            ids.push_back(*segment.token);
-            continue;
+    EncodedText encoded;
+    if (options.add_special_tokens && bos_) encoded.ids.push_back(*bos_);
+    TextMarks marks = TextMarks::everywhere(options.parse_special);
+    encode_marked(text, marks, encoded);
+    if (options.add_special_tokens && eos_) encoded.ids.push_back(*eos_);
+    return std::move(encoded.ids);
+}
+
+EncodedText SentencePieceTokenizer::encode_text(std::string_view text,
+                                                const TextEncodingOptions& options) const {
+    EncodedText encoded;
+    TextMarks marks(text, options);
+    encode_marked(text, marks, encoded);
+    encoded.crossed_cuts = marks.crossed_cuts();
+    return encoded;
+}
+
+void SentencePieceTokenizer::encode_marked(std::string_view text, TextMarks& marks, EncodedText& out) const {
+    for (const auto& segment : added_.split(text, nullptr, marks)) {
+        if (!segment.token) {
+            const std::size_t offset = segment.text.source(0, 0).begin;
+            encode_pieces(segment.text.text(), offset, segment.at_start || repeats_prefix_, marks, out);
+        } else {
+            out.ids.push_back(*segment.token);
+            if (marks.tracks()) out.ranges.push_back(segment.source);
         }
-        const auto& processor = segment.begin == 0 || repeats_prefix_ ? processor_ : inner_processor_;
-        std::vector<int> pieces;
-        const auto status =
-            processor->Encode(text.substr(segment.begin, segment.end - segment.begin), &pieces);
-        if (!status.ok()) throw DataError("sentencepiece cannot encode the text: " + status.ToString());
-        ids.insert(ids.end(), pieces.begin(), pieces.end());
     }
-    if (options.add_special_tokens && eos_) ids.push_back(*eos_);
-    return ids;
+}
+
+// The whole text at first; where pieces cross cuts, the two sides of the middle one of these.
+void SentencePieceTokenizer::encode_pieces(std::string_view text, std::size_t offset, bool has_prefix,
+                                           TextMarks& marks, EncodedText& out) const {
+    const auto& processor = has_prefix ? *processor_ : *inner_processor_;
+    if (!marks.tracks()) {
+        std::vector<int> ids;
+        const auto status = processor.Encode(text, &ids);
+        if (!status.ok()) throw DataError("sentencepiece cannot encode the text: " + status.ToString());
+        out.ids.insert(out.ids.end(), ids.begin(), ids.end());
+        return;
+    }
+    const std::size_t first = out.ids.size();
+    const auto pieces = processor.EncodeAsImmutableProto(text);
+    for (const auto& piece : pieces.pieces()) {
+        out.ids.push_back(static_cast<TokenId>(piece.id()));
+        out.ranges.push_back({offset + piece.begin(), offset + piece.end()});
+    }
+    share_out_bytes(processor, out, first);
+    std::vector<std::size_t> crossed;
+    for (const std::size_t cut : marks.cuts_inside({offset, offset + text.size()})) {
+        const auto range =
+            std::partition_point(out.ranges.begin() + static_cast<std::ptrdiff_t>(first), out.ranges.end(),
+                                 [&](const ByteRange& piece) { return piece.end <= cut; });
+        if (range == out.ranges.end() || range->begin >= cut) continue;
+        crossed.push_back(cut);
+        marks.note_crossed(cut);
+    }
+    if (crossed.empty()) return;
+    out.ids.resize(first);
+    out.ranges.resize(first);
+    const std::size_t middle = crossed[crossed.size() / 2];
+    encode_pieces(text.substr(0, middle - offset), offset, has_prefix, marks, out);
+    encode_pieces(text.substr(middle - offset), middle, false, marks, out);
 }
 
 std::string SentencePieceTokenizer::decode(const std::vector<TokenId>& ids, bool skip_special_tokens) const {
@@ -175,7 +229,7 @@ std::string SentencePieceTokenizer::decode(const std::vector<TokenId>& ids, bool
         pieces.clear();
     };
     for (const TokenId id : ids) {
-        const AddedToken* added = added_token(id);
+        const AddedToken* added = added_.find(id);
         if (added == nullptr) {
             if (is_piece(id)) pieces.push_back(id);
             continue;
@@ -207,33 +261,22 @@ bool SentencePieceTokenizer::is_piece(TokenId id) const {
     return id >= 0 && id < processor_->GetPieceSize();
 }
 
-const AddedToken* SentencePieceTokenizer::added_token(TokenId id) const {
-    const auto found = added_by_id_.find(id);
-    return found == added_by_id_.end() ? nullptr : &added_tokens_[found->second];
-}
-
 std::int64_t SentencePieceTokenizer::vocab_size() const {
-    std::int64_t size = processor_->GetPieceSize();
-    for (const AddedToken& token : added_tokens_)
-        size = std::max<std::int64_t>(size, std::int64_t{token.id} + 1);
-    return size;
+    return std::max<std::int64_t>(processor_->GetPieceSize(), added_.id_limit());
 }
 
 std::optional<TokenId> SentencePieceTokenizer::token_to_id(std::string_view token) const {
-    const auto found = added_by_content_.find(std::string(token));
-    if (found != added_by_content_.end()) return found->second;
-    const int id = processor_->PieceToId(token);
-    // sentencepiece answers with the unknown piece for what it does not have.
-    return is_piece(id) && processor_->IdToPiece(id) == token ? std::optional<TokenId>(id) : std::nullopt;
+    const std::optional<TokenId> added = added_.find(token);
+    return added ? added : pieces_->token_to_id(token);
 }
 
 std::string SentencePieceTokenizer::id_to_token(TokenId id) const {
-    if (const AddedToken* added = added_token(id)) return added->content;
+    if (const AddedToken* added = added_.find(id)) return added->content;
     return is_piece(id) && !processor_->IsUnused(id) ? processor_->IdToPiece(id) : "";
 }
 
 bool SentencePieceTokenizer::is_special(TokenId id) const {
-    const AddedToken* added = added_token(id);
+    const AddedToken* added = added_.find(id);
     return added != nullptr && added->special;
 }
 

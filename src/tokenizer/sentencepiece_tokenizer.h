@@ -4,10 +4,9 @@
 #include <memory>
 #include <string>
 #include <string_view>
-#include <unordered_map>
 #include <vector>
 
-#include "added_tokens.h"
+#include "added_vocabulary.h"
 #include "qlora/core/error.h"
 #include "qlora/core/json.h"
 #include "qlora/tokenizer/tokenizer.h"
@@ -29,6 +28,7 @@ class SentencePieceTokenizer final : public Tokenizer {
     ~SentencePieceTokenizer() override;
 
     std::vector<TokenId> encode(std::string_view text, const EncodeOptions& options) const override;
+    EncodedText encode_text(std::string_view text, const TextEncodingOptions& options) const override;
     std::string decode(const std::vector<TokenId>& ids, bool skip_special_tokens) const override;
     std::int64_t vocab_size() const override;
     std::optional<TokenId> token_to_id(std::string_view token) const override;
@@ -39,20 +39,20 @@ class SentencePieceTokenizer final : public Tokenizer {
     SentencePieceTokenizer();
     void load_model(const std::filesystem::path& file);
     void read_settings(const std::filesystem::path& folder);
-    void add_token(AddedToken token, const std::string& place, FaultList& faults);
     bool is_piece(TokenId id) const;
-    const AddedToken* added_token(TokenId id) const;
+    void encode_marked(std::string_view text, TextMarks& marks, EncodedText& out) const;
+    /// `offset`: where `text` stands in the whole input.
+    void encode_pieces(std::string_view text, std::size_t offset, bool has_prefix, TextMarks& marks,
+                       EncodedText& out) const;
     void decode_pieces(std::vector<int> pieces, bool at_start, std::string& text) const;
 
     std::unique_ptr<sentencepiece::SentencePieceProcessor> processor_;
     // The same model without the space that sentencepiece puts before a text: for text that follows an added
     // token.
     std::unique_ptr<sentencepiece::SentencePieceProcessor> inner_processor_;
-    std::optional<TokenId> anchor_;         // a piece of visible ASCII letters
-    std::vector<AddedToken> added_tokens_;  // control pieces first
-    std::unordered_map<TokenId, std::size_t> added_by_id_;
-    std::unordered_map<std::string, TokenId> added_by_content_;
-    AddedTokenMatcher matcher_;
+    std::optional<TokenId> anchor_;  // a piece of visible ASCII letters
+    std::unique_ptr<ModelVocabulary> pieces_;
+    AddedVocabulary added_;        // control pieces first
     bool repeats_prefix_ = false;  // "legacy": every stretch of text gets the space, not only the first
     std::optional<TokenId> bos_;   // what add_special_tokens puts before and after a text
     std::optional<TokenId> eos_;

@@ -50,6 +50,19 @@ int combining_class(utf8proc_int32_t value) {
     return utf8proc_get_property(value)->combining_class;
 }
 
+void append_decomposed(char32_t value, NormalForm form, std::vector<utf8proc_int32_t>& points) {
+    const auto point = static_cast<utf8proc_int32_t>(value);
+    if (is_in(kDecomposedLater, point)) return points.push_back(point);
+    const bool compatible = form == NormalForm::kNfkc || form == NormalForm::kNfkd;
+    const int stable = UTF8PROC_STABLE | (compatible ? UTF8PROC_COMPAT : 0);
+    constexpr int kLongest = 32;  // U+FDFA becomes 18
+    utf8proc_int32_t parts[kLongest];
+    int boundary = 0;
+    const auto count = utf8proc_decompose_char(
+        point, parts, kLongest, static_cast<utf8proc_option_t>(UTF8PROC_DECOMPOSE | stable), &boundary);
+    points.insert(points.end(), parts, parts + std::clamp<utf8proc_ssize_t>(count, 0, kLongest));
+}
+
 // utf8proc orders marks by insertion, which a long run of them makes quadratic.
 void order_marks(std::vector<utf8proc_int32_t>& points) {
     auto run = points.begin();
@@ -107,26 +120,13 @@ char32_t lower_case(char32_t value) {
 
 std::string to_normal_form(std::string_view text, NormalForm form) {
     if (is_ascii(text)) return std::string(text);
-    const bool compatible = form == NormalForm::kNfkc || form == NormalForm::kNfkd;
     const bool compose = form == NormalForm::kNfc || form == NormalForm::kNfkc;
-    const int stable = UTF8PROC_STABLE | (compatible ? UTF8PROC_COMPAT : 0);
-    const auto decompose = static_cast<utf8proc_option_t>(UTF8PROC_DECOMPOSE | stable);
-
     std::vector<utf8proc_int32_t> points;
     points.reserve(text.size());
     for (std::size_t at = 0; at < text.size();) {
         const CodePoint point = code_point_at(text, at);
         at += point.length;
-        if (is_in(kDecomposedLater, static_cast<utf8proc_int32_t>(point.value))) {
-            points.push_back(static_cast<utf8proc_int32_t>(point.value));
-            continue;
-        }
-        constexpr int kLongest = 32;  // U+FDFA becomes 18
-        utf8proc_int32_t parts[kLongest];
-        int boundary = 0;
-        const auto count = utf8proc_decompose_char(static_cast<utf8proc_int32_t>(point.value), parts,
-                                                   kLongest, decompose, &boundary);
-        points.insert(points.end(), parts, parts + std::clamp<utf8proc_ssize_t>(count, 0, kLongest));
+        append_decomposed(point.value, form, points);
     }
     order_marks(points);
     if (compose) compose_points(points);
@@ -134,6 +134,40 @@ std::string to_normal_form(std::string_view text, NormalForm form) {
     out.reserve(text.size());
     for (const utf8proc_int32_t point : points) append_utf8(out, static_cast<char32_t>(point));
     return out;
+}
+
+std::vector<NormalPart> normal_parts(std::string_view text, NormalForm form) {
+    std::vector<NormalPart> parts;
+    // The end of what belongs to the character at `begin` whatever comes after it: its marks.
+    const auto end_of_character = [&](std::size_t begin) {
+        std::vector<utf8proc_int32_t> points;
+        std::size_t at = begin;
+        while (at < text.size()) {
+            const CodePoint point = code_point_at(text, at);
+            points.clear();
+            append_decomposed(point.value, form, points);
+            if (at > begin && (points.empty() || combining_class(points.front()) == 0)) break;
+            at += point.length;
+        }
+        return at;
+    };
+    for (std::size_t at = 0; at < text.size();) {
+        const std::size_t end = end_of_character(at);
+        std::string normal = to_normal_form(text.substr(at, end - at), form);
+        // It may still become one with what is before it: jamo, some vowel signs.
+        const bool joins = !parts.empty() && static_cast<unsigned char>(text[at]) >= 0x80 &&
+                           to_normal_form(text.substr(parts.back().begin, end - parts.back().begin), form) !=
+                               parts.back().normal + normal;
+        if (joins) {
+            parts.back().end = end;
+            parts.back().normal =
+                to_normal_form(text.substr(parts.back().begin, end - parts.back().begin), form);
+        } else {
+            parts.push_back({at, end, std::move(normal)});
+        }
+        at = end;
+    }
+    return parts;
 }
 
 std::string to_lower_case(std::string_view text) {

@@ -37,6 +37,29 @@ class FakeTokenizer final : public tokenizer::Tokenizer {
         return ids;
     }
 
+    tokenizer::EncodedText encode_text(std::string_view text,
+                                       const tokenizer::TextEncodingOptions& options = {}) const override {
+        const auto is_plain = [&](std::size_t begin, std::size_t end) {
+            return std::any_of(options.plain_ranges.begin(), options.plain_ranges.end(),
+                               [&](const auto& plain) { return plain.begin < end && begin < plain.end; });
+        };
+        tokenizer::EncodedText out;
+        for (std::size_t at = 0; at < text.size();) {
+            std::size_t size = 1;
+            TokenId id = next(text.substr(at), true, size);
+            if (is_special(id) && is_plain(at, at + size)) id = next(text.substr(at), false, size);
+            for (const std::size_t cut : options.cuts) {
+                if (cut <= at || cut >= at + size) continue;
+                out.crossed_cuts.push_back(cut);
+                id = next(text.substr(at, cut - at), false, size);
+            }
+            out.ids.push_back(id);
+            out.ranges.push_back({at, at + size});
+            at += size;
+        }
+        return out;
+    }
+
     std::string decode(const std::vector<TokenId>& ids, bool skip_special_tokens = false) const override {
         std::string text;
         for (const TokenId id : ids) {
@@ -95,6 +118,12 @@ class BareTokenizer final : public tokenizer::Tokenizer {
   public:
     std::vector<TokenId> encode(std::string_view text, const tokenizer::EncodeOptions& = {}) const override {
         return {text.begin(), text.end()};
+    }
+    tokenizer::EncodedText encode_text(std::string_view text,
+                                       const tokenizer::TextEncodingOptions& = {}) const override {
+        tokenizer::EncodedText out{{text.begin(), text.end()}, {}, {}};
+        for (std::size_t i = 0; i < text.size(); ++i) out.ranges.push_back({i, i + 1});
+        return out;
     }
     std::string decode(const std::vector<TokenId>& ids, bool = false) const override {
         return {ids.begin(), ids.end()};

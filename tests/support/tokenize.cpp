@@ -1,5 +1,9 @@
 // tokenize --model DIR [--special] [--add-special] [--decode] [--skip-special]: JSON strings on stdin, one a
 // line, become JSON arrays of ids on stdout; with --decode the reverse. --time prints seconds to stderr.
+// tokenize --model DIR --text: {"text": .., "plain": [[begin, end], ..], "cuts": [..], "control": [..]}
+// becomes
+// {"ids": [..], "ranges": [[begin, end], ..], "crossed": [..]}, and {"prompt": .., "completion": ..} the same
+// with "prompt_tokens" and "cut".
 #include <chrono>
 #include <exception>
 #include <iostream>
@@ -15,6 +19,7 @@ struct Options {
     qlora::tokenizer::EncodeOptions encode;
     bool decode = false;
     bool skip_special = false;
+    bool text = false;
     bool time = false;
 };
 
@@ -31,6 +36,8 @@ bool parse(int argc, char** argv, Options& options) {
             options.decode = true;
         } else if (flag == "--skip-special") {
             options.skip_special = true;
+        } else if (flag == "--text") {
+            options.text = true;
         } else if (flag == "--time") {
             options.time = true;
         } else {
@@ -44,6 +51,29 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
+nlohmann::json answer_of(const qlora::tokenizer::EncodedText& text) {
+    nlohmann::json ranges = nlohmann::json::array();
+    for (const auto& range : text.ranges) ranges.push_back({range.begin, range.end});
+    return {{"ids", text.ids}, {"ranges", ranges}, {"crossed", text.crossed_cuts}};
+}
+
+nlohmann::json encode_text(const qlora::tokenizer::Tokenizer& tokenizer, const nlohmann::json& input) {
+    if (input.contains("prompt")) {
+        const auto pair = qlora::tokenizer::encode_pair(tokenizer, input.at("prompt").get<std::string>(),
+                                                        input.at("completion").get<std::string>());
+        nlohmann::json answer = answer_of(pair.text);
+        answer["prompt_tokens"] = pair.prompt_tokens;
+        answer["cut"] = pair.is_cut;
+        return answer;
+    }
+    qlora::tokenizer::TextEncodingOptions options;
+    for (const auto& range : input.value("plain", nlohmann::json::array()))
+        options.plain_ranges.push_back({range.at(0).get<std::size_t>(), range.at(1).get<std::size_t>()});
+    options.cuts = input.value("cuts", options.cuts);
+    options.control_tokens = input.value("control", options.control_tokens);
+    return answer_of(tokenizer.encode_text(input.at("text").get<std::string>(), options));
+}
+
 void run(const Options& options) {
     const auto load_start = std::chrono::steady_clock::now();
     const auto tokenizer = qlora::tokenizer::load_tokenizer(options.model);
@@ -54,7 +84,9 @@ void run(const Options& options) {
         const auto input = nlohmann::json::parse(line);
         nlohmann::json output;
         const auto start = std::chrono::steady_clock::now();
-        if (options.decode) {
+        if (options.text) {
+            output = encode_text(*tokenizer, input);
+        } else if (options.decode) {
             output =
                 tokenizer->decode(input.get<std::vector<qlora::tokenizer::TokenId>>(), options.skip_special);
         } else {
@@ -73,7 +105,7 @@ int main(int argc, char** argv) {
     Options options;
     if (!parse(argc, argv, options)) {
         std::cerr << "usage: tokenize --model DIR [--special] [--add-special] [--decode] [--skip-special] "
-                     "[--time]\n";
+                     "[--text] [--time]\n";
         return 2;
     }
     try {

@@ -124,8 +124,8 @@ TEST_F(SentencePieceTest, ContradictionsAreRefusedTogether) {
     write("tokenizer_config.json", R"({"tokenizer_class": "T5Tokenizer", "bos_token": "<bos>", "legacy": 1,
         "added_tokens_decoder": {"5": {"content": "<x>"}, "11": {"content": "ab"}, "1": {"content": "</s>"}, "x": {}}})");
     const std::string message = refusal();
-    for (const char* part : {"T5Tokenizer", "'<bos>'", "legacy", "the id 5 belongs to 'a'",
-                             "'ab' has the id 7", "'</s>' has the id 2", "the key must be an id"}) {
+    for (const char* part : {"T5Tokenizer", "'<bos>'", "legacy", "the id 5 of '<x>' belongs to 'a'",
+                             "the id of 'ab' must be 7", "'</s>' has the id 2", "the key must be an id"}) {
         EXPECT_NE(message.find(part), std::string::npos) << part << " in " << message;
     }
 }

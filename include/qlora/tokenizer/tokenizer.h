@@ -8,9 +8,9 @@
 #include <string_view>
 #include <vector>
 
-namespace qlora::tokenizer {
+#include "qlora/tokenizer/text_encoding.h"
 
-using TokenId = std::int32_t;
+namespace qlora::tokenizer {
 
 /// How text becomes ids. The defaults are what message content needs: nothing added, no control token.
 struct EncodeOptions {
@@ -29,6 +29,10 @@ class Tokenizer {
 
     /// Throws DataError when `text` is not valid UTF-8. May be called from several threads.
     virtual std::vector<TokenId> encode(std::string_view text, const EncodeOptions& options = {}) const = 0;
+    /// The whole of a rendered text: control tokens are recognised outside of the plain ranges, and what is
+    /// between two of them is one text. With no options, the ids are those of encode with `parse_special`.
+    /// Throws DataError when `text` is not valid UTF-8, std::invalid_argument for offsets that do not fit it.
+    virtual EncodedText encode_text(std::string_view text, const TextEncodingOptions& options = {}) const = 0;
     /// Inverse of encode, as `tokenizer.decode(ids, skip_special_tokens=...,
     /// clean_up_tokenization_spaces=False)`.
     virtual std::string decode(const std::vector<TokenId>& ids, bool skip_special_tokens = false) const = 0;
