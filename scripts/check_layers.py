@@ -18,7 +18,7 @@ from typing import NamedTuple
 LAYERS = (
     ("core",),
     ("kernels",),
-    ("ops", "io", "tokenizer"),
+    ("ops", "io", "tokenizer", "jinja"),
     ("quant",),
     ("nn",),
     ("models",),
@@ -29,11 +29,11 @@ LAYERS = (
 )
 
 # Modules that may include less than their layer allows.
-ONLY = {"kernels": set(), "data": {"core", "kernels", "tokenizer"}}
+ONLY = {"kernels": set(), "data": {"core", "kernels", "tokenizer", "jinja"}}
 
 # The one header of kernels that declares compiled functions; the others are math that any layer may use.
 COMPILED_KERNELS = "include/qlora/kernels/kernels.h"
-MATH_ONLY = {"data", "io", "tokenizer"}
+MATH_ONLY = {"data", "io", "tokenizer", "jinja"}
 
 TORCH_HEADERS = ("ATen/", "torch/", "c10/", "caffe2/")
 TORCH_MODULES = {"ops", "quant", "nn", "models", "adapters", "eval", "train", "cli"}
