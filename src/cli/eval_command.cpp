@@ -4,12 +4,12 @@
 #include "eval_report.h"
 #include "eval_request.h"
 #include "held_out_file.h"
+#include "log_rows.h"
 #include "program.h"
 #include "qlora/adapters/finished_adapter.h"
 #include "qlora/cli/commands.h"
 #include "qlora/core/atomic_file.h"
 #include "qlora/core/log.h"
-#include "qlora/data/preview.h"
 #include "qlora/data/sft_dataset.h"
 #include "qlora/eval/generate.h"
 #include "qlora/ops/frozen_weight.h"
@@ -58,8 +58,7 @@ data::Dataset read_rows(const EvalRequest& request, const RowSettings& settings,
         request.data ? data::load_dataset({*request.data}, settings.config.data, settings.prompt_template,
                                           settings.embedding_rows, {.threads = settings.threads})
                      : load_held_out(held_out_rows_of_run(settings, is_changed), settings);
-    spdlog::info("{}: {}", request.data ? request.data->string() : "held out of the training files",
-                 data::summary_line(out.statistics));
+    log_rows(request.data ? request.data->string() : "held out of the training files", out.statistics);
     return out;
 }
 

@@ -5,6 +5,7 @@
 #include "dry_run.h"
 #include "flags.h"
 #include "held_out_file.h"
+#include "log_rows.h"
 #include "memory_options.h"
 #include "program.h"
 #include "progress.h"
@@ -12,7 +13,6 @@
 #include "qlora/core/atomic_file.h"
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
-#include "qlora/data/preview.h"
 #include "qlora/io/model_folder.h"
 #include "qlora/ops/device.h"
 #include "qlora/train/router_loss.h"
@@ -197,7 +197,7 @@ void Run::read_data() {
     spdlog::info("template: {}", prompt_template().name());
     data_.train = read_rows(config_.data.train.files, false);
     if (config_.data.eval_part() != nullptr) held_out_ = hold_out_rows(config_, data_.train);
-    spdlog::info("training data: {}", data::summary_line(data_.train.statistics));
+    log_rows("training data", data_.train.statistics);
     if (const std::int64_t repeats = data_.train.statistics.held_out_repeats; repeats > 0) {
         spdlog::warn(
             "{} of the {} held-out rows stand among the training rows too, token by token: what they "
@@ -212,7 +212,7 @@ void Run::read_data() {
     } else if (config_.data.eval_file() != nullptr) {
         data_.eval = read_rows({*config_.data.eval_file()}, true);
     }
-    if (data_.eval) spdlog::info("held-out data: {}", data::summary_line(data_.eval->statistics));
+    if (data_.eval) log_rows("held-out data", data_.eval->statistics);
     require_positions(folder_->config, all_rows(), "data.max_length:");
 }
 

@@ -47,11 +47,15 @@ class TurnWriter {
         control(layout_.role_end, -1, false);
         text(std::string(layout_.header));
     }
-    void turn(Role role, std::string_view content, int answer, bool supervised) {
-        header(role);
+    void turn(const Message& message, int answer, bool supervised) {
+        header(message.role());
+        const std::size_t begin = segments_.size();
+        std::string_view content = message.content();
         if (layout_.strips_content) content = strip(content);
         segments_.push_back({std::string(content), SegmentKind::kContent, supervised, answer});
         control(layout_.turn_end, answer, supervised);
+        for (std::size_t i = begin; i < segments_.size(); ++i)
+            segments_[i].switched_off = message.is_switched_off();
         text(std::string(layout_.gap));
     }
     std::vector<Segment> take() { return std::move(segments_); }
@@ -128,19 +132,16 @@ std::vector<std::string> control_tokens(const ChatLayout& layout) {
 
 std::vector<Segment> render_turns(const ChatLayout& layout, const Record& record, bool prompt_only) {
     TurnWriter writer(layout);
-    const std::vector<Message>& messages = record.messages;
-    const bool has_system = !messages.empty() && messages.front().role == Role::kSystem;
+    const std::vector<Message> messages = chat_turns(record);
+    const bool has_system = !messages.empty() && messages.front().role() == Role::kSystem;
     if (!has_system && !layout.default_system.empty()) {
-        writer.turn(Role::kSystem, layout.default_system, -1, false);
+        writer.turn(Message(Role::kSystem, std::string(layout.default_system)), -1, false);
     }
     int answers = 0;
     for (std::size_t i = 0; i < messages.size(); ++i) {
-        const bool is_answer = messages[i].role == Role::kAssistant;
-        std::string content = messages[i].content;
-        // An instruction's input follows it after an empty line.
-        if (record.kind == RecordKind::kInstruction && i == 0 && !record.input.empty())
-            content += "\n\n" + record.input;
-        writer.turn(messages[i].role, content, is_answer ? answers++ : -1, is_answer && i >= record.context);
+        const Message& message = messages[i];
+        const bool is_answer = message.role() == Role::kAssistant;
+        writer.turn(message, is_answer ? answers++ : -1, is_answer && i >= record.context);
     }
     if (prompt_only) writer.header(Role::kAssistant);
     return writer.take();

@@ -1,6 +1,53 @@
 #include "qlora/data/data_config.h"
 
+#include <algorithm>
+#include <array>
+#include <set>
+
 namespace qlora {
+namespace data {
+namespace {
+
+// The fields that the formats in src/data/formats read.
+constexpr std::array<std::string_view, 14> kFields = {
+    "instruction",          "input", "output", "prompt",  "completion", "messages",
+    "conversations",        "text",  "system", "history", "tools",      "documents",
+    "chat_template_kwargs", "task"};
+
+}  // namespace
+
+const std::string* ColumnNames::column_of(std::string_view field) const {
+    for (const auto& [name, column] : columns) {
+        if (name == field) return &column;
+    }
+    return nullptr;
+}
+
+}  // namespace data
+
+std::string FieldType<data::ColumnNames>::read(const Json& value, const FieldRule& rule,
+                                               data::ColumnNames& out) {
+    if (!fits(value)) return wrong_type("an object that gives a column's name for a field's", value);
+    data::ColumnNames names;
+    std::string problems = FieldType<Names>::read(value, rule, names.columns);
+    const auto add = [&](const std::string& problem) {
+        problems += (problems.empty() ? "" : "; ") + problem;
+    };
+    std::set<std::string> columns;
+    for (const auto& [field, column] : names.columns) {
+        if (std::find(data::kFields.begin(), data::kFields.end(), field) == data::kFields.end()) {
+            std::string known;
+            for (const std::string_view name : data::kFields)
+                known += (known.empty() ? "" : ", ") + std::string(name);
+            add(Json(field).dump() + " is no field of a row; the fields are " + known);
+        }
+        if (column.empty()) add("[" + Json(field).dump() + "] must name a column");
+        if (!column.empty() && !columns.insert(column).second)
+            add("the column " + Json(column).dump() + " is given to two fields");
+    }
+    if (problems.empty()) out = std::move(names);
+    return problems;
+}
 
 std::string FieldType<data::RowPart>::read(const Json& value, const FieldRule&, data::RowPart& out) {
     data::RowPart part;

@@ -33,7 +33,7 @@ void add_repeat(Repeats& repeats, const std::string& place, const std::string& e
 // The last answer's place in the messages, or none (texts, conversations trained on as a whole).
 std::optional<std::size_t> last_answer(const Record& record) {
     for (std::size_t i = record.messages.size(); i > 0; --i) {
-        if (record.messages[i - 1].role == Role::kAssistant) return i - 1;
+        if (record.messages[i - 1].role() == Role::kAssistant) return i - 1;
     }
     return std::nullopt;
 }
@@ -41,8 +41,8 @@ std::optional<std::size_t> last_answer(const Record& record) {
 // What a reader of generations wants to see: the question before the last answer.
 std::string prompt_text(const Record& record, std::size_t answer) {
     for (std::size_t i = answer; i > 0; --i) {
-        if (record.messages[i - 1].role != Role::kUser) continue;
-        const std::string& content = record.messages[i - 1].content;
+        if (record.messages[i - 1].role() != Role::kUser) continue;
+        const std::string& content = record.messages[i - 1].content();
         return record.input.empty() ? content : content + "\n\n" + record.input;
     }
     return {};
@@ -69,6 +69,7 @@ void DatasetBuilder::add_record(std::int64_t number, const EncodedRecord& encode
     const EncodedRow& row = encoded.row;
     const std::string& place = encoded.place;
     DatasetStatistics& statistics = dataset_.statistics;
+    count_passed_over(record);
     prove_prompt(record, row, place);
     const auto tokens = static_cast<std::int64_t>(row.ids.size());
     count_length(tokens);
@@ -94,7 +95,7 @@ void DatasetBuilder::add_record(std::int64_t number, const EncodedRecord& encode
         const auto begin = static_cast<std::int64_t>(row.answers.back().begin);
         example.answer_begin = begin < kept ? begin : 0;
         if (keeps_texts_) {
-            example.expected = record.messages[*answer].content;
+            example.expected = record.messages[*answer].content();
             example.prompt = prompt_text(record, *answer);
         }
     }
@@ -114,6 +115,14 @@ void DatasetBuilder::prove_prompt(const Record& record, const EncodedRow& row, c
         ++proven_prompts_;
     } catch (const DataError& error) {
         throw DataError(place + ": " + error.what());
+    }
+}
+
+void DatasetBuilder::count_passed_over(const Record& record) {
+    for (const std::string& field : record.passed_over) {
+        const auto [place, is_new] = passed_over_.try_emplace(field, dataset_.statistics.passed_over.size());
+        if (is_new) dataset_.statistics.passed_over.push_back({field, 0});
+        ++dataset_.statistics.passed_over[place->second].rows;
     }
 }
 

@@ -27,6 +27,7 @@ class DatasetBuilder {
     void reject(const RawRow& raw, const std::string& place, const std::string& reason);
     void add_record(std::int64_t number, const EncodedRecord& encoded);
     void prove_prompt(const Record& record, const EncodedRow& row, const std::string& place);
+    void count_passed_over(const Record& record);
     void count_length(std::int64_t tokens);
     void count_repeats(const EncodedRow& row, bool has_answer, const std::string& place);
 
@@ -40,6 +41,7 @@ class DatasetBuilder {
     bool keeps_texts_;
     Dataset dataset_;
     std::int64_t proven_prompts_ = 0;
+    std::unordered_map<std::string, std::size_t> passed_over_;   // field -> its place in the statistics
     std::unordered_map<std::uint64_t, std::int64_t> rows_seen_;  // hash of a row's ids -> its example
     std::unordered_map<std::uint64_t, FirstSeen> prompts_seen_;  // hash of a prompt's ids
 };

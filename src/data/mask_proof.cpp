@@ -40,10 +40,10 @@ void prove_answer_mask(const EncodedRow& row, const PromptTemplate& prompt_templ
         if (span.begin < last_end || span.end > row.ids.size()) fail("answers overlap");
         last_end = span.end;
         prove_answer(row, span, prompt_template);
-        if (span.supervised) {
-            std::fill(expected.begin() + static_cast<std::ptrdiff_t>(span.begin),
-                      expected.begin() + static_cast<std::ptrdiff_t>(span.end), std::uint8_t{1});
-        }
+        // With `all` an answer is left out only where the row switches it off.
+        std::fill(expected.begin() + static_cast<std::ptrdiff_t>(span.begin),
+                  expected.begin() + static_cast<std::ptrdiff_t>(span.end),
+                  static_cast<std::uint8_t>(span.supervised ? 1 : 0));
     }
     if (!expected.empty()) expected.front() = 0;
     const auto difference = std::mismatch(expected.begin(), expected.end(), row.supervised.begin());
@@ -55,7 +55,7 @@ void prove_answer_mask(const EncodedRow& row, const PromptTemplate& prompt_templ
 void prove_prompt_prefix(const Record& record, const EncodedRow& row, const PromptTemplate& prompt_template) {
     if (record.kind == RecordKind::kText || row.answers.empty()) return;
     Record prompt = record;
-    while (!prompt.messages.empty() && prompt.messages.back().role != Role::kAssistant)
+    while (!prompt.messages.empty() && prompt.messages.back().role() != Role::kAssistant)
         prompt.messages.pop_back();
     if (!prompt.messages.empty()) prompt.messages.pop_back();
     const EncodedRow alone = prompt_template.encode(prompt_template.render_prompt(prompt));

@@ -9,8 +9,11 @@ struct RoleName {
     Role role;
     std::string_view name;
 };
-constexpr std::array<RoleName, 3> kRoles = {
-    {{Role::kSystem, "system"}, {Role::kUser, "user"}, {Role::kAssistant, "assistant"}}};
+constexpr std::array<RoleName, 5> kRoles = {{{Role::kSystem, "system"},
+                                             {Role::kDeveloper, "developer"},
+                                             {Role::kUser, "user"},
+                                             {Role::kAssistant, "assistant"},
+                                             {Role::kTool, "tool"}}};
 
 }  // namespace
 
@@ -26,6 +29,30 @@ std::optional<Role> role_from_name(std::string_view name) {
         if (entry.name == name) return entry.role;
     }
     return std::nullopt;
+}
+
+bool gives_instructions(Role role) {
+    return role == Role::kSystem || role == Role::kDeveloper;
+}
+
+Message::Message(Role role) : role_(role) {
+    object_["role"] = std::string(name_of(role));
+}
+
+Message::Message(Role role, const std::string& content) : Message(role) {
+    object_["content"] = content;
+}
+
+Message Message::from_fields(Role role, const Json& object) {
+    Message message(role);
+    message.object_.update(object);
+    return message;
+}
+
+const std::string& Message::text_at(const char* name) const {
+    static const std::string none;
+    const auto found = object_.find(name);
+    return found == object_.end() ? none : found->get_ref<const std::string&>();
 }
 
 }  // namespace qlora::data

@@ -30,8 +30,8 @@ Segment answer(std::string text, SegmentKind kind) {
 
 std::vector<Segment> render_alpaca(const Record& record, bool prompt_only) {
     const std::vector<Message>& turns = record.messages;
-    const bool fits = turns.size() == (prompt_only ? 1U : 2U) && turns.front().role == Role::kUser &&
-                      (prompt_only || turns.back().role == Role::kAssistant);
+    const bool fits = turns.size() == (prompt_only ? 1U : 2U) && turns.front().role() == Role::kUser &&
+                      (prompt_only || turns.back().role() == Role::kAssistant);
     if (!fits) {
         throw DataError(
             "the alpaca template has one instruction and one answer, no system message and no further "
@@ -40,14 +40,14 @@ std::vector<Segment> render_alpaca(const Record& record, bool prompt_only) {
     std::vector<Segment> segments = {outside("", SegmentKind::kStart)};
     segments.push_back(
         outside(record.input.empty() ? kAlpacaWithoutInput : kAlpacaWithInput, SegmentKind::kTemplate));
-    segments.push_back(outside(turns.front().content, SegmentKind::kContent));
+    segments.push_back(outside(turns.front().content(), SegmentKind::kContent));
     if (!record.input.empty()) {
         segments.push_back(outside(kAlpacaInput, SegmentKind::kTemplate));
         segments.push_back(outside(record.input, SegmentKind::kContent));
     }
     segments.push_back(outside(kAlpacaResponse, SegmentKind::kTemplate));
     if (prompt_only) return segments;
-    segments.push_back(answer(turns.back().content, SegmentKind::kContent));
+    segments.push_back(answer(turns.back().content(), SegmentKind::kContent));
     segments.push_back(answer("", SegmentKind::kEnd));
     return segments;
 }
@@ -79,11 +79,15 @@ std::vector<Segment> render_plain(const Record& record, bool prompt_only) {
         if (!prompt_only) segments.push_back(answer("", SegmentKind::kEnd));
         return segments;
     }
-    std::string prompt = record.messages.front().content;
-    if (!record.input.empty()) prompt += "\n\n" + record.input;
-    segments.push_back(outside(std::move(prompt), SegmentKind::kPlain));
+    const std::vector<Message> turns = chat_turns(record);
+    if (turns.size() != (prompt_only ? 1U : 2U)) {
+        throw DataError(
+            "a system message or earlier turns need a chat template; set data.template to chatml or "
+            "llama3");
+    }
+    segments.push_back(outside(turns.front().content(), SegmentKind::kPlain));
     if (prompt_only) return segments;
-    segments.push_back(answer(record.messages.back().content, SegmentKind::kPlain));
+    segments.push_back(answer(turns.back().content(), SegmentKind::kPlain));
     segments.push_back(answer("", SegmentKind::kEnd));
     return segments;
 }

@@ -122,6 +122,19 @@ std::string summary_line(const DatasetStatistics& statistics) {
            std::to_string(statistics.rejected);
 }
 
+std::string passed_over_line(const DatasetStatistics& statistics) {
+    constexpr std::size_t kListed = 20;
+    const std::vector<PassedOver>& fields = statistics.passed_over;
+    std::string out;
+    for (std::size_t i = 0; i < std::min(fields.size(), kListed); ++i) {
+        out += (i == 0 ? "" : ", ") +
+               Json(fields[i].field).dump(-1, ' ', false, Json::error_handler_t::replace) + " (" +
+               std::to_string(fields[i].rows) + (fields[i].rows == 1 ? " row)" : " rows)");
+    }
+    if (fields.size() > kListed) out += " and " + std::to_string(fields.size() - kListed) + " more";
+    return out;
+}
+
 std::string describe(const DatasetStatistics& statistics) {
     std::string out = "rows: " + summary_line(statistics) + "\n";
     if (statistics.too_long > 0)
@@ -136,6 +149,7 @@ std::string describe(const DatasetStatistics& statistics) {
            std::to_string(statistics.supervised_tokens) + " (" +
            percent(statistics.supervised_tokens, statistics.tokens) + "), longest row " +
            std::to_string(statistics.longest) + "\n";
+    if (!statistics.passed_over.empty()) out += "fields passed over: " + passed_over_line(statistics) + "\n";
     append_histogram(out, statistics.lengths);
     append_repeats(out, "rows equal to an earlier one", statistics.duplicates);
     append_repeats(out, "rows with the prompt of an earlier one, but another answer", statistics.conflicts);

@@ -6,6 +6,7 @@
 #include "chat_layout.h"
 #include "plain_layout.h"
 #include "qlora/core/error.h"
+#include "unwritten_fields.h"
 
 namespace qlora::data {
 namespace {
@@ -28,11 +29,10 @@ void add_once(std::vector<tokenizer::TokenId>& ids, std::optional<tokenizer::Tok
 
 void apply_train_on(std::vector<Segment>& segments, TrainOn train_on) {
     int last = -1;
-    for (const Segment& segment : segments) {
-        if (segment.supervised) last = std::max(last, segment.answer);
-    }
+    for (const Segment& segment : segments) last = std::max(last, segment.answer);
     for (Segment& segment : segments) {
         if (train_on == TrainOn::kAll) segment.supervised = true;
+        if (segment.switched_off) segment.supervised = false;
         if (train_on == TrainOn::kLastAssistant && segment.answer != last) segment.supervised = false;
     }
 }
@@ -105,6 +105,8 @@ std::vector<Segment> PromptTemplate::render_record(const Record& record, bool pr
 }
 
 std::vector<Segment> PromptTemplate::render(const Record& record, TrainOn train_on) const {
+    refuse_unwritten_fields(record, name_);
+    if (train_on == TrainOn::kAll) refuse_switched_off_questions(record);
     std::vector<Segment> segments = render_record(record, false);
     apply_train_on(segments, train_on);
     return segments;

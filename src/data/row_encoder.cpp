@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "qlora/core/error.h"
+#include "unwritten_fields.h"
 
 namespace qlora::data {
 namespace {
@@ -77,9 +78,12 @@ void RowEncoder::check_ids(const EncodedRow& row, const std::string& place) cons
 
 void RowEncoder::encode_into(const RawRow& raw, EncodedRecord& out) const {
     try {
-        out.record = parse_record(raw.text, config_.format, config_.train_on != TrainOn::kAll);
+        out.record =
+            parse_record(raw.text, config_.format, config_.train_on != TrainOn::kAll, config_.columns);
         out.row = template_.encode(template_.render(out.record, config_.train_on));
         refuse_double_start(out.row, template_);
+        for (std::string& field : turn_fields_passed_over(out.record))
+            out.record.passed_over.push_back(std::move(field));
     } catch (const DataError& error) {
         out.reason = error.what();
         return;

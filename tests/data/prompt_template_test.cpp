@@ -64,6 +64,90 @@ TEST(PromptTemplate, ContextAnswersAreNotTrainedOn) {
               "<|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\n{d<|im_end|>}\n");
 }
 
+Record with_first_answer_off() {
+    Record record = conversation(kTwoTurns);
+    record.messages[1].switch_off();
+    return record;
+}
+
+TEST(PromptTemplate, ASwitchedOffAnswerIsContext) {
+    const PromptTemplate chatml = named(TemplateName::kChatml);
+    const Record first_off = with_first_answer_off();
+    EXPECT_EQ(marked(chatml, first_off),
+              "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n"
+              "<|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\n{d<|im_end|>}\n");
+    EXPECT_EQ(marked(chatml, first_off, TrainOn::kAll),
+              "<|im_start|>{user\na<|im_end|>\n<|im_start|>assistant\n}b<|im_end|>{\n"
+              "<|im_start|>user\nc<|im_end|>\n<|im_start|>assistant\nd<|im_end|>\n}");
+    // The last answer is the last one, whether it is trained or not.
+    Record last_off = conversation(kTwoTurns);
+    last_off.messages[3].switch_off();
+    EXPECT_EQ(marked(chatml, last_off, TrainOn::kLastAssistant).find('{'), std::string::npos);
+}
+
+TEST(PromptTemplate, WithAllOnlyAnswersCanBeSwitchedOff) {
+    const PromptTemplate chatml = named(TemplateName::kChatml);
+    Record record = conversation(kTwoTurns);
+    record.messages[0].switch_off();
+    EXPECT_NO_THROW(marked(chatml, record));
+    EXPECT_THROW(marked(chatml, record, TrainOn::kAll), DataError);
+}
+
+TEST(PromptTemplate, RolesOfToolsAndDevelopersAreWrittenAsTheyAre) {
+    const Record record = conversation({{Role::kDeveloper, "d"},
+                                        {Role::kUser, "a"},
+                                        {Role::kAssistant, "b"},
+                                        {Role::kTool, "t"},
+                                        {Role::kAssistant, "c"}});
+    EXPECT_EQ(marked(named(TemplateName::kChatml), record),
+              "<|im_start|>developer\nd<|im_end|>\n<|im_start|>user\na<|im_end|>\n"
+              "<|im_start|>assistant\n{b<|im_end|>}\n<|im_start|>tool\nt<|im_end|>\n"
+              "<|im_start|>assistant\n{c<|im_end|>}\n");
+}
+
+TEST(PromptTemplate, WhatABuiltInTemplateDoesNotWriteIsRefusedByName) {
+    const auto fault = [](const std::string& row, TemplateName name) {
+        try {
+            marked(named(name), parse_record(row, DataFormat::kAuto, true));
+        } catch (const DataError& error) {
+            return std::string(error.what());
+        }
+        return std::string("accepted");
+    };
+    const std::string turns =
+        R"("messages": [{"role": "user", "content": "2+2?"}, {"role": "assistant", "content": "4.")";
+    const std::vector<std::pair<std::string, std::string>> rows = {
+        {"{" + turns + R"(, "reasoning_content": "Two and two make four."}]})", "(reasoning_content)"},
+        {"{" + turns + R"(, "tool_calls": [{"name": "w", "arguments": {}}]}]})", "(calls of tools)"},
+        {"{" + turns + R"(}], "tools": [{"type": "function", "function": {"name": "w"}}]})", "(tools)"},
+        {"{" + turns +
+             R"(, "thinking": "x"}], "documents": [{"text": "x"}], "chat_template_kwargs": {"a": 1}})",
+         "(documents, chat_template_kwargs, reasoning_content)"},
+        {R"({"prompt": "p", "completion": "c", "tools": "[{\"name\": \"w\"}]"})", "(tools)"},
+    };
+    for (const auto& [row, words] : rows) {
+        for (const TemplateName name : {TemplateName::kChatml, TemplateName::kLlama3}) {
+            EXPECT_NE(fault(row, name).find(words), std::string::npos) << row << "\n" << fault(row, name);
+            EXPECT_NE(fault(row, name).find("the template " + std::string(enum_name(name))),
+                      std::string::npos);
+        }
+    }
+    EXPECT_NE(fault(rows.back().first, TemplateName::kNone).find("(tools)"), std::string::npos);
+    EXPECT_EQ(fault("{" + turns + R"(, "reasoning_content": "", "tool_calls": []}], "tools": []})",
+                    TemplateName::kChatml),
+              "accepted");
+}
+
+TEST(PromptTemplate, PlainTextHasNoPlaceForASystemMessageOrHistory) {
+    for (const char* row : {R"({"prompt": "p", "completion": "c", "system": "s"})",
+                            R"({"instruction": "p", "output": "c", "history": [["a", "b"]]})"}) {
+        const Record record = parse_record(row, DataFormat::kAuto, true);
+        EXPECT_THROW(marked(named(TemplateName::kNone), record), DataError) << row;
+        EXPECT_THROW(marked(named(TemplateName::kAlpaca), record), DataError) << row;
+        EXPECT_NO_THROW(marked(named(TemplateName::kChatml), record)) << row;
+    }
+}
+
 TEST(PromptTemplate, TrailingUserTurnIsContext) {
     EXPECT_EQ(marked(named(TemplateName::kChatml),
                      conversation({{Role::kUser, "a"}, {Role::kAssistant, "b"}, {Role::kUser, "c"}})),

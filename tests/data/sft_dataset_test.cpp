@@ -292,6 +292,38 @@ TEST_F(SftDataset, PreviewShowsEveryTokenAndWhatIsTrainedOn) {
     EXPECT_NE(shown.find("  TRAIN | \"b\" <|im_end|>\n"), std::string::npos) << shown;
 }
 
+TEST_F(SftDataset, FieldsThatArePassedOverAreCounted) {
+    const std::string turns = R"("messages": [{"role": "user", "content": "u", "name": "n"},
+        {"role": "assistant", "content": "a", "name": "m", "refusal": null}])";
+    const std::string row = Json::parse("{" + turns + R"(, "id": 1})").dump() + "\n";
+    const Dataset dataset = load(row + row + R"({"prompt": "a", "completion": "b", "source": "s", "id": 3})" +
+                                     "\n" + R"({"prompt": "a", "completion": "b", "id": null, "task": "t"})",
+                                 config_, TemplateName::kChatml);
+    EXPECT_EQ(passed_over_line(dataset.statistics),
+              R"("id" (3 rows), "turns: name" (2 rows), "source" (1 row))");
+    EXPECT_NE(describe(dataset.statistics).find("fields passed over: \"id\" (3 rows)"), std::string::npos);
+    EXPECT_EQ(passed_over_line(load(pair("a", "b"), config_).statistics), "");
+}
+
+TEST_F(SftDataset, ColumnsAndSwitchesReachTheExamples) {
+    config_.columns.columns = {{"prompt", "q"}, {"completion", "a"}};
+    EXPECT_EQ(load(R"({"q": "ab", "a": "cd"})", config_).examples.at(0).supervised,
+              (std::vector<std::uint8_t>{0, 0, 1, 1, 1}));
+    const std::string row = R"({"messages": [{"role": "user", "content": "What is two plus two?"},
+        {"role": "assistant", "content": "It is five.", "weight": 0}, {"role": "user", "content": "Look again."},
+        {"role": "assistant", "content": "It is four.", "weight": 1}]})";
+    const Dataset dataset = load(Json::parse(row).dump(), DataConfig{}, TemplateName::kChatml);
+    const Example& example = dataset.examples.at(0);
+    EXPECT_EQ(example.supervised_tokens(), static_cast<std::int64_t>(std::string("It is four.").size()) + 1);
+    EXPECT_NE(example.supervised[static_cast<std::size_t>(example.answer_begin)], 0);
+    // Without any answer that is trained a row is dropped, and counted.
+    const std::string none =
+        R"({"messages": [{"role": "user", "content": "u"}, {"role": "assistant", "content": "a", "train": false}]})";
+    EXPECT_EQ(load(none + "\n" + Json::parse(row).dump(), DataConfig{}, TemplateName::kChatml)
+                  .statistics.no_supervised,
+              1);
+}
+
 TEST_F(SftDataset, DescriptionAddsUp) {
     config_.max_length = 10;
     config_.on_bad_row = OnBadRow::kSkip;

@@ -3,6 +3,9 @@
 #include <cstdint>
 #include <filesystem>
 #include <optional>
+#include <string>
+#include <string_view>
+#include <utility>
 #include <variant>
 #include <vector>
 
@@ -46,6 +49,14 @@ constexpr EnumTable<OnBadRow, 2> enum_table(OnBadRow) {
     return {{{"stop", OnBadRow::kStop}, {"skip", OnBadRow::kSkip}}};
 }
 
+/// Which column of the data holds a field of a row: the field's name here, the column's name in the files.
+struct ColumnNames {
+    std::vector<std::pair<std::string, std::string>> columns;
+    /// Null where the field goes by its own name.
+    const std::string* column_of(std::string_view field) const;
+    bool operator==(const ColumnNames&) const = default;
+};
+
 /// One file or a list of files in JSON.
 struct FileList {
     std::vector<std::filesystem::path> files;
@@ -67,6 +78,7 @@ struct DataConfig {
     FileList train;
     std::optional<HeldOut> eval;
     DataFormat format = DataFormat::kAuto;
+    ColumnNames columns;
     TemplateName template_ = TemplateName::kAuto;
     std::int64_t max_length = 1024;
     Overlong overlong = Overlong::kDrop;
@@ -92,6 +104,9 @@ struct DataConfig {
               "held-out file, or rows held out of the training files, chosen by training.seed: a share or a "
               "number of them");
         visit("format", self.format, {}, "layout of a row; auto: from the fields of each row");
+        visit("columns", self.columns, {},
+              "names of the data's columns where they are others than a format's: {\"prompt\": \"question\", "
+              "\"completion\": \"reply\"}");
         visit("template", self.template_, {},
               "how turns become text; auto: the checkpoint's own chat template, where it is recognised");
         visit("max_length", self.max_length, {.min = 2}, "longest row in tokens");
@@ -124,6 +139,16 @@ struct FieldType<data::FileList> {
         return FieldType<List>::read(value, rule, out.files);
     }
     static Json write(const data::FileList& value) { return FieldType<List>::write(value.files); }
+};
+
+template <>
+struct FieldType<data::ColumnNames> {
+    using Names = std::vector<std::pair<std::string, std::string>>;
+
+    static std::string kind() { return "an object (field: column)"; }
+    static bool fits(const Json& value) { return value.is_object(); }
+    static std::string read(const Json& value, const FieldRule& rule, data::ColumnNames& out);
+    static Json write(const data::ColumnNames& value) { return FieldType<Names>::write(value.columns); }
 };
 
 template <>

@@ -19,6 +19,9 @@ std::string list_rows(const std::vector<Example>& examples, std::int64_t most);
 /// "read 100 = kept 97 + dropped 2 + rejected 1", for the log; with " + held out N" where rows are.
 std::string summary_line(const DatasetStatistics& statistics);
 
+/// The fields that nothing is made of, each with the number of rows that have it; empty without any.
+std::string passed_over_line(const DatasetStatistics& statistics);
+
 /// The summary, token counts, a histogram of the lengths, what was dropped and why, duplicates and conflicts.
 std::string describe(const DatasetStatistics& statistics);
 

@@ -31,6 +31,7 @@ struct Segment {
     SegmentKind kind = SegmentKind::kContent;
     bool supervised = false;
     int answer = -1;  ///< which answer of the row it belongs to (content and end-of-turn token), -1 = none
+    bool switched_off = false;  ///< the row says that this turn is never trained
 };
 
 /// Tokens [begin, end) of one answer, its end-of-turn token included.

@@ -30,6 +30,12 @@ struct LengthBin {
     std::int64_t rows = 0;
 };
 
+/// A field that rows of the data have and that nothing is made of.
+struct PassedOver {
+    std::string field;  ///< its name, as the rows have it; of a turn: "turns: NAME"
+    std::int64_t rows = 0;
+};
+
 /// read = kept + held_out + dropped() + rejected.
 struct DatasetStatistics {
     std::int64_t read = 0;
@@ -42,10 +48,11 @@ struct DatasetStatistics {
     std::int64_t truncated = 0;  ///< kept, but without its end token
     std::int64_t tokens = 0;     ///< of the kept rows
     std::int64_t supervised_tokens = 0;
-    std::int64_t longest = 0;        ///< tokens of the longest kept row
-    Repeats duplicates;              ///< kept or held-out rows with the tokens of an earlier one
-    Repeats conflicts;               ///< the same with the prompt of an earlier one and another answer
-    std::vector<LengthBin> lengths;  ///< of all rows that could be read, before dropping and cutting
+    std::int64_t longest = 0;             ///< tokens of the longest kept row
+    Repeats duplicates;                   ///< kept or held-out rows with the tokens of an earlier one
+    Repeats conflicts;                    ///< the same with the prompt of an earlier one and another answer
+    std::vector<PassedOver> passed_over;  ///< of all rows that could be read, in the order they came up
+    std::vector<LengthBin> lengths;       ///< of all rows that could be read, before dropping and cutting
 
     std::int64_t dropped() const { return too_long + no_supervised; }
 };

@@ -1,27 +1,26 @@
 #include "formats.h"
 #include "row_fields.h"
+#include "turns.h"
 
 namespace qlora::data::formats {
 namespace {
 
-bool matches(const Json& row) {
-    return row.contains("instruction") && row.contains("output");
-}
-
-Record parse(const Json& row) {
+Record parse(RowFields& row) {
     Record record;
     record.kind = RecordKind::kInstruction;
-    record.messages.push_back({Role::kUser, string_field(row, "instruction")});
-    record.messages.push_back({Role::kAssistant, string_field(row, "output")});
-    record.input = optional_string_field(row, "input");
-    refuse_empty_answer(record.messages.back().content, "the answer (\"output\")");
+    add_history_field(row, record.messages);
+    record.messages.emplace_back(Role::kUser, row.string_at("instruction"));
+    record.messages.emplace_back(Role::kAssistant, row.string_at("output"));
+    add_system_field(row, record.messages);
+    record.input = row.optional_string("input");
+    refuse_empty_answer(record.messages.back().content(), "the answer (" + row.quoted("output") + ")");
     return record;
 }
 
 }  // namespace
 
 RecordFormat alpaca() {
-    return {DataFormat::kAlpaca, "instruction, output, perhaps input", matches, parse};
+    return {DataFormat::kAlpaca, "instruction, output, perhaps input", {"instruction", "output"}, parse};
 }
 
 }  // namespace qlora::data::formats

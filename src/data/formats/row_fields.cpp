@@ -1,41 +1,32 @@
 #include "row_fields.h"
 
+#include <algorithm>
+#include <utility>
+
 #include "../white_space.h"
 #include "qlora/core/error.h"
 
 namespace qlora::data::formats {
-namespace {
 
-// A turn with tool calls is refused: trained without them it would teach something else.
-void refuse_tool_calls(const Json& turn, const std::string& where) {
-    for (const char* name : {"tool_calls", "function_call"}) {
-        const auto found = turn.find(name);
-        if (found != turn.end() && !found->is_null() && !found->empty()) {
-            throw DataError(where + " has " + shown(name) + ", which is not supported");
-        }
+const std::vector<std::string_view>& other_names(std::string_view field) {
+    using Names = std::vector<std::string_view>;
+    static const std::vector<std::pair<std::string_view, Names>> table = {
+        {"instruction", {"question"}},      {"input", {"context"}},
+        {"output", {"response", "answer"}}, {"completion", {"response", "answer", "output"}},
+        {"messages", {"conversation"}},     {"system", {"system_prompt"}},
+        {"tools", {"functions"}},
+    };
+    static const Names none;
+    for (const auto& [name, others] : table) {
+        if (name == field) return others;
     }
+    return none;
 }
 
-Message read_turn(const Json& turn, const std::string& where, const TurnFields& fields) {
-    if (!turn.is_object()) throw DataError(where + " must be an object, found " + type_of(turn));
-    for (const std::string& name : {fields.role, fields.content}) {
-        const auto found = turn.find(name);
-        if (found == turn.end()) throw DataError(where + " has no " + shown(name));
-        if (!found->is_string()) {
-            throw DataError(shown(name) + " of " + where + " must be a string, found " + type_of(*found));
-        }
-    }
-    const std::string& role_name = turn.at(fields.role).get_ref<const std::string&>();
-    const std::optional<Role> role = fields.role_of(role_name);
-    if (!role) {
-        throw DataError(where + " has the unknown role " + shown(role_name) + "; known are " +
-                        fields.known_roles);
-    }
-    refuse_tool_calls(turn, where);
-    return {*role, turn.at(fields.content).get_ref<const std::string&>()};
+bool says_nothing(const Json& value) {
+    if (value.is_string()) return value.get_ref<const std::string&>().empty();
+    return value.is_null() || (value.is_structured() && value.empty());
 }
-
-}  // namespace
 
 std::string shown(const std::string& text) {
     constexpr std::size_t kShown = 40;
@@ -62,45 +53,125 @@ std::string type_of(const Json& value) {
     }
 }
 
-const std::string& string_field(const Json& row, const std::string& name) {
-    const auto found = row.find(name);
-    if (found == row.end()) throw DataError("the field " + shown(name) + " is missing");
-    if (!found->is_string()) throw DataError(shown(name) + " must be a string, found " + type_of(*found));
-    return found->get_ref<const std::string&>();
-}
-
-std::string optional_string_field(const Json& row, const std::string& name) {
-    const auto found = row.find(name);
-    if (found == row.end() || found->is_null()) return {};
-    return string_field(row, name);
-}
-
 void refuse_empty_answer(std::string_view answer, const std::string& where) {
     if (strip(answer).empty()) throw DataError(where + " is empty: there is nothing to learn from it");
 }
 
-std::vector<Message> turns_field(const Json& row, const std::string& name, const TurnFields& fields) {
-    const auto found = row.find(name);
-    if (found == row.end()) throw DataError("the field " + shown(name) + " is missing");
-    if (!found->is_array()) throw DataError(shown(name) + " must be a list, found " + type_of(*found));
-    if (found->empty()) throw DataError(shown(name) + " is an empty list");
-    std::vector<Message> turns;
-    turns.reserve(found->size());
-    for (const Json& turn : *found) {
-        const std::string where = "turn " + std::to_string(turns.size()) + " of " + shown(name);
-        Message message = read_turn(turn, where, fields);
-        if (message.role == Role::kSystem && !turns.empty()) {
-            throw DataError(where + " is a system message; only the first may be one");
-        }
-        if (message.role == Role::kAssistant) refuse_empty_answer(message.content, "the answer in " + where);
-        turns.push_back(std::move(message));
+Json parsed_value(const Json& value, Json::value_t type, const std::string& where) {
+    if (value.type() == type) return value;
+    const std::string kind = type == Json::value_t::array ? "a list" : "an object";
+    const std::string wanted = where + " must be " + kind + " or the JSON text of one";
+    if (!value.is_string()) throw DataError(wanted + ", found " + type_of(value));
+    const std::string& text = value.get_ref<const std::string&>();
+    Json out;
+    try {
+        out = parse_json(text, "");
+    } catch (const ConfigError&) {
+        throw DataError(wanted + ", found " + shown(text));
     }
-    return turns;
+    if (out.type() != type) throw DataError(wanted + ", found the text of " + type_of(out));
+    return out;
 }
 
-const TurnFields& role_content_fields() {
-    static const TurnFields fields{"role", "content", "system, user, assistant", role_from_name};
-    return fields;
+const Json* RowFields::value_of(const std::string& name) const {
+    const auto found = row_.find(name);
+    return found == row_.end() ? nullptr : &*found;
+}
+
+std::string RowFields::own_name(std::string_view field) const {
+    const std::string* column = columns_.column_of(field);
+    return column != nullptr ? *column : std::string(field);
+}
+
+bool RowFields::is_taken(const std::string& name, std::string_view field) const {
+    return std::any_of(columns_.columns.begin(), columns_.columns.end(),
+                       [&](const auto& entry) { return entry.second == name && entry.first != field; });
+}
+
+bool RowFields::is_there(std::string_view field) const {
+    const std::string own = own_name(field);
+    return value_of(own) != nullptr && !is_taken(own, field);
+}
+
+bool RowFields::holds_own(std::string_view field) const {
+    return is_there(field) && !value_of(own_name(field))->is_null();
+}
+
+std::vector<std::string> RowFields::names_of(std::string_view field) const {
+    std::vector<std::string> names;
+    const auto add = [&](std::string name) {
+        const Json* value = value_of(name);
+        if (value != nullptr && !value->is_null() && !is_taken(name, field)) names.push_back(std::move(name));
+    };
+    add(own_name(field));
+    if (columns_.column_of(field) != nullptr) return names;
+    for (const std::string_view other : other_names(field)) add(std::string(other));
+    return names;
+}
+
+const Json* RowFields::find(std::string_view field) {
+    const Json* found = nullptr;
+    std::string found_name;
+    for (const std::string& name : names_of(field)) {
+        const Json* value = value_of(name);
+        read_.push_back(name);
+        if (found == nullptr || says_nothing(*found)) {
+            found = value;
+            found_name = name;
+        } else if (!says_nothing(*value) && *found != *value) {
+            refuse_two_names(found_name, name, field);
+        }
+    }
+    return found;
+}
+
+const Json& RowFields::at(std::string_view field) {
+    const std::vector<std::string> names = names_of(field);
+    const std::string own = own_name(field);
+    if (names.empty() && value_of(own) == nullptr) throw DataError("the field " + shown(own) + " is missing");
+    const std::string& name = names.empty() ? own : names.front();
+    if (names.size() > 1 && name != own) refuse_two_names(name, names[1], field);
+    read_.push_back(name);
+    return *value_of(name);
+}
+
+const std::string& RowFields::string_at(std::string_view field) {
+    const Json& value = at(field);
+    if (!value.is_string()) throw DataError(quoted(field) + " must be a string, found " + type_of(value));
+    return value.get_ref<const std::string&>();
+}
+
+std::string RowFields::optional_string(std::string_view field) {
+    const Json* value = find(field);
+    if (value == nullptr) return {};
+    if (!value->is_string()) throw DataError(quoted(field) + " must be a string, found " + type_of(*value));
+    return value->get<std::string>();
+}
+
+Json RowFields::structured_or_null(std::string_view field, Json::value_t type) {
+    const Json* value = find(field);
+    if (value == nullptr || says_nothing(*value)) return nullptr;
+    Json out = parsed_value(*value, type, quoted(field));
+    return out.empty() ? Json() : out;
+}
+
+std::string RowFields::quoted(std::string_view field) const {
+    const std::vector<std::string> names = names_of(field);
+    return shown(names.empty() ? own_name(field) : names.front());
+}
+
+std::vector<std::string> RowFields::unread() const {
+    std::vector<std::string> out;
+    for (const auto& [name, value] : row_.items()) {
+        const bool is_read = std::find(read_.begin(), read_.end(), name) != read_.end();
+        if (!is_read && !says_nothing(value)) out.push_back(name);
+    }
+    return out;
+}
+
+void RowFields::refuse_two_names(const std::string& one, const std::string& other, std::string_view field) {
+    throw DataError("both " + shown(one) + " and " + shown(other) + " could be the field " +
+                    shown(std::string(field)) + "; name one of them in data.columns");
 }
 
 }  // namespace qlora::data::formats

@@ -4,22 +4,18 @@
 namespace qlora::data::formats {
 namespace {
 
-bool matches(const Json& row) {
-    return row.contains("text");
-}
-
-Record parse(const Json& row) {
+Record parse(RowFields& row) {
     Record record;
     record.kind = RecordKind::kText;
-    record.text = string_field(row, "text");
-    refuse_empty_answer(record.text, "\"text\"");
+    record.text = row.string_at("text");
+    refuse_empty_answer(record.text, row.quoted("text"));
     return record;
 }
 
 }  // namespace
 
 RecordFormat text() {
-    return {DataFormat::kText, "text", matches, parse};
+    return {DataFormat::kText, "text", {"text"}, parse};
 }
 
 }  // namespace qlora::data::formats
