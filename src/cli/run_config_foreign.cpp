@@ -30,7 +30,8 @@ constexpr std::string_view kTrainOn =
 constexpr std::string_view kTemplate = "the chat template is chosen by data.template here";
 constexpr std::string_view kTokens = "the special tokens are those of the model's folder";
 constexpr std::string_view kFormat =
-    "the fields of a row are found by data.format here; column names cannot be chosen";
+    "the fields of a row are found by data.format here, columns of other names by data.columns: "
+    "{\"prompt\": \"question\", \"completion\": \"answer\"}";
 constexpr std::string_view kFiles = "training files are data.train here, the held-out file is data.eval";
 constexpr std::string_view kHeldOut =
     "held-out rows are data.eval here: a share of the training rows (0.05), a number of them (500), or a "

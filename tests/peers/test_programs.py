@@ -191,6 +191,19 @@ def test_dry_run_prints_the_plan_and_leaves_nothing(bin_dir, project, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+def test_columns_are_named_and_what_is_passed_over_is_said_once(bin_dir, project, tmp_path):
+    rows = [{"frage": f"{i}?", "antwort": str(i), "quelle": "x"} for i in range(3)]
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in [*rows, {"frage": "3?", "antwort": "3"}]))
+    flags = ["--config", config_of(project), "--dry-run", "--set", f"data.train={data}", "--set", "data.eval=null"]
+    columns = json.dumps({"prompt": "frage", "completion": "antwort"})
+    result = run(bin_dir, "qlora-train", *flags, "--set", f"data.columns={columns}")
+    assert "read 4 = kept 4" in result.stdout
+    assert (result.stdout + result.stderr).count('training data: fields passed over: "quelle" (3 rows)') == 1
+    for wrong in ('{"frage": "prompt"}', '{"prompt": "a", "completion": "a"}', '["prompt"]'):
+        assert "data.columns: " in run(bin_dir, "qlora-train", *flags, "--set", f"data.columns={wrong}", code=2).stderr
+
+
 @pytest.mark.parametrize("peft", [
     {},
     {"target_modules": "all-linear", "rank_pattern": {"q_proj": 3}},

@@ -116,6 +116,44 @@ def test_ids_and_mask_equal_the_checkpoints_chat_template(model, tokenizer, tmp_
         assert row["supervised"] == mask
 
 
+def turns(*pairs):
+    return [{"role": role, "content": content} for role, content in pairs]
+
+
+ROW_FORMS = [
+    ({"instruction": "And its capital?", "input": "", "output": "Oslo.", "system": "Answer in one word.",
+      "history": [["Name a country in the north.", "Norway."]]},
+     turns(("system", "Answer in one word."), ("user", "Name a country in the north."), ("assistant", "Norway."),
+           ("user", "And its capital?"), ("assistant", "Oslo."))),
+    ({"conversations": [{"from": "human", "value": "Who are you?"}, {"from": "gpt", "value": "A pirate, arr."}],
+      "system": "You speak like a pirate.", "tools": "[]"},
+     turns(("system", "You speak like a pirate."), ("user", "Who are you?"), ("assistant", "A pirate, arr."))),
+    ({"messages": turns(("developer", "Be brief."), ("user", "How cold is it?"), ("assistant", "One moment."),
+                        ("tool", '{"t": -3}'), ("assistant", "-3 °C."))}, None),
+    ({"id": 7, "system_prompt": "", "question": "6 * 7?", "response": "42"}, turns(("user", "6 * 7?"), ("assistant", "42"))),
+]  # fmt: skip
+
+
+def test_row_forms_give_the_ids_of_their_turns(model, tokenizer, tmp_path):
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row, _ in ROW_FORMS))
+    rendered, statistics = render(model, data)
+    assert statistics["kept"] == len(ROW_FORMS)
+    for (row, messages), ours in zip(ROW_FORMS, rendered):
+        messages = messages or row["messages"]
+        assert ours["ids"] == template_ids(tokenizer, messages)
+        assert ours["supervised"] == reference_mask(tokenizer, messages)
+
+
+def test_a_turn_of_weight_0_is_context(model, tokenizer, tmp_path):
+    messages = turns(("user", "What is two plus two?"), ("assistant", "It is five."), ("user", "Look again."), ("assistant", "It is four."))
+    row = [message | {"weight": weight} for message, weight in zip(messages, [0, 0, 0, 1])]
+    (ours,), _ = render(model, write_rows(tmp_path / "rows.jsonl", [row]))
+    assert ours["ids"] == template_ids(tokenizer, messages)
+    trained = [token for token, counts in zip(ours["ids"], ours["supervised"]) if counts]
+    assert tokenizer.decode(trained) == "It is four.<|im_end|>"
+
+
 def test_an_answer_that_begins_with_white_space_keeps_the_prompts_tokens(model, tokenizer, tmp_path):
     rows = [
         [{"role": "user", "content": "q"}, {"role": "assistant", "content": content}]
