@@ -99,6 +99,22 @@ void refuse_open_names(const RowFields& row, const RecordFormat& format) {
     }
 }
 
+/// Trained without these a row would teach something else.
+void refuse_lost_meaning(const Json& row, DataFormat format) {
+    for (const char* name : {"images", "videos", "audios"}) {
+        if (row.contains(name) && row[name].is_array() && !row[name].empty())
+            throw DataError(formats::shown(name) + " holds what is no text, and only text can be trained on");
+    }
+    const auto is_unwanted = [&](const char* name) { return row.contains(name) && row[name] == false; };
+    const bool is_pair = format == DataFormat::kPromptCompletion;
+    for (const char* name : {"kto_tag", "label"}) {
+        if (!is_unwanted(name) || (name == std::string_view("label") && !is_pair)) continue;
+        throw DataError(formats::shown(name) +
+                        " false marks an answer that is not wanted, but every answer is trained; leave such "
+                        "rows out");
+    }
+}
+
 /// What a conversation may have besides its turns.
 void read_template_fields(RowFields& row, Record& record) {
     const Json tools = row.structured_or_null("tools", Json::value_t::array);
@@ -163,7 +179,10 @@ Record parse_record(std::string_view text, DataFormat format, bool answers_neede
     refuse_open_names(fields, chosen);
     Record record = chosen.parse(fields);
     if (record.kind == RecordKind::kConversation) check_turns(record, answers_needed);
-    if (record.kind != RecordKind::kText) read_template_fields(fields, record);
+    if (record.kind != RecordKind::kText) {
+        refuse_lost_meaning(row, chosen.format);
+        read_template_fields(fields, record);
+    }
     record.task = fields.optional_string("task");
     record.passed_over = fields.unread();
     return record;

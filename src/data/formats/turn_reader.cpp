@@ -1,5 +1,6 @@
 #include "turn_reader.h"
 
+#include <algorithm>
 #include <array>
 #include <utility>
 
@@ -81,15 +82,15 @@ class TurnReader {
         const Json& value = turn_.at(key);
         if (!value.is_string()) throw DataError(of_turn(key) + " must be a string, found " + type_of(value));
         const std::string& word = value.get_ref<const std::string&>();
-        std::string known;
-        for (const RoleWord& entry : kRoleWords) {
-            if (entry.word == word) {
-                role_ = entry.role;
-                is_function_call_ = word == kFunctionCall;
-                return;
-            }
-            known += (known.empty() ? "" : ", ") + std::string(entry.word);
+        const auto entry = std::find_if(kRoleWords.begin(), kRoleWords.end(),
+                                        [&](const RoleWord& known) { return known.word == word; });
+        if (entry != kRoleWords.end()) {
+            role_ = entry->role;
+            is_function_call_ = word == kFunctionCall;
+            return;
         }
+        std::string known;
+        for (const RoleWord& one : kRoleWords) known += (known.empty() ? "" : ", ") + std::string(one.word);
         throw DataError(where_ + " has the unknown role " + shown(word) + "; known are " + known);
     }
 
@@ -97,6 +98,10 @@ class TurnReader {
     void read_called_functions(const std::string& key) {
         const auto found = turn_.find(key);
         if (found == turn_.end()) throw DataError(where_ + " has no " + shown(key));
+        for (const char* name : {"tool_calls", "function_call"}) {
+            if (holds(name) && !says_nothing(turn_.at(name)))
+                throw DataError(where_ + " holds a call in both " + shown(key) + " and " + shown(name));
+        }
         Json calls = *found;
         if (calls.is_string()) {
             try {
