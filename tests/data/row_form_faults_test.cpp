@@ -147,6 +147,7 @@ TEST(RowFormFaults, FaultsNameTheFieldAndTheTurn) {
                  "round 0 of \"history\" must be a pair of strings");
     expect_fault(R"({"instruction": "a", "output": "b", "history": [["x", "y"], ["x", ""]]})",
                  "the answer in round 1 of \"history\" is empty");
+    expect_fault(R"({"question": "q", "answer": null})", "\"answer\" must be a string, found null");
     expect_fault(R"({"question": "q", "choices": ["x"], "answer": 2})",
                  "\"answer\" must be a string, found a number");
 }

@@ -89,23 +89,29 @@ bool RowFields::is_taken(const std::string& name, std::string_view field) const 
 }
 
 bool RowFields::is_there(std::string_view field) const {
-    const std::string own = own_name(field);
-    return value_of(own) != nullptr && !is_taken(own, field);
+    return !all_names_of(field).empty();
 }
 
 bool RowFields::holds_own(std::string_view field) const {
-    return is_there(field) && !value_of(own_name(field))->is_null();
+    const std::string own = own_name(field);
+    const Json* value = value_of(own);
+    return value != nullptr && !value->is_null() && !is_taken(own, field);
 }
 
-std::vector<std::string> RowFields::names_of(std::string_view field) const {
+std::vector<std::string> RowFields::all_names_of(std::string_view field) const {
     std::vector<std::string> names;
     const auto add = [&](std::string name) {
-        const Json* value = value_of(name);
-        if (value != nullptr && !value->is_null() && !is_taken(name, field)) names.push_back(std::move(name));
+        if (value_of(name) != nullptr && !is_taken(name, field)) names.push_back(std::move(name));
     };
     add(own_name(field));
     if (columns_.column_of(field) != nullptr) return names;
     for (const std::string_view other : other_names(field)) add(std::string(other));
+    return names;
+}
+
+std::vector<std::string> RowFields::names_of(std::string_view field) const {
+    std::vector<std::string> names = all_names_of(field);
+    std::erase_if(names, [&](const std::string& name) { return value_of(name)->is_null(); });
     return names;
 }
 
@@ -126,10 +132,11 @@ const Json* RowFields::find(std::string_view field) {
 }
 
 const Json& RowFields::at(std::string_view field) {
-    const std::vector<std::string> names = names_of(field);
+    std::vector<std::string> names = names_of(field);
+    if (names.empty()) names = all_names_of(field);
     const std::string own = own_name(field);
-    if (names.empty() && value_of(own) == nullptr) throw DataError("the field " + shown(own) + " is missing");
-    const std::string& name = names.empty() ? own : names.front();
+    if (names.empty()) throw DataError("the field " + shown(own) + " is missing");
+    const std::string& name = names.front();
     if (names.size() > 1 && name != own) refuse_two_names(name, names[1], field);
     read_.push_back(name);
     return *value_of(name);
@@ -156,7 +163,8 @@ Json RowFields::structured_or_null(std::string_view field, Json::value_t type) {
 }
 
 std::string RowFields::quoted(std::string_view field) const {
-    const std::vector<std::string> names = names_of(field);
+    std::vector<std::string> names = names_of(field);
+    if (names.empty()) names = all_names_of(field);
     return shown(names.empty() ? own_name(field) : names.front());
 }
 

@@ -16,9 +16,9 @@ class RowFields {
     /// Keeps references to both.
     RowFields(const Json& row, const ColumnNames& columns) : row_(row), columns_(columns) {}
 
-    /// Does the row have the field, null or not, in its column of `data.columns` or under its own name?
+    /// Does the row have the field under any of its names, null or not?
     bool is_there(std::string_view field) const;
-    /// Does the row hold something under that name?
+    /// Does it hold something in the field's column of `data.columns`, or else under the field's own name?
     bool holds_own(std::string_view field) const;
     /// The names, its own first, under which the row holds something for the field; null is nothing.
     std::vector<std::string> names_of(std::string_view field) const;
@@ -48,6 +48,7 @@ class RowFields {
 
   private:
     const Json* value_of(const std::string& name) const;
+    std::vector<std::string> all_names_of(std::string_view field) const;
     std::string own_name(std::string_view field) const;
     /// Does `data.columns` give the column to another field?
     bool is_taken(const std::string& name, std::string_view field) const;

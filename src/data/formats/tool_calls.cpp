@@ -25,7 +25,9 @@ Json framed(const Json& given, const std::string& where) {
     if (!given.is_object()) throw DataError(where + " must be an object, found " + type_of(given));
     const auto type = given.find("type");
     if (type != given.end() && !type->is_null() && *type != "function")
-        throw DataError(where + " is of the type " + shown(type->dump()) + "; only functions are known");
+        throw DataError(where + " is of the type " +
+                        shown(type->is_string() ? type->get<std::string>() : type->dump()) +
+                        "; only functions are known");
     const auto function = given.find("function");
     if (function != given.end() && !function->is_null()) {
         if (!function->is_object())
