@@ -191,6 +191,37 @@ def test_dry_run_prints_the_plan_and_leaves_nothing(bin_dir, project, tmp_path):
     assert not (tmp_path / "none").exists()
 
 
+# A system field with history, one beside ShareGPT's turns, an answer that is switched off.
+USED_FIELDS = """\
+{"instruction":"And its capital?","input":"","output":"Oslo.","system":"Answer in one word.","history":[["Name a country in the north.","Norway."]]}
+{"conversations":[{"from":"human","value":"Who are you?"},{"from":"gpt","value":"A pirate, arr."}],"system":"You speak like a pirate.","tools":"[]"}
+{"messages":[{"role":"user","content":"What is two plus two?"},{"role":"assistant","content":"It is five.","weight":0},{"role":"user","content":"Look again."},{"role":"assistant","content":"It is four.","weight":1}]}
+"""  # fmt: skip
+# What ChatML has no place for.
+UNWRITTEN_FIELDS = """\
+{"messages":[{"role":"user","content":"w?"},{"role":"assistant","content":"cold"}],"tools":[{"type":"function","function":{"name":"w","description":"weather","parameters":{}}}]}
+{"messages":[{"role":"user","content":"2+2?"},{"role":"assistant","content":"4.","reasoning_content":"Two and two make four."}]}
+"""  # fmt: skip
+
+
+def test_a_field_that_changes_what_is_trained_is_used_or_refused(bin_dir, project, tmp_path):
+    data = tmp_path / "rows.jsonl"
+    flags = ["--config", config_of(project), "--dry-run", "--set", f"data.train={data}", "--set", "data.eval=null", "--set", "data.template=chatml"]
+    data.write_text(USED_FIELDS)
+    shown = run(bin_dir, "qlora-train", *flags).stdout
+    rows = re.split(r"\nrow \d ", shown)[1:]
+    # The pieces of the texts, joined again.
+    texts = ["".join(re.findall(r'"((?:[^"\\]|\\.)*)"', row)) for row in rows]
+    assert len(rows) == 3
+    assert "Answer in one word." in texts[0] and "Norway." in texts[0]
+    assert "You speak like a pirate." in texts[1]
+    assert "61 tokens, trained on 7\n" in rows[2]
+    data.write_text(UNWRITTEN_FIELDS)
+    refused = run(bin_dir, "qlora-train", *flags, code=2).stderr
+    assert re.search(r"rows\.jsonl:1: the template chatml does not write .* \(tools\)", refused)
+    assert re.search(r"rows\.jsonl:2: the template chatml does not write .* \(reasoning_content\)", refused)
+
+
 def test_columns_are_named_and_what_is_passed_over_is_said_once(bin_dir, project, tmp_path):
     rows = [{"frage": f"{i}?", "antwort": str(i), "quelle": "x"} for i in range(3)]
     data = tmp_path / "rows.jsonl"

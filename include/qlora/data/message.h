@@ -22,8 +22,8 @@ bool gives_instructions(Role role);
 class Message {
   public:
     Message(Role role, const std::string& content);
-    /// `object`: the fields but for `role`, which is put first; `content` and `reasoning_content` are strings where
-    /// they are there, `tool_calls` a list of {"type": "function", "function": {"name", "arguments"}}.
+    /// `object`: the fields but for `role`, which is put first; `content` and `reasoning_content` are strings
+    /// where they are there, `tool_calls` a list of {"type": "function", "function": {"name", "arguments"}}.
     static Message from_fields(Role role, const Json& object);
 
     Role role() const { return role_; }
