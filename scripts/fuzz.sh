@@ -13,7 +13,7 @@ for target in tests/fuzz/*_fuzz.cpp; do
     name=$(basename "$target" .cpp)
     case $name in
         safetensors_fuzz) sources=(src/io/*.cpp src/core/*.cpp) ;;
-        *) sources=(src/data/formats/*.cpp src/data/{record_format,message,white_space,row_source,json_array,json_lines,row_text,byte_reader}.cpp
+        *) sources=(src/data/formats/*.cpp src/data/{record_format,message,data_config,white_space,row_source,json_array,json_lines,row_text,byte_reader}.cpp
                     src/core/*.cpp) ;;
     esac
     "$clang" -std=c++20 -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -Iinclude -Isrc \
