@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Installs what building and running needs; does nothing when everything is there.
 #
-#   scripts/setup.sh           Debian packages (root or sudo, only for missing ones) and LibTorch in .venv
+#   scripts/setup.sh           Debian packages (root or sudo, only for missing ones), LibTorch and Arrow in .venv
 #   scripts/setup.sh --tests   also the Python packages and programs that the tests compare with; with QLORA_FULL=1
 #                              clang for the fuzzers too
 #   scripts/setup.sh --bench   what --tests installs, and what scripts/bench.py compares with: trl, jemalloc
@@ -16,8 +16,8 @@ venv=$root/.venv
 log=$root/build/setup.log
 
 build_packages=(g++ cmake ninja-build ccache mold pkg-config ca-certificates libcli11-dev nlohmann-json3-dev
-                libspdlog-dev libsentencepiece-dev libpcre2-dev libutf8proc-dev libxxhash-dev libgtest-dev
-                libbenchmark-dev libboost-context-dev zstd)
+                libspdlog-dev libsentencepiece-dev libpcre2-dev libutf8proc-dev libxxhash-dev zlib1g-dev
+                libzstd-dev libgtest-dev libbenchmark-dev libboost-context-dev zstd)
 test_packages=(strace wordnet-base ${QLORA_FULL:+clang libclang-rt-14-dev})
 bench_packages=(libjemalloc2)
 
@@ -197,11 +197,13 @@ has_gpu() { command -v nvidia-smi >/dev/null && nvidia-smi -L 2>/dev/null | grep
 
 install_python_packages() {
     local fetch=scripts/requirements-fetch.txt torch=scripts/requirements-torch.txt found
+    local parquet=scripts/requirements-parquet.txt
     make_venv
     if [[ -n $tests ]]; then
         ensure "3 GB" tests/peers/requirements.txt ""
     else
         ensure "20 MB" $fetch ""
+        ensure "50 MB" $parquet bare
     fi
     [[ -z $bench ]] || ensure "80 MB" bench/requirements.txt ""
     if [[ -n ${QLORA_TORCH:-} ]]; then

@@ -137,7 +137,7 @@ int eval_main(int argc, char** argv) {
     app.add_flag("--base-only", flags.base_only, "with --config: the base without the run's adapter");
     add_model_flag(app, flags.model);
     add_adapter_flag(app, flags.adapter);
-    app.add_option("--data", flags.data, "held-out file (.jsonl, .json)");
+    app.add_option("--data", flags.data, "held-out file, folder or pattern, as data.eval");
     app.add_option(
         "--quantization", flags.quantization,
         "auto (what the adapter was trained on, else what the folder holds; the default), none, or "

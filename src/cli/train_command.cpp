@@ -1,4 +1,5 @@
 #include <CLI/CLI.hpp>
+#include <algorithm>
 #include <iostream>
 
 #include "compute_dtype.h"
@@ -13,6 +14,7 @@
 #include "qlora/core/atomic_file.h"
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
+#include "qlora/data/data_files.h"
 #include "qlora/io/model_folder.h"
 #include "qlora/ops/device.h"
 #include "qlora/train/router_loss.h"
@@ -42,6 +44,29 @@ std::string held_run_fault(const train::RunPaths& paths) {
            " already holds a run; add --resume to go on with it, or choose another folder";
 }
 
+void check_data_paths(const RunConfig& config, FaultList& faults) {
+    const std::size_t before = faults.size();
+    const auto need = [&](const std::string& setting, const std::filesystem::path& path) {
+        const std::string fault = data::fault_of_data_path(path);
+        if (config.given.contains(setting) && !fault.empty()) faults.add(setting, fault);
+    };
+    for (const std::filesystem::path& path : config.data.train.files) need("data.train", path);
+    const std::filesystem::path* held_out = config.data.eval_file();
+    if (held_out != nullptr) need("data.eval", *held_out);
+    // Equal paths are a fault of the configuration, found before; folders and patterns hide them.
+    const bool is_named_alone = faults.size() == before && held_out != nullptr;
+    if (!is_named_alone || !config.given.contains("data.eval") || !config.given.contains("data.train"))
+        return;
+    const std::vector<std::filesystem::path> trained = data::data_files(config.data.train.files);
+    for (const std::filesystem::path& file : data::data_files({*held_out})) {
+        if (std::find(trained.begin(), trained.end(), file) == trained.end()) continue;
+        faults.add("data.eval",
+                   file.string() +
+                       " is one of the files that data.train names, so its loss would say nothing; "
+                       "keep it in another folder, or name the training files alone");
+    }
+}
+
 /// What must be there before anything is read, so that all of it is said at once.
 void check_paths(const RunConfig& config, const TrainFlags& flags, FaultList& faults) {
     const auto need = [&](const std::string& setting, const std::filesystem::path& path) {
@@ -55,8 +80,7 @@ void check_paths(const RunConfig& config, const TrainFlags& flags, FaultList& fa
         if (!fault.empty()) faults.add("model.path", fault);
     }
     if (config.model.adapter) need("model.adapter", *config.model.adapter);
-    for (const std::filesystem::path& file : config.data.train.files) need("data.train", file);
-    if (config.data.eval_file() != nullptr) need("data.eval", *config.data.eval_file());
+    check_data_paths(config, faults);
     // Alone it is said once the lock is held: until then the run may be another process's.
     const train::RunPaths paths{config.training.output_dir};
     const bool starts = !flags.dry_run && !flags.resume && config.given.contains("training.output_dir");

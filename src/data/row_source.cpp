@@ -1,42 +1,35 @@
 #include "row_source.h"
 
-#include <algorithm>
+#include <optional>
 #include <utility>
 
+#include "compression.h"
+#include "delimited_rows.h"
+#include "file_kind.h"
 #include "json_array.h"
 #include "json_lines.h"
-#include "json_value_end.h"
+#include "parquet_rows.h"
 #include "qlora/core/error.h"
-#include "qlora/core/lfs_pointer.h"
 #include "qlora/core/utf8.h"
 
 namespace qlora::data {
 namespace {
 
-/// Whether the first line is a list that was cut off, and not the first line of an array: a row stands below
-/// it.
-bool is_cut_line(std::string_view beginning) {
-    const std::size_t line_end = beginning.find('\n');
-    if (line_end == std::string_view::npos) return false;
-    const std::string_view line = beginning.substr(0, line_end), below = beginning.substr(line_end);
-    const char last = line[line.find_last_not_of(kJsonBlanks)];  // at least the bracket is there
-    const std::size_t next = below.find_first_not_of(kJsonBlanks);
-    return last != '[' && last != ',' && next != std::string_view::npos && below[next] == '{';
+void refuse_other_files(const std::filesystem::path& file, std::string_view beginning) {
+    const std::string fault = fault_of_beginning(beginning);
+    if (!fault.empty()) throw DataError(file.string() + ": " + fault);
 }
 
-/// Whether rows are the elements of one array rather than lines, as far as the first bytes of a file tell.
-bool holds_array(std::string_view beginning, bool is_named_array) {
-    beginning.remove_prefix(std::min(beginning.find_first_not_of(kJsonBlanks), beginning.size()));
-    if (!beginning.starts_with('[') && !beginning.starts_with('{')) return is_named_array;
-    JsonValueEnd end;
-    bool complete = false;
-    const std::string_view value = beginning.substr(0, end.consume(beginning, complete));
-    const std::string_view behind = beginning.substr(value.size());
-    // Lists on lines of their own are bad rows, each of them, and not one damaged array.
-    if (value.starts_with('['))
-        return is_named_array || (!complete && !is_cut_line(beginning)) ||
-               (complete && behind.find_first_not_of(kJsonBlanks) == std::string_view::npos);
-    return is_named_array && value.find('\n') != std::string_view::npos;
+std::unique_ptr<ByteReader> decompressed(const std::filesystem::path& file, Compression compression,
+                                         std::unique_ptr<ByteReader> bytes) {
+    auto inner = std::make_unique<ByteReader>(decompress(compression, file, std::move(bytes)));
+    if (compression_of(inner->peek()) != Compression::kNone)
+        throw DataError(file.string() + ": is compressed twice; decompress it once");
+    if (inner->peek().starts_with(kParquetMagic))
+        throw DataError(file.string() +
+                        ": holds a compressed Parquet file, of which parts cannot be read; decompress it");
+    refuse_other_files(file, inner->peek());
+    return inner;
 }
 
 }  // namespace
@@ -44,18 +37,29 @@ bool holds_array(std::string_view beginning, bool is_named_array) {
 std::unique_ptr<RowSource> open_rows(const std::filesystem::path& file, Xxh3& hash) {
     if (std::filesystem::is_directory(file))
         throw DataError(file.string() + ": is a folder, not a data file");
-    const bool is_named_array = file.extension() == ".json";
-    if (!is_named_array && file.extension() != ".jsonl") {
-        throw DataError(file.string() +
-                        ": the name must end in .jsonl (a record a line) or .json (a list of records)");
-    }
-    auto bytes = std::make_unique<ByteReader>(file, hash);
-    const std::string fault = fault_of_lfs_pointer(bytes->peek());
-    if (!fault.empty()) throw DataError(file.string() + ": " + fault);
+    auto bytes = std::make_unique<ByteReader>(open_bytes(file));
+    refuse_other_files(file, bytes->peek());
+    // Its magic is sure; the name may be a hash, as in a cache of downloads.
+    if (bytes->peek().starts_with(kParquetMagic)) return open_parquet(file, *bytes, hash);
+    const std::optional<FileKind> promised = kind_by_name(file);
+    if (!promised) throw DataError(file.string() + ": the name must end in " + kDataFileEndings);
+    const Compression compression = compression_of(bytes->peek());
+    if (compression != Compression::kNone) bytes = decompressed(file, compression, std::move(bytes));
+    bytes->hash_into(hash);
     if (bytes->peek().starts_with(kByteOrderMark)) bytes->skip(kByteOrderMark.size());
-    if (holds_array(bytes->peek(), is_named_array))
-        return std::make_unique<JsonArray>(file, std::move(bytes));
-    return std::make_unique<JsonLines>(std::move(bytes));
+    switch (kind_by_beginning(bytes->peek(), *promised)) {
+        case FileKind::kJsonArray:
+            return std::make_unique<JsonArray>(file, std::move(bytes));
+        case FileKind::kJsonLines:
+            return std::make_unique<JsonLines>(std::move(bytes));
+        case FileKind::kCommas:
+            return std::make_unique<DelimitedRows>(file, std::move(bytes), ',');
+        case FileKind::kTabs:
+            return std::make_unique<DelimitedRows>(file, std::move(bytes), '\t');
+        case FileKind::kParquet:
+            break;
+    }
+    throw DataError(file.string() + ": is named as a Parquet file, but does not begin as one does (PAR1)");
 }
 
 }  // namespace qlora::data

@@ -5,6 +5,7 @@
 #include "dataset_builder.h"
 #include "qlora/core/error.h"
 #include "qlora/core/hash.h"
+#include "qlora/data/data_files.h"
 
 namespace qlora::data {
 namespace {
@@ -68,7 +69,7 @@ Dataset load_dataset(const std::vector<std::filesystem::path>& files, const Data
     const auto add = [&](const RawRow& raw, const EncodedRecord& encoded) { builder.add(raw, encoded); };
     NumberedRows rows(reading.only);
     std::vector<std::string> hashes;
-    for (const std::filesystem::path& file : files) {
+    for (const std::filesystem::path& file : data_files(files)) {
         Xxh3 hash;
         const std::int64_t before = rows.passed();
         const std::unique_ptr<RowSource> rows_of_file = open_rows(file, hash);

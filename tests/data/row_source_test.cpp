@@ -9,6 +9,7 @@
 #include <thread>
 #include <vector>
 
+#include "data/source_rows.h"
 #include "qlora/core/error.h"
 #include "support/temp_dir.h"
 
@@ -16,47 +17,10 @@ namespace {
 
 using namespace qlora;
 using namespace qlora::data;
+using data::test::refusal;
+using data::test::rows_of_file;
+using data::test::SourceRows;
 using qlora::test::TempDir;
-using qlora::test::write_file;
-
-struct SourceRow {
-    std::string text;
-    std::int64_t line;
-    std::int64_t element;  // -1: the row is a line
-    std::string fault;
-    bool operator==(const SourceRow&) const = default;
-};
-
-std::ostream& operator<<(std::ostream& out, const SourceRow& row) {
-    return out << row.line << " (" << row.element << "): " << row.text.substr(0, 100) << " [" << row.fault
-               << "]";
-}
-
-using SourceRows = std::vector<SourceRow>;
-
-SourceRows rows_of_file(const std::filesystem::path& file) {
-    Xxh3 hash;
-    const auto source = open_rows(file, hash);
-    SourceRows rows;
-    for (RawRow raw; source->next(raw);)
-        rows.push_back({std::string(raw.text), raw.line, raw.element, raw.fault});
-    return rows;
-}
-
-SourceRows rows_of_file(const std::string& name, const std::string& bytes) {
-    const TempDir folder;
-    write_file(folder / name, bytes);
-    return rows_of_file(folder / name);
-}
-
-std::string refusal(const std::string& name, const std::string& bytes) {
-    try {
-        rows_of_file(name, bytes);
-    } catch (const DataError& error) {
-        return error.what();
-    }
-    return {};
-}
 
 TEST(RowSource, AnArrayIsReadWhateverTheName) {
     for (const char* name : {"rows.jsonl", "rows.json"}) {
@@ -113,6 +77,51 @@ TEST(RowSource, AGitLfsPointerIsNamed) {
         const std::string message = refusal(name, pointer);
         EXPECT_NE(message.find(std::string(name) + ": is a Git LFS pointer"), std::string::npos) << message;
     }
+}
+
+TEST(RowSource, WhatIsNoDataFileIsNamed) {
+    const std::pair<std::string, std::string> files[] = {
+        {"<!DOCTYPE html>\n<html><body>404", "is a web page"},
+        {"\n <html lang=\"en\">", "is a web page"},
+        {std::string("PK\x03\x04\x14\0", 6), "is a zip archive"},
+        {"BZh91AY&SY", "is compressed by bzip2"},
+        {std::string("\xfd"
+                     "7zXZ\0",
+                     6),
+         "is compressed by xz"},
+        {std::string("\xff\xfe{\0", 4), "is UTF-16 text"},
+        {std::string("ARROW1\0\0", 8), "is an Arrow file"},
+        {"\xff\xff\xff\xff\x10", "is an Arrow stream"},
+        {std::string("SQLite format 3\0", 16), "is an SQLite database"},
+    };
+    for (const auto& [bytes, expected] : files) {
+        for (const char* name : {"rows.jsonl", "rows.json", "rows.csv", "rows.parquet", "rows.jsonl.gz"}) {
+            const std::string message = refusal(name, bytes);
+            EXPECT_NE(message.find(std::string(name) + ": " + expected), std::string::npos) << message;
+        }
+    }
+}
+
+TEST(RowSource, TheNameMustBeOfADataFile) {
+    for (const char* name : {"rows", "rows.txt", "rows.xlsx", "rows.gz", "rows.jsonl.bz2", "jsonl"}) {
+        const std::string message = refusal(name, "{}\n");
+        EXPECT_NE(message.find(std::string(name) + ": the name must end in .jsonl"), std::string::npos)
+            << message;
+    }
+    EXPECT_EQ(rows_of_file("ROWS.JSONL", "{}\n").size(), 1U);
+}
+
+TEST(RowSource, AFileNamedAsATableOrParquetIsReadAsTheJsonThatItHolds) {
+    for (const char* name : {"rows.csv", "rows.tsv", "rows.parquet"}) {
+        EXPECT_EQ(rows_of_file(name, "{\"a\": \"x,\"}\n{}\n"),
+                  (SourceRows{{"{\"a\": \"x,\"}", 1, -1, ""}, {"{}", 2, -1, ""}}));
+        EXPECT_EQ(rows_of_file(name, "[{\"a\": 1},\n{}]"),
+                  (SourceRows{{"{\"a\": 1}", 1, 0, ""}, {"{}", 2, 1, ""}}));
+    }
+    EXPECT_EQ(rows_of_file("rows.csv", "[id],{x}\n1,2\n"),
+              (SourceRows{{"{\"[id]\": \"1\", \"{x}\": \"2\"}", 2, -1, ""}}));
+    EXPECT_NE(refusal("rows.parquet", "a,b\n1,2\n").find("does not begin as one does (PAR1)"),
+              std::string::npos);
 }
 
 // What a pipe gives at a time is less than what tells the layout.

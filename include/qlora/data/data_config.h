@@ -99,9 +99,12 @@ struct DataConfig {
     template <class Self, class Visitor>
     static void fields(Self& self, Visitor& visit) {
         visit("train", self.train, {.required = true, .free_on_resume = true},
-              "training file or list of files (.jsonl, .json)");
+              "training file (.jsonl, .json, .csv, .tsv, also with .gz or .zst; .parquet), folder or pattern "
+              "such as "
+              "rows/*.jsonl, or a list of these");
         visit("eval", self.eval, {.free_on_resume = true},
-              "held-out file, or rows held out of the training files, chosen by training.seed: a share or a "
+              "held-out file, folder or pattern, or rows held out of the training files, chosen by "
+              "training.seed: a share or a "
               "number of them");
         visit("format", self.format, {}, "layout of a row; auto: from the fields of each row");
         visit("columns", self.columns, {},

@@ -74,11 +74,12 @@ struct RowReading {
     const std::vector<std::int64_t>* only = nullptr;
 };
 
-/// Reads, renders and encodes all rows of `files`, in order, by `config` (format, max_length, overlong,
-/// train_on, on_bad_row). Bad rows: `stop` throws DataError that lists the first 20 and their number, after
-/// all files are read; `skip` returns them. A file without rows, or nothing kept, is a DataError.
-/// `embedding_rows` > 0: a token id that the model has no embedding for is a CheckpointError. In a kept row
-/// `Example::answer_begin` is 0 when it has no whole prompt (texts, or a truncation before the last answer).
+/// Reads, renders and encodes all rows of `files` (see data_files), in order, by `config` (format,
+/// max_length, overlong, train_on, on_bad_row). Bad rows: `stop` throws DataError that lists the first 20 and
+/// their number, after all files are read; `skip` returns them. A file without rows, or nothing kept, is a
+/// DataError. `embedding_rows` > 0: a token id that the model has no embedding for is a CheckpointError. In a
+/// kept row `Example::answer_begin` is 0 when it has no whole prompt (texts, or a truncation before the last
+/// answer).
 Dataset load_dataset(const std::vector<std::filesystem::path>& files, const DataConfig& config,
                      const PromptTemplate& prompt_template, std::int64_t embedding_rows,
                      const RowReading& reading = {});

@@ -67,7 +67,10 @@ Json parsed_value(const Json& value, Json::value_t type, const std::string& wher
     try {
         out = parse_json(text, "");
     } catch (const ConfigError&) {
-        throw DataError(wanted + ", found " + shown(text));
+        const std::size_t inside = text.find_first_not_of("[{ \n");
+        const bool is_pythons = inside != std::string::npos && inside > 0 && text[inside] == '\'';
+        throw DataError(wanted + ", found " + shown(text) +
+                        (is_pythons ? ", which is how Python prints one; write it with json.dumps()" : ""));
     }
     if (out.type() != type) throw DataError(wanted + ", found the text of " + type_of(out));
     return out;

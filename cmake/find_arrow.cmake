@@ -1,0 +1,17 @@
+# Arrow's C++ libraries and headers, which read Parquet, out of the pyarrow wheel. QLORA_ARROW (environment or cache)
+# names the folder of another pyarrow; default: the one of the project's .venv.
+set(QLORA_ARROW "$ENV{QLORA_ARROW}" CACHE PATH "The folder of the Python package pyarrow")
+file(GLOB candidates "${PROJECT_SOURCE_DIR}/.venv/lib/python3*/site-packages/pyarrow")
+find_path(QLORA_ARROW_ROOT NAMES include/parquet/arrow/reader.h PATHS "${QLORA_ARROW}" ${candidates} NO_DEFAULT_PATH)
+file(GLOB arrow_library "${QLORA_ARROW_ROOT}/libarrow.so.*")
+file(GLOB parquet_library "${QLORA_ARROW_ROOT}/libparquet.so.*")
+if(NOT QLORA_ARROW_ROOT OR NOT arrow_library OR NOT parquet_library)
+  message(STATUS "Parquet: pyarrow was not found, so Parquet files will be refused; scripts/setup.sh installs it")
+  return()
+endif()
+message(STATUS "Parquet: ${QLORA_ARROW_ROOT}")
+foreach(name IN ITEMS arrow parquet)
+  add_library(qlora_${name}_library SHARED IMPORTED)
+  set_target_properties(qlora_${name}_library PROPERTIES IMPORTED_LOCATION ${${name}_library}
+                        INTERFACE_INCLUDE_DIRECTORIES ${QLORA_ARROW_ROOT}/include)
+endforeach()
