@@ -6,11 +6,17 @@ set_target_properties(${programs} PROPERTIES INSTALL_RPATH "$ORIGIN/../../lib")
 install(TARGETS ${programs} RUNTIME_DEPENDENCY_SET qlora_dependencies DESTINATION libexec/qlora)
 install(RUNTIME_DEPENDENCY_SET qlora_dependencies DESTINATION lib
         DIRECTORIES ${QLORA_TORCH_ROOT}/lib
-        PRE_INCLUDE_REGEXES "^lib(spdlog|fmt|sentencepiece|protobuf|pcre2|utf8proc|xxhash)"
+        PRE_INCLUDE_REGEXES "^lib(spdlog|fmt|sentencepiece|protobuf|pcre2|utf8proc|xxhash|zstd|z\\.so)"
         PRE_EXCLUDE_REGEXES ".*")
 foreach(program IN LISTS programs)
   install(PROGRAMS ${PROJECT_SOURCE_DIR}/scripts/installed_program.sh DESTINATION bin RENAME ${program})
 endforeach()
+# 60 MB; scripts/bundle.sh leaves the component out.
+if(TARGET qlora_parquet)
+  set_target_properties(qlora_parquet PROPERTIES INSTALL_RPATH "$ORIGIN")
+  install(TARGETS qlora_parquet LIBRARY DESTINATION lib COMPONENT parquet)
+  install(IMPORTED_RUNTIME_ARTIFACTS qlora_parquet_library qlora_arrow_library LIBRARY DESTINATION lib COMPONENT parquet)
+endif()
 if(QLORA_CUDA)
   # LibTorch's CUDA runtime is loaded before it.
   set_target_properties(qlora_kernels_cuda PROPERTIES INSTALL_RPATH "")

@@ -37,7 +37,7 @@ fi
 rm -rf "$folder"
 mkdir -p "$folder/googletest" "$folder/source"
 ln -s source/scripts/gpu_check.sh "$folder/gpu_check.sh"
-cmake --install $build --prefix "$folder" --strip >/dev/null
+cmake --install $build --prefix "$folder" --component Unspecified --strip >/dev/null  # without what reads Parquet
 cmake --install $build --prefix "$folder" --component gpu_check --strip >/dev/null
 cp -r $googletest/{include,src} "$folder/googletest/"
 git ls-files -z | tar --null --files-from=- -cf - | tar -xf - -C "$folder/source"

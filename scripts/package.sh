@@ -130,7 +130,13 @@ collect_licences() {
         [[ -n $file ]] || die "the licence of lib${name%:*} (${name#*:}) is not beside $torch"
         cp "$file" "$licences/${name#*:}-LICENSE"
     done
-    for file in $(find "$folder"/lib -type f -name 'lib*' ! -name 'libtorch*' ! -name 'libc10*' ! -name 'libcu*' \
+    if [[ -e $folder/lib/libqlora_parquet.so ]]; then
+        for file in "${arrow%/*}"/pyarrow-*.dist-info/licenses/{LICENSE,NOTICE}.txt; do
+            [[ -f $file ]] || die "Arrow's licence $(basename "$file") is not beside $arrow"
+            cp "$file" "$licences/arrow-$(basename "$file")"
+        done
+    fi
+    for file in $(find "$folder"/lib -type f -name 'lib*' ! -name 'libtorch*' ! -name 'libarrow*' ! -name 'libparquet*' ! -name 'libc10*' ! -name 'libcu*' \
         ! -name 'libgomp*' ! -name 'libqlora*') "${header_packages[@]}"; do
         package=$file
         [[ $file != /* && $file != */* ]] || package=$(debian_package "$file")
@@ -230,6 +236,7 @@ fi
 [[ -f $build/CMakeCache.txt && -x $build/bin/qlora-train ]] || die "$build holds no built programs"
 version=$(cached CMAKE_PROJECT_VERSION)
 torch=$(cached QLORA_TORCH_ROOT)
+arrow=$(cached QLORA_ARROW_ROOT)
 archive=qlora-$version-linux-x86_64
 mkdir -p "$output"
 output=$(cd "$output" && pwd)
