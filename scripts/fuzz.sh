@@ -13,12 +13,13 @@ for target in tests/fuzz/*_fuzz.cpp; do
     name=$(basename "$target" .cpp)
     case $name in
         safetensors_fuzz) sources=(src/io/*.cpp src/core/*.cpp) ;;
+        jinja_fuzz) sources=(src/jinja/*.cpp src/core/*.cpp) ;;
         *) sources=(src/data/formats/*.cpp src/data/{record_format,message,data_config,white_space,row_source,row_text,byte_reader,byte_stream}.cpp
                     src/data/{file_kind,json_array,json_lines,json_value_end,json_cell,delimited_cells,delimited_rows}.cpp
                     src/data/{compression,gzip_stream,zstd_stream,parquet_rows}.cpp src/core/*.cpp) ;;
     esac
     "$clang" -std=c++20 -O1 -g -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=all -Iinclude -Isrc \
-        "$target" "${sources[@]}" -lxxhash -lspdlog -lfmt -lz -lzstd -o "$out/$name"
+        "$target" "${sources[@]}" -lxxhash -lspdlog -lfmt -lz -lzstd -lutf8proc -o "$out/$name"
     mkdir -p "$out/$name-corpus"
     echo "fuzz: $name for $seconds s"
     "$out/$name" -max_total_time="$seconds" -print_final_stats=1 "$out/$name-corpus" 2>&1 | tail -n 8

@@ -78,7 +78,7 @@ std::optional<Value> python_item(Runtime& runtime, const Value& value, const Val
 }  // namespace
 
 Value get_attribute(Runtime& runtime, const Value& value, const std::string& name) {
-    if (is_internal(name)) return Value::undefined(&name);
+    if (is_internal(name) && !value.is_undefined()) return Value::undefined(&name);
     if (auto found = python_attribute(runtime, value, name)) return *found;
     if (value.is(Kind::kDict)) {
         runtime.budget.step(static_cast<std::int64_t>(value.dict().entries.size() / 16));
@@ -100,10 +100,12 @@ Value get_slice(Runtime& runtime, const Value& value, const Value& start, const 
     std::optional<std::int64_t> first, last, width;
     for (const auto& [part, out] : {std::pair{&start, &first}, {&stop, &last}, {&step, &width}}) {
         if (part->is(Kind::kNone)) continue;
-        if (!part->is_whole()) return {};  // a TypeError, which jinja2 takes for a missing item
+        if (!part->is_whole())
+            runtime.fail("a slice needs integers, not a value of type " + std::string(type_name(*part)));
         *out = part->whole();
     }
-    if (!value.is_text() && !value.is_sequence() && !value.is(Kind::kRange)) return {};
+    if (!value.is_text() && !value.is_sequence() && !value.is(Kind::kRange))
+        runtime.fail("a value of type " + std::string(type_name(value)) + " cannot be sliced");
     if (width == 0) runtime.fail("the step of a slice is zero");
     const std::int64_t stride = width.value_or(1);
     if (value.is_text()) return slice(runtime, value.text(), first, last, stride);

@@ -112,8 +112,12 @@ Value Renderer::evaluate_dict(const Expression& expression) {
 
 Value Renderer::evaluate_item(const Expression& expression) {
     const Value value = evaluate(*expression.operands[0]);
-    if (expression.kind == ExpressionKind::kItem)
-        return get_item(runtime_, value, evaluate(*expression.operands[1]));
+    if (expression.kind == ExpressionKind::kItem) {
+        const Expression& key = *expression.operands[1];
+        const Value found = get_item(runtime_, value, evaluate(key));
+        const bool has_name = key.kind == ExpressionKind::kConstant && key.constant.is_text();
+        return found.is_undefined() && has_name ? Value::undefined(&key.constant.text().bytes) : found;
+    }
     const Value start = evaluate_or_none(expression.operands[1]);
     const Value stop = evaluate_or_none(expression.operands[2]);
     return get_slice(runtime_, value, start, stop, evaluate_or_none(expression.operands[3]));
@@ -207,6 +211,7 @@ Value Renderer::call_macro(const Macro& macro, const Arguments& arguments) {
     const auto caller_scope = scope_;
     scope_ = std::make_shared<Scope>();
     scope_->parent = defined_in.get();
+    scope_->begin(definition.hidden);
     TextBuilder text(runtime_.budget);
     TextBuilder* const caller_out = std::exchange(out_, &text);
     ++calls_;

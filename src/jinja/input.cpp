@@ -129,6 +129,8 @@ std::vector<std::pair<std::string, Value>> input_variables(Runtime& runtime, con
     std::vector<std::pair<std::string, Value>> out;
     for (const std::string_view name : {"tools", "documents"})
         if (!variables.contains(name)) out.emplace_back(name, Value::none());
+    if (!variables.contains("add_generation_prompt"))
+        out.emplace_back("add_generation_prompt", Value::boolean(false));
     for (const auto& [name, value] : variables.items()) {
         if (name != "messages") {
             out.emplace_back(name, reader.read(value, {Origin::Kind::kInput, 0, pointer_step(name), false}));

@@ -1,22 +1,32 @@
 #include "iteration.h"
 
+#include <optional>
+
 #include "qlora/core/code_points.h"
 
 namespace qlora::jinja {
 namespace {
 
+// Looks at its source only when the first item is asked for, as a generator of Python does.
 struct SteppingIterator : Iterator {
-    SteppingIterator(Runtime& runtime, const Value& source, std::function<bool(Value&)> step)
-        : Iterator(&runtime.budget, source.depth() + 1), cursor_(runtime, source), step_(std::move(step)) {}
+    SteppingIterator(Runtime& runtime, Value source, std::function<bool(Value&)> step)
+        : Iterator(&runtime.budget, source.depth() + 1),
+          runtime_(runtime),
+          source_(std::move(source)),
+          step_(std::move(step)) {}
 
     bool next(Value& item) override {
-        while (cursor_.next(item))
+        if (!cursor_) cursor_.emplace(runtime_, source_);
+        runtime_.check_stack();
+        while (cursor_->next(item))
             if (step_(item)) return true;
         return false;
     }
 
   private:
-    Cursor cursor_;
+    Runtime& runtime_;
+    Value source_;
+    std::optional<Cursor> cursor_;
     std::function<bool(Value&)> step_;
 };
 

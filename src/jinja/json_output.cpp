@@ -5,7 +5,7 @@
 #include <cstdio>
 
 #include "compare.h"
-#include "print.h"
+#include "numbers.h"
 #include "qlora/core/code_points.h"
 
 namespace qlora::jinja {

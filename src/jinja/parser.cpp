@@ -4,6 +4,7 @@
 #include <initializer_list>
 
 #include "expression_parser.h"
+#include "hidden_names.h"
 #include "messages.h"
 #include "qlora/core/utf8.h"
 
@@ -135,8 +136,8 @@ class Parser {
 
     std::string target_name() {
         const Token token = tokens_.expect(TokenType::kName, "the name of a variable");
-        for (const std::string_view reserved : {"true", "True", "false", "False", "none", "None", "loop",
-                                                "and", "or", "not", "in", "is", "if", "else"})
+        for (const std::string_view reserved :
+             {"true", "True", "false", "False", "none", "None", "and", "or", "not", "in", "is", "if", "else"})
             if (token.text == reserved)
                 tokens_.fail("nothing can be assigned to " + in_quotes(reserved), token.line);
         return token.text;
@@ -157,6 +158,8 @@ class Parser {
     StatementPtr for_(const Token& tag) {
         StatementPtr out = make(StatementKind::kFor, tag.line);
         targets(*out);
+        for (const std::string& target : out->targets)
+            if (target == "loop") tokens_.fail("nothing can be assigned to 'loop' by a loop", tag.line);
         if (!tokens_.skip_name("in"))
             tokens_.fail("expected 'in', not " + tokens_.description(tokens_.current()));
         out->value = tokens_.tuple(false);
@@ -260,6 +263,7 @@ std::shared_ptr<const Program> parse_program(std::string_view source, const std:
     auto program = std::make_shared<Program>();
     program->name = name;
     Parser(tokenize(source, name), *program, limits).run();
+    find_hidden_names(*program);
     return program;
 }
 

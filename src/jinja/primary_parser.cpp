@@ -5,6 +5,7 @@
 #include "expression_parser.h"
 #include "filters.h"
 #include "messages.h"
+#include "numbers.h"
 #include "value_tests.h"
 
 namespace qlora::jinja {
@@ -68,10 +69,9 @@ ExpressionPtr ExpressionParser::number(const Token& token) {
     const char* begin = text.data();
     const char* end = begin + text.size();
     if (token.type == TokenType::kFloat) {
-        double value = 0;
-        if (std::from_chars(begin, end, value).ec != std::errc())
-            fail("the number " + in_quotes(text) + " is beyond the range of floats", token.line);
-        out->constant = Value::real(value);
+        const auto value = parse_float(text);
+        if (!value) fail("the number " + in_quotes(text) + " cannot be read", token.line);
+        out->constant = Value::real(*value);
         return out;
     }
     int base = 10;

@@ -2,11 +2,9 @@
 
 #include <utf8proc.h>
 
-#include <charconv>
-#include <cmath>
 #include <cstdio>
-#include <cstdlib>
 
+#include "numbers.h"
 #include "qlora/core/code_points.h"
 
 namespace qlora::jinja {
@@ -91,33 +89,6 @@ void repr_of_namespace(Runtime& runtime, TextBuilder& out, Namespace& space) {
 }
 
 }  // namespace
-
-std::string float_text(double value) {
-    if (std::isnan(value)) return "nan";
-    if (std::isinf(value)) return value < 0 ? "-inf" : "inf";
-    char buffer[64];
-    const auto end = std::to_chars(buffer, buffer + sizeof buffer, value, std::chars_format::scientific).ptr;
-    const std::string_view all(buffer, static_cast<std::size_t>(end - buffer));
-    const std::size_t e = all.find('e');
-    std::string digits;
-    std::string out = all.front() == '-' ? "-" : "";
-    for (const char c : all.substr(0, e))
-        if (c >= '0' && c <= '9') digits += c;
-    const int exponent = std::atoi(buffer + e + 1);
-    const int count = static_cast<int>(digits.size());
-    if (exponent < -4 || exponent >= 16) {
-        out += digits.substr(0, 1);
-        if (count > 1) out += "." + digits.substr(1);
-        char tail[16];
-        std::snprintf(tail, sizeof tail, "e%+03d", exponent);
-        return out + tail;
-    }
-    if (exponent < 0) return out + "0." + std::string(static_cast<std::size_t>(-exponent - 1), '0') + digits;
-    if (count <= exponent + 1)
-        return out + digits + std::string(static_cast<std::size_t>(exponent + 1 - count), '0') + ".0";
-    return out + digits.substr(0, static_cast<std::size_t>(exponent + 1)) + "." +
-           digits.substr(static_cast<std::size_t>(exponent + 1));
-}
 
 void print_repr(Runtime& runtime, TextBuilder& out, const Value& value) {
     runtime.check_stack();

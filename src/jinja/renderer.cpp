@@ -42,12 +42,18 @@ void Scope::set(const std::string& name, Value value) {
     }
 }
 
+void Scope::begin(const std::vector<std::string>& hidden) {
+    variables.clear();
+    for (const std::string& name : hidden) variables.emplace_back(&name, Value::undefined(&name));
+}
+
 Renderer::Renderer(Runtime& runtime, std::vector<std::pair<std::string, Value>> variables)
     : runtime_(runtime), variables_(std::move(variables)), scope_(std::make_shared<Scope>()) {}
 
 TextPtr Renderer::run(const Program& program) {
     TextBuilder out(runtime_.budget);
     out_ = &out;
+    scope_->begin(program.hidden);
     execute(program.body);
     return out.finish();
 }
@@ -124,32 +130,37 @@ Renderer::Flow Renderer::execute_for(const Statement& statement) {
     }
     const auto loop = std::make_shared<Loop>(runtime_, source, std::move(filter));
     Flow flow = Flow::kNext;
+    bool is_unused = true;  // jinja2 notes at a body's end that it ran, where break and continue do not come
     {
         static const std::string kLoop = "loop";
         const Temporarily in_scope(scope_, scope_inside(outer));
         while (flow != Flow::kBreak && loop->advance()) {
-            scope_->variables.clear();
+            scope_->begin(statement.hidden);
             assign(statement, loop->item);
             scope_->set(kLoop, Value(Kind::kLoop, loop));
             flow = execute(statement.body);
+            if (flow == Flow::kNext) is_unused = false;
         }
     }
     loop->close();
-    if (loop->index < 0) return execute(statement.otherwise);
-    return Flow::kNext;
+    if (!is_unused) return Flow::kNext;
+    const Temporarily in_scope(scope_, scope_inside(outer));
+    scope_->begin(statement.hidden_otherwise);
+    return execute(statement.otherwise);
 }
 
-TextPtr Renderer::captured(const Body& body, Flow& flow) {
+TextPtr Renderer::captured(const Statement& statement, Flow& flow) {
     const Temporarily in_scope(scope_, scope_inside(scope_));
+    scope_->begin(statement.hidden);
     TextBuilder text(runtime_.budget);
     const Temporarily into(out_, &text);
-    flow = execute(body);
+    flow = execute(statement.body);
     return text.finish();
 }
 
 Renderer::Flow Renderer::execute_set_block(const Statement& statement) {
     Flow flow = Flow::kNext;
-    Value value = captured(statement.body, flow);
+    Value value = captured(statement, flow);
     if (flow != Flow::kNext) return flow;
     if (statement.value != nullptr) value = evaluate_filters(*statement.value, &value);
     assign(statement, value);
@@ -158,13 +169,14 @@ Renderer::Flow Renderer::execute_set_block(const Statement& statement) {
 
 Renderer::Flow Renderer::execute_filter_block(const Statement& statement) {
     Flow flow = Flow::kNext;
-    const Value value = captured(statement.body, flow);
+    const Value value = captured(statement, flow);
     if (flow == Flow::kNext) write(evaluate_filters(*statement.value, &value));
     return flow;
 }
 
 void Renderer::execute_generation(const Statement& statement) {
     const Temporarily in_scope(scope_, scope_inside(scope_));
+    scope_->begin(statement.hidden);
     TextBuilder text(runtime_.budget);
     {
         const Temporarily into(out_, &text);

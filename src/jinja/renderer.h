@@ -16,6 +16,8 @@ namespace qlora::jinja {
 struct Scope {
     Value* find(const std::string& name);
     void set(const std::string& name, Value value);
+    /// Begins with these variables, undefined.
+    void begin(const std::vector<std::string>& hidden);
 
     Scope* parent = nullptr;
     std::vector<std::pair<const std::string*, Value>> variables;
@@ -52,8 +54,8 @@ class Renderer {
     void set_attribute(const Statement& statement);
     void assign(const Statement& statement, const Value& value);
     void write(const Value& value);
-    // Runs a body in a scope of its own and gives what it writes.
-    TextPtr captured(const Body& body, Flow& flow);
+    // Runs the statement's body in a scope of its own and gives what it writes.
+    TextPtr captured(const Statement& statement, Flow& flow);
 
     // Expressions.
     Value evaluate(const Expression& expression);

@@ -118,11 +118,15 @@ Value first_filter(Runtime& runtime, const Value& value, const Arguments& argume
 Value items_filter(Runtime& runtime, const Value& value, const Arguments& arguments) {
     const Parameters none(runtime, "the filter 'items'", arguments, {});
     if (value.is_undefined()) return make_iterator(runtime, std::vector<Value>());
-    if (!value.is(Kind::kDict))
-        runtime.fail("the filter 'items' needs a dict, not a value of type " + std::string(type_name(value)));
-    std::vector<Value> items;
-    for (const auto& [key, item] : value.dict().entries) items.push_back(runtime.tuple({key, item}));
-    return make_iterator(runtime, std::move(items));
+    // Over the keys of a dict. What is no dict is refused when the first pair is asked for.
+    const Value keys = value.is(Kind::kDict) ? value : runtime.list({Value()});
+    return make_iterator(runtime, keys, [&runtime, value](Value& item) {
+        if (!value.is(Kind::kDict))
+            runtime.fail("the filter 'items' needs a dict, not a value of type " +
+                         std::string(type_name(value)));
+        item = runtime.tuple({item, *value.dict().find(runtime.budget, item)});
+        return true;
+    });
 }
 
 Value last_filter(Runtime& runtime, const Value& value, const Arguments& arguments) {

@@ -104,12 +104,15 @@ struct Statement {
     std::vector<Branch> branches;
     Body body;
     Body otherwise;
+    std::vector<std::string> hidden;  // variables of the body that are undefined where it begins
+    std::vector<std::string> hidden_otherwise;
 };
 
 /// A parsed template.
 struct Program {
     std::string name;
     Body body;
+    std::vector<std::string> hidden;
     bool has_generation = false;
     std::set<std::string, std::less<>> names;  // all variables that are read
 };

@@ -11,6 +11,7 @@
 #include "iteration.h"
 #include "json_output.h"
 #include "messages.h"
+#include "numbers.h"
 #include "print.h"
 #include "text_operations.h"
 
@@ -40,13 +41,7 @@ std::optional<std::string> numeral(Runtime& runtime, const Text& text) {
 std::optional<double> parse_real(Runtime& runtime, const Text& text) {
     const auto bytes = numeral(runtime, text);
     if (!bytes || bytes->empty()) return {};
-    double value = 0;
-    const auto [end, error] = std::from_chars(bytes->data(), bytes->data() + bytes->size(), value);
-    if (error == std::errc::result_out_of_range)
-        runtime.fail("a number in a text is beyond the range of floats");
-    if (error != std::errc() || end != bytes->data() + bytes->size() || bytes->find('(') != std::string::npos)
-        return {};
-    return value;
+    return parse_float(*bytes);
 }
 
 std::optional<std::int64_t> parse_whole(Runtime& runtime, const Text& text, std::int64_t base) {

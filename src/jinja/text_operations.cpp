@@ -85,11 +85,11 @@ std::size_t find_text(Budget& budget, std::string_view text, std::string_view wa
     if (from > text.size()) return std::string_view::npos;
     const void* found = memmem(text.data() + from, text.size() - from, wanted.data(), wanted.size());
     if (found == nullptr) {
-        budget.touch(text.size() - from);
+        budget.touch(4 * (text.size() - from));
         return std::string_view::npos;
     }
     const auto offset = static_cast<std::size_t>(static_cast<const char*>(found) - text.data());
-    budget.touch(offset - from);
+    budget.touch(4 * (offset - from));
     return offset;
 }
 
@@ -222,10 +222,8 @@ TextPtr repeat(Runtime& runtime, const Text& text, std::int64_t times) {
         const auto count = static_cast<std::size_t>(times);
         const std::size_t limit = runtime.budget.limits().live_bytes;
         runtime.budget.expect(count > limit ? limit + 1 : text.bytes.size() * count);
-        for (std::size_t i = 0; i < count; ++i) {
-            runtime.budget.step();
-            out.append(text);
-        }
+        runtime.budget.step(static_cast<std::int64_t>(count / 4));
+        for (std::size_t i = 0; i < count; ++i) out.append(text);
     }
     return out.finish(text.is_markup);
 }
