@@ -13,7 +13,9 @@
 #include "qlora/data/sft_dataset.h"
 #include "qlora/eval/generate.h"
 #include "qlora/ops/frozen_weight.h"
+#include "qlora/train/run_folder.h"
 #include "row_positions.h"
+#include "run_clock.h"
 #include "threads.h"
 
 namespace qlora::cli {
@@ -72,11 +74,17 @@ int evaluate(const EvalFlags& flags) {
         peft = adapters::load_finished_adapter(
             *request.adapter, adapters::AdapterFile(*request.adapter, folder.config), folder.config);
         check_adapter_base(*request.adapter, folder);
-        if (auto trained = data::read_chat_template(*request.adapter))
+        if (auto trained = data::read_chat_template(*request.adapter)) {
+            // Where it is the base's, the base's template for tools goes with it.
+            if (trained != folder.chat_template)
+                folder.tool_template = data::read_tool_template(*request.adapter);
             folder.chat_template = std::move(trained);
+        }
     }
     const quant::QuantConfig quantization = base_quantization(request, folder);
-    const data::PromptTemplate prompt_template = folder.prompt_template(request.settings.data.template_);
+    const train::RunPaths run{request.settings.training.output_dir};
+    const data::PromptTemplate prompt_template = folder.prompt_template(
+        request.settings.data, flags.config ? run_clock(run.template_clock()) : jinja::LocalTime::now());
     // --set goes to both programs; these flags are of this one alone.
     const bool is_changed = flags.model || flags.format || flags.template_name || flags.max_length;
     data::Dataset dataset = read_rows(request,

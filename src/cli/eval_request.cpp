@@ -55,7 +55,7 @@ void check_needs(const EvalFlags& flags, FaultList& faults) {
 /// What a flag says instead of the file.
 struct Choices {
     data::DataFormat format = data::DataFormat::kAuto;
-    data::TemplateName template_name = data::TemplateName::kAuto;
+    data::TemplateChoice template_;
     BaseQuantization quantization = BaseQuantization::kAuto;
 };
 
@@ -65,7 +65,11 @@ Choices read_flags(const EvalFlags& flags) {
     check_needs(flags, faults);
     check_said_once(flags, faults);
     read_choice("--format", flags.format, out.format, faults);
-    read_choice("--template", flags.template_name, out.template_name, faults);
+    if (flags.template_name) {
+        const std::string problem =
+            FieldType<data::TemplateChoice>::read(*flags.template_name, {}, out.template_);
+        if (!problem.empty()) faults.add("--template", problem);
+    }
     read_choice("--quantization", flags.quantization, out.quantization, faults);
     if (flags.device && !parse_device_name(*flags.device))
         faults.add("--device", wrong_device_name(*flags.device));
@@ -99,7 +103,7 @@ void apply_flags(const EvalFlags& flags, const Choices& choices, RunConfig& sett
     if (flags.model) settings.model.path = *flags.model;
     if (flags.device) settings.model.device = *flags.device;
     if (flags.format) settings.data.format = choices.format;
-    if (flags.template_name) settings.data.template_ = choices.template_name;
+    if (flags.template_name) settings.data.template_ = choices.template_;
     if (flags.max_length) settings.data.max_length = *flags.max_length;
 }
 

@@ -68,6 +68,7 @@ void resolve_paths(RunConfig& config, const std::filesystem::path& folder) {
     for (std::filesystem::path& file : config.data.train.files) make_absolute(file, folder);
     if (config.data.eval_file() != nullptr)
         make_absolute(std::get<std::filesystem::path>(*config.data.eval), folder);
+    if (!config.data.template_.file.empty()) make_absolute(config.data.template_.file, folder);
     make_absolute(config.training.output_dir, folder);
 }
 

@@ -27,6 +27,16 @@ void check_quantization(const quant::QuantConfig& config, FaultList& faults) {
 
 void check_data(const RunConfig& config, FaultList& faults) {
     const data::DataConfig& data = config.data;
+    if (data.one_row_per_answer && data.train_on == data::TrainOn::kAll) {
+        faults.add("data.one_row_per_answer",
+                   "would train the turns before an answer once for each answer behind them, with train_on "
+                   "\"all\"; leave out one of them");
+    }
+    if (data.one_row_per_answer && data.eval_part() != nullptr) {
+        faults.add("data.eval",
+                   "with data.one_row_per_answer held-out rows must be a file: answers of one conversation "
+                   "would be trained and held out");
+    }
     if (!data.max_tokens_per_batch) return;
     if (*data.max_tokens_per_batch < data.max_length) {
         faults.add("data.max_tokens_per_batch",

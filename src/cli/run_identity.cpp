@@ -27,8 +27,13 @@ std::string architecture_fingerprint(const std::filesystem::path& model) {
 }
 
 Json chat_template_fingerprint(const RunConfig& config) {
+    const data::TemplateChoice& choice = config.data.template_;
+    if (!choice.file.empty()) return hash_file(choice.file);
+    if (choice.name != data::TemplateName::kAuto) return Json();
     const auto text = data::read_chat_template(config.model.path);
-    return config.data.template_ == data::TemplateName::kAuto && text ? Json(hash_of(*text)) : Json();
+    const auto for_tools = data::read_tool_template(config.model.path);
+    if (!text) return Json();
+    return hash_of(for_tools ? *text + *for_tools : *text);
 }
 
 Json adapter_fingerprint(const RunConfig& config) {
@@ -60,7 +65,7 @@ constexpr Fact kFacts[] = {
     {"base", "the base model's tensors have changed"},
     {"architecture", "the base model's config.json has changed"},
     {"tokenizer", "the tokenizer has changed"},
-    {"chat_template", "the model's chat template has changed"},
+    {"chat_template", "the chat template has changed"},
     {"adapter", "the adapter that the run began with has changed"},
     {"data", "the training data have changed"},
     {"device", "the kind of device has changed, and with it the order of sums"},

@@ -6,6 +6,7 @@
 #include "qlora/adapters/peft_format.h"
 #include "qlora/core/log.h"
 #include "qlora/core/optional_file.h"
+#include "qlora/core/whole_file.h"
 #include "qlora/models/base_loader.h"
 #include "qlora/models/checkpoint_names.h"
 #include "qlora/models/quantize_checkpoint.h"
@@ -20,12 +21,25 @@ ModelFolder::ModelFolder(const std::filesystem::path& path)
       stored(config.stored_in_4bit ? models::check_base(checkpoint, config).config : std::nullopt),
       tokenizer(tokenizer::load_tokenizer(path)),
       special(tokenizer::load_special_tokens(path, *tokenizer)),
-      chat_template(data::read_chat_template(path)) {
+      chat_template(data::read_chat_template(path)),
+      tool_template(data::read_tool_template(path)) {
     models::log_passed_over(checkpoint, config);
 }
 
-data::PromptTemplate ModelFolder::prompt_template(data::TemplateName choice) const {
-    return data::PromptTemplate(choice, chat_template, *tokenizer, special);
+data::PromptTemplate ModelFolder::prompt_template(const data::DataConfig& settings,
+                                                  const jinja::LocalTime& clock) const {
+    data::TemplateInputs inputs{.arguments = settings.template_arguments.values,
+                                .tools = settings.tools.list,
+                                .documents = settings.documents.list,
+                                .clock = clock,
+                                .tool_use = tool_template,
+                                .end_ids = model_stop_ids(folder, config)};
+    for (const auto& [name, text] : tokenizer::special_token_texts(folder))
+        inputs.special_tokens[name] = text;
+    const std::filesystem::path& file = settings.template_.file;
+    if (file.empty())
+        return data::PromptTemplate(settings.template_.name, chat_template, *tokenizer, special, inputs);
+    return data::PromptTemplate(read_whole_file(file), file.string(), *tokenizer, special, inputs);
 }
 
 std::vector<tokenizer::TokenId> ModelFolder::stop_ids(const data::PromptTemplate& prompt_template) const {

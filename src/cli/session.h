@@ -28,9 +28,10 @@ struct ModelFolder {
     std::optional<quant::QuantConfig> stored;
     std::unique_ptr<tokenizer::Tokenizer> tokenizer;
     tokenizer::SpecialTokens special;
-    std::optional<std::string> chat_template;
+    std::optional<std::string> chat_template, tool_template;
 
-    data::PromptTemplate prompt_template(data::TemplateName choice) const;
+    /// What `config` chooses, with the variables that it gives. `clock`: what strftime_now tells.
+    data::PromptTemplate prompt_template(const data::DataConfig& config, const jinja::LocalTime& clock) const;
     /// Where generation stops: generation_config.json's eos_token_id (a list is common), config.json's, the
     /// template's.
     std::vector<tokenizer::TokenId> stop_ids(const data::PromptTemplate& prompt_template) const;

@@ -23,6 +23,7 @@
 #include "qlora/train/stop_signal.h"
 #include "qlora/train/trainer.h"
 #include "row_positions.h"
+#include "run_clock.h"
 #include "run_identity.h"
 #include "session.h"
 #include "threads.h"
@@ -165,6 +166,7 @@ class Run {
     std::int64_t threads_ = 0;
     std::optional<train::RunLock> lock_;
     std::optional<ModelFolder> folder_;
+    jinja::LocalTime clock_;
     std::optional<data::PromptTemplate> prompt_template_;
     Data data_;
     std::optional<HeldOutRows> held_out_;  ///< of the training files
@@ -217,7 +219,8 @@ void Run::read_data() {
     folder_.emplace(config_.model.path);
     adopt_stored_quantization(config_, folder_->stored);
     train::check_router_loss(config_.training, folder_->config);
-    prompt_template_.emplace(folder_->prompt_template(config_.data.template_));
+    clock_ = flags_.resume ? run_clock(paths_.template_clock()) : jinja::LocalTime::now();
+    prompt_template_.emplace(folder_->prompt_template(config_.data, clock_));
     spdlog::info("template: {}", prompt_template().name());
     data_.train = read_rows(config_.data.train.files, false);
     if (config_.data.eval_part() != nullptr) held_out_ = hold_out_rows(config_, data_.train);
@@ -319,6 +322,7 @@ int Run::train() {
     if (train::StopSignal::received() != 0) return stopped_before_training();
     trainer.require_disk_space();
     keep_held_out_rows();
+    if (prompt_template().tells_time()) write_run_clock(paths_.template_clock(), clock_);
     write_file_atomically(paths_.run_config(), run_config_json(config_).dump(2) + "\n");
     const train::RunSummary summary = trainer.run();
     print_summary(summary, config_);

@@ -49,6 +49,43 @@ std::string FieldType<data::ColumnNames>::read(const Json& value, const FieldRul
     return problems;
 }
 
+std::string FieldType<data::TemplateChoice>::read(const Json& value, const FieldRule& rule,
+                                                  data::TemplateChoice& out) {
+    data::TemplateChoice choice;
+    const std::string problem = FieldType<data::TemplateName>::read(value, rule, choice.name);
+    if (!problem.empty()) {
+        if (!value.is_string()) return wrong_type(kind(), value);
+        const auto& text = value.get_ref<const std::string&>();
+        // What has neither a folder nor an ending is a name that is spelled wrongly.
+        if (text.find('/') == std::string::npos && text.find('.') == std::string::npos)
+            return problem + "; a file with a template is given by its path";
+        choice.file = text;
+    }
+    out = std::move(choice);
+    return "";
+}
+
+std::string FieldType<data::TemplateArguments>::read(const Json& value, const FieldRule&,
+                                                     data::TemplateArguments& out) {
+    if (!fits(value)) return wrong_type(kind(), value);
+    std::string problems;
+    for (const char* name : {"messages", "tools", "documents", "add_generation_prompt"}) {
+        if (!value.is_object() || !value.contains(name)) continue;
+        problems += (problems.empty() ? "" : "; ") +
+                    ("[\"" + std::string(name) + "\"] is the rows' own; leave it out");
+    }
+    if (problems.empty()) out.values = value.empty() ? Json() : value;
+    return problems;
+}
+
+std::string FieldType<data::TemplateObjects>::read(const Json& value, const FieldRule&,
+                                                   data::TemplateObjects& out) {
+    const auto is_object = [](const Json& item) { return item.is_object(); };
+    if (!fits(value) || !std::all_of(value.begin(), value.end(), is_object)) return wrong_type(kind(), value);
+    out.list = value.empty() ? Json() : value;
+    return "";
+}
+
 std::string FieldType<data::RowPart>::read(const Json& value, const FieldRule&, data::RowPart& out) {
     data::RowPart part;
     bool is_read = false;

@@ -58,16 +58,15 @@ void DatasetBuilder::reject(const RawRow& raw, const std::string& place, const s
 }
 
 void DatasetBuilder::add(const RawRow& raw, const EncodedRecord& encoded) {
-    ++dataset_.statistics.read;
+    dataset_.statistics.read += std::max<std::int64_t>(1, static_cast<std::int64_t>(encoded.parts.size()));
     if (encoded.fault) std::rethrow_exception(encoded.fault);
     if (!encoded.reason.empty()) return reject(raw, encoded.place, encoded.reason);
-    add_record(raw.number, encoded);
+    for (const EncodedPart& part : encoded.parts) add_part(raw.number, part, encoded.place);
 }
 
-void DatasetBuilder::add_record(std::int64_t number, const EncodedRecord& encoded) {
-    const Record& record = encoded.record;
-    const EncodedRow& row = encoded.row;
-    const std::string& place = encoded.place;
+void DatasetBuilder::add_part(std::int64_t number, const EncodedPart& part, const std::string& place) {
+    const Record& record = part.record;
+    const EncodedRow& row = part.row;
     DatasetStatistics& statistics = dataset_.statistics;
     count_passed_over(record);
     prove_prompt(record, row, place);
@@ -102,6 +101,9 @@ void DatasetBuilder::add_record(std::int64_t number, const EncodedRecord& encode
     ++statistics.kept;
     statistics.truncated += too_long ? 1 : 0;
     statistics.tokens += kept;
+    statistics.cut_edges += row.cut_edges > 0 ? 1 : 0;
+    const auto is_open = [](const AnswerSpan& span) { return span.supervised && !span.ends; };
+    statistics.without_end += std::any_of(row.answers.begin(), row.answers.end(), is_open) ? 1 : 0;
     statistics.supervised_tokens += supervised;
     statistics.longest = std::max<std::int64_t>(statistics.longest, kept);
     count_repeats(row, last_answer(record).has_value(), place);
@@ -110,9 +112,16 @@ void DatasetBuilder::add_record(std::int64_t number, const EncodedRecord& encode
 
 void DatasetBuilder::prove_prompt(const Record& record, const EncodedRow& row, const std::string& place) {
     if (proven_prompts_ == kProvenPrompts) return;
+    ++dataset_.statistics.other_prompts.compared;
     try {
-        prove_prompt_prefix(record, row, template_);
+        const std::optional<PromptDifference> difference = prompt_difference(record, row, template_);
         ++proven_prompts_;
+        if (!difference) return;
+        PromptReport& report = dataset_.statistics.other_prompts;
+        if (report.rows++ == 0) {
+            report.place = place;
+            report.first = *difference;
+        }
     } catch (const DataError& error) {
         throw DataError(place + ": " + error.what());
     }

@@ -25,7 +25,7 @@ class DatasetBuilder {
 
   private:
     void reject(const RawRow& raw, const std::string& place, const std::string& reason);
-    void add_record(std::int64_t number, const EncodedRecord& encoded);
+    void add_part(std::int64_t number, const EncodedPart& part, const std::string& place);
     void prove_prompt(const Record& record, const EncodedRow& row, const std::string& place);
     void count_passed_over(const Record& record);
     void count_length(std::int64_t tokens);

@@ -17,7 +17,7 @@ bool contains(const std::vector<tokenizer::TokenId>& ids, tokenizer::TokenId id)
 void prove_answer(const EncodedRow& row, const AnswerSpan& span, const PromptTemplate& prompt_template) {
     const auto token = [&](std::size_t i) { return row.ids[i]; };
     if (span.begin >= span.end) fail("an answer has no tokens");
-    if (!contains(prompt_template.end_token_ids(), token(span.end - 1))) {
+    if (span.ends && !contains(prompt_template.end_token_ids(), token(span.end - 1))) {
         fail("the answer at token " + std::to_string(span.begin) + " does not end in an end token but in " +
              prompt_template.tokenizer().id_to_token(token(span.end - 1)));
     }
@@ -52,17 +52,21 @@ void prove_answer_mask(const EncodedRow& row, const PromptTemplate& prompt_templ
     }
 }
 
-void prove_prompt_prefix(const Record& record, const EncodedRow& row, const PromptTemplate& prompt_template) {
-    if (record.kind == RecordKind::kText || row.answers.empty()) return;
+std::optional<PromptDifference> prompt_difference(const Record& record, const EncodedRow& row,
+                                                  const PromptTemplate& prompt_template) {
+    if (record.kind == RecordKind::kText || row.answers.empty()) return std::nullopt;
     Record prompt = record;
     while (!prompt.messages.empty() && prompt.messages.back().role() != Role::kAssistant)
         prompt.messages.pop_back();
     if (!prompt.messages.empty()) prompt.messages.pop_back();
-    const EncodedRow alone = prompt_template.encode(prompt_template.render_prompt(prompt));
-    const std::size_t size = row.answers.back().begin;
-    const bool same =
-        alone.ids.size() == size && std::equal(alone.ids.begin(), alone.ids.end(), row.ids.begin());
-    if (!same) fail("the prompt rendered alone gives other tokens than the row begins with");
+    const std::vector<tokenizer::TokenId> alone =
+        prompt_template.encode(prompt_template.render_prompt(prompt)).ids;
+    const auto answer = row.ids.begin() + static_cast<std::ptrdiff_t>(row.answers.back().begin);
+    const auto [trained, inferred] = std::mismatch(row.ids.begin(), answer, alone.begin(), alone.end());
+    if (trained == answer && inferred == alone.end()) return std::nullopt;
+    const tokenizer::Tokenizer& tokenizer = prompt_template.tokenizer();
+    return PromptDifference{.trained = tokenizer.decode({trained, answer}),
+                            .inferred = tokenizer.decode({inferred, alone.end()})};
 }
 
 }  // namespace qlora::data

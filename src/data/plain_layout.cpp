@@ -19,16 +19,40 @@ constexpr const char* kAlpacaWithoutInput =
 constexpr const char* kAlpacaInput = "\n\n### Input:\n";
 constexpr const char* kAlpacaResponse = "\n\n### Response:";
 
-Segment outside(std::string text, SegmentKind kind) {
-    return {std::move(text), kind, false, -1};
-}
-Segment answer(std::string text, SegmentKind kind) {
-    return {std::move(text), kind, true, 0};
-}
+/// Appends to a row that begins as texts do and ends in EOS.
+class PlainRow {
+  public:
+    PlainRow() { row_.adds_start = true; }
+
+    PlainRow& words(const std::string& text) {
+        row_.text += text;
+        return *this;
+    }
+    /// What the row says, in which no control token is recognised.
+    PlainRow& content(const std::string& text) {
+        const std::size_t begin = row_.text.size();
+        row_.text += text;
+        if (!text.empty()) row_.plain_ranges.push_back({begin, row_.text.size()});
+        return *this;
+    }
+    /// From here to the end all is the answer.
+    PlainRow& answer() {
+        row_.answers.push_back({.begin = row_.text.size(), .supervised = true, .ends = true});
+        row_.adds_end = true;
+        return *this;
+    }
+    RenderedRow take() {
+        if (!row_.answers.empty()) row_.answers.back().end = row_.text.size();
+        return std::move(row_);
+    }
+
+  private:
+    RenderedRow row_;
+};
 
 }  // namespace
 
-std::vector<Segment> render_alpaca(const Record& record, bool prompt_only) {
+RenderedRow render_alpaca(const Record& record, bool prompt_only) {
     const std::vector<Message>& turns = record.messages;
     const bool fits = turns.size() == (prompt_only ? 1U : 2U) && turns.front().role() == Role::kUser &&
                       (prompt_only || turns.back().role() == Role::kAssistant);
@@ -37,19 +61,12 @@ std::vector<Segment> render_alpaca(const Record& record, bool prompt_only) {
             "the alpaca template has one instruction and one answer, no system message and no further "
             "turns; set data.template to chatml or llama3");
     }
-    std::vector<Segment> segments = {outside("", SegmentKind::kStart)};
-    segments.push_back(
-        outside(record.input.empty() ? kAlpacaWithoutInput : kAlpacaWithInput, SegmentKind::kTemplate));
-    segments.push_back(outside(turns.front().content(), SegmentKind::kContent));
-    if (!record.input.empty()) {
-        segments.push_back(outside(kAlpacaInput, SegmentKind::kTemplate));
-        segments.push_back(outside(record.input, SegmentKind::kContent));
-    }
-    segments.push_back(outside(kAlpacaResponse, SegmentKind::kTemplate));
-    if (prompt_only) return segments;
-    segments.push_back(answer(turns.back().content(), SegmentKind::kContent));
-    segments.push_back(answer("", SegmentKind::kEnd));
-    return segments;
+    PlainRow row;
+    row.words(record.input.empty() ? kAlpacaWithoutInput : kAlpacaWithInput).content(turns.front().content());
+    if (!record.input.empty()) row.words(kAlpacaInput).content(record.input);
+    row.words(kAlpacaResponse);
+    if (!prompt_only) row.answer().content(turns.back().content());
+    return row.take();
 }
 
 std::string alpaca_chat_template(const std::string& start) {
@@ -68,28 +85,28 @@ std::string alpaca_chat_template(const std::string& start) {
            "{%- endif %}";
 }
 
-std::vector<Segment> render_plain(const Record& record, bool prompt_only) {
+RenderedRow render_plain(const Record& record, bool prompt_only) {
     if (record.kind == RecordKind::kConversation) {
         throw DataError("a conversation needs a chat template; set data.template to chatml or llama3");
     }
-    std::vector<Segment> segments = {outside("", SegmentKind::kStart)};
+    PlainRow row;
     if (record.kind == RecordKind::kText) {
         // A text is all answer: there is no prompt that could be left out of the loss.
-        segments.push_back(answer(record.text, SegmentKind::kPlain));
-        if (!prompt_only) segments.push_back(answer("", SegmentKind::kEnd));
-        return segments;
+        if (!prompt_only) row.answer();
+        row.words(record.text);
+    } else {
+        const std::vector<Message> turns = chat_turns(record);
+        if (turns.size() != (prompt_only ? 1U : 2U)) {
+            throw DataError(
+                "a system message or earlier turns need a chat template; set data.template to chatml or "
+                "llama3");
+        }
+        row.words(turns.front().content());
+        if (!prompt_only) row.answer().words(turns.back().content());
     }
-    const std::vector<Message> turns = chat_turns(record);
-    if (turns.size() != (prompt_only ? 1U : 2U)) {
-        throw DataError(
-            "a system message or earlier turns need a chat template; set data.template to chatml or "
-            "llama3");
-    }
-    segments.push_back(outside(turns.front().content(), SegmentKind::kPlain));
-    if (prompt_only) return segments;
-    segments.push_back(answer(turns.back().content(), SegmentKind::kPlain));
-    segments.push_back(answer("", SegmentKind::kEnd));
-    return segments;
+    RenderedRow out = row.take();
+    out.reads_control = true;
+    return out;
 }
 
 }  // namespace qlora::data

@@ -77,6 +77,17 @@ void append_histogram(std::string& out, const std::vector<LengthBin>& bins) {
 
 }  // namespace
 
+std::string describe_prompts(const PromptReport& report) {
+    if (report.rows == 0) return {};
+    const auto quoted = [](const std::string& text) {
+        return Json(text).dump(-1, ' ', false, Json::error_handler_t::replace);
+    };
+    return "prompts that differ at inference: " + std::to_string(report.rows) + " of the first " +
+           std::to_string(report.compared) + " rows; in " + report.place + " training has " +
+           quoted(report.first.trained) + " before the last answer where the template gives " +
+           quoted(report.first.inferred) + " to generate from";
+}
+
 std::string preview_rows(const Dataset& dataset, const tokenizer::Tokenizer& tokenizer, std::int64_t rows) {
     std::string out;
     const std::size_t count =
@@ -149,6 +160,16 @@ std::string describe(const DatasetStatistics& statistics) {
            std::to_string(statistics.supervised_tokens) + " (" +
            percent(statistics.supervised_tokens, statistics.tokens) + "), longest row " +
            std::to_string(statistics.longest) + "\n";
+    if (statistics.cut_edges > 0) {
+        out += "  rows in which a token would cross the edge of an answer, and is cut there: " +
+               std::to_string(statistics.cut_edges) + "\n";
+    }
+    if (statistics.without_end > 0) {
+        out += "  rows with a trained answer that no end token follows: " +
+               std::to_string(statistics.without_end) + "\n";
+    }
+    if (const std::string prompts = describe_prompts(statistics.other_prompts); !prompts.empty())
+        out += "  " + prompts + "\n";
     if (!statistics.passed_over.empty()) out += "fields passed over: " + passed_over_line(statistics) + "\n";
     append_histogram(out, statistics.lengths);
     append_repeats(out, "rows equal to an earlier one", statistics.duplicates);

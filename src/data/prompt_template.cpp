@@ -1,9 +1,9 @@
 #include "qlora/data/prompt_template.h"
 
 #include <algorithm>
-#include <array>
 
 #include "chat_layout.h"
+#include "chat_template.h"
 #include "plain_layout.h"
 #include "qlora/core/error.h"
 #include "unwritten_fields.h"
@@ -27,25 +27,16 @@ void add_once(std::vector<tokenizer::TokenId>& ids, std::optional<tokenizer::Tok
     if (id && std::find(ids.begin(), ids.end(), *id) == ids.end()) ids.push_back(*id);
 }
 
-void apply_train_on(std::vector<Segment>& segments, TrainOn train_on) {
-    int last = -1;
-    for (const Segment& segment : segments) last = std::max(last, segment.answer);
-    for (Segment& segment : segments) {
-        if (train_on == TrainOn::kAll) segment.supervised = true;
-        if (segment.switched_off) segment.supervised = false;
-        if (train_on == TrainOn::kLastAssistant && segment.answer != last) segment.supervised = false;
-    }
-}
-
 }  // namespace
 
 PromptTemplate::PromptTemplate(TemplateName choice, const std::optional<std::string>& chat_template,
-                               const tokenizer::Tokenizer& tokenizer, const tokenizer::SpecialTokens& special)
+                               const tokenizer::Tokenizer& tokenizer, const tokenizer::SpecialTokens& special,
+                               const TemplateInputs& inputs)
     : tokenizer_(tokenizer), special_(special), choice_(choice), start_ids_(start_of_text(tokenizer)) {
     if (choice == TemplateName::kChatml) {
-        use_layout(chatml_layout(), "chatml");
+        use_layout(chatml_layout(), inputs);
     } else if (choice == TemplateName::kLlama3) {
-        use_layout(llama3_layout(), "llama3");
+        use_layout(llama3_layout(), inputs);
     } else if (choice == TemplateName::kAlpaca) {
         name_ = "alpaca";
     } else if (choice == TemplateName::kNone) {
@@ -54,27 +45,61 @@ PromptTemplate::PromptTemplate(TemplateName choice, const std::optional<std::str
         choice_ = TemplateName::kAlpaca;
         name_ = "alpaca (the model's own chat template)";
     } else if (chat_template) {
-        const ChatLayout* layout = recognised_layout(*chat_template);
-        if (layout == nullptr) {
-            throw ConfigError("data.template: the chat template of this model (hash " +
-                              hash_of_chat_template(*chat_template) +
-                              ") is not one that auto recognises; choose " + kChoices);
-        }
-        use_layout(*layout, std::string(layout->name) + " (the model's own chat template)");
+        use_chat_template(*chat_template, "the model's own chat template", inputs);
+        if (inputs.tool_use)
+            tool_chat_ = parsed(*inputs.tool_use, "the model's chat template for tools", inputs);
     } else {
         name_ = "alpaca for instructions, plain text otherwise (the model has no chat template)";
     }
+    settle_ends(inputs);
+}
+
+PromptTemplate::PromptTemplate(const std::string& chat_template, const std::string& name,
+                               const tokenizer::Tokenizer& tokenizer, const tokenizer::SpecialTokens& special,
+                               const TemplateInputs& inputs)
+    : tokenizer_(tokenizer),
+      special_(special),
+      choice_(TemplateName::kAuto),
+      own_text_(chat_template),
+      start_ids_(start_of_text(tokenizer)) {
+    use_chat_template(chat_template, name, inputs);
+    settle_ends(inputs);
+}
+
+void PromptTemplate::settle_ends(const TemplateInputs& inputs) {
+    if (chat_) add_once(end_ids_, chat_->turn_end());
+    add_once(end_ids_, special_.eos);
+    if (chat_) {
+        for (const tokenizer::TokenId id : inputs.end_ids) add_once(end_ids_, id);
+    }
+    // A model may stop at a piece of text; that is no control token.
+    for (const tokenizer::TokenId id : end_ids_) {
+        if (tokenizer_.is_special(id)) add_once(control_ids_, id);
+    }
     add_once(control_ids_, special_.eos);
     add_once(control_ids_, special_.bos);
+    refuse_unread_inputs(inputs);
 }
 
-std::string PromptTemplate::start_text() const {
-    std::string out;
-    for (const tokenizer::TokenId id : start_ids_) out += tokenizer_.id_to_token(id);
-    return out;
+std::shared_ptr<const ChatTemplate> PromptTemplate::parsed(const std::string& text, const std::string& name,
+                                                           const TemplateInputs& inputs) const {
+    std::vector<std::string> ends;
+    const auto add = [&](tokenizer::TokenId id) {
+        if (tokenizer_.is_special(id)) ends.push_back(tokenizer_.id_to_token(id));
+    };
+    if (special_.eos) add(*special_.eos);
+    for (const tokenizer::TokenId id : inputs.end_ids) add(id);
+    return std::make_shared<ChatTemplate>(jinja::Template::parse(text, name), tokenizer_, inputs,
+                                          std::move(ends));
 }
 
-void PromptTemplate::use_layout(const ChatLayout& layout, const std::string& name) {
+void PromptTemplate::use_chat_template(const std::string& text, const std::string& name,
+                                       const TemplateInputs& inputs) {
+    name_ = name;
+    chat_ = parsed(text, name, inputs);
+}
+
+void PromptTemplate::use_layout(const ChatLayout& layout, const TemplateInputs& inputs) {
     std::string missing;
     for (const std::string& token : control_tokens(layout)) {
         const std::optional<tokenizer::TokenId> id = tokenizer_.token_to_id(token);
@@ -86,60 +111,93 @@ void PromptTemplate::use_layout(const ChatLayout& layout, const std::string& nam
                           " needs tokens that this model's tokenizer does not have (" + missing +
                           "); choose another of " + kChoices);
     }
-    layout_ = &layout;
-    name_ = name;
+    is_built_in_ = true;
+    own_text_ = chat_template_of(layout);
+    use_chat_template(*own_text_, std::string(layout.name), inputs);
+}
+
+/// Settings that nothing reads would be ignored in silence.
+void PromptTemplate::refuse_unread_inputs(const TemplateInputs& inputs) const {
+    const auto reads = [&](const std::string& variable) {
+        return (chat_ && chat_->mentions(variable)) || (tool_chat_ && tool_chat_->mentions(variable));
+    };
+    FaultList faults;
+    const auto check = [&](const std::string& setting, const std::string& variable) {
+        if (!reads(variable))
+            faults.add(setting, "the template " + name_ + " does not read it; leave it out");
+    };
+    if (inputs.arguments.is_object()) {
+        for (const auto& [name, value] : inputs.arguments.items())
+            check("data.template_arguments." + name, name);
+    }
+    if (!inputs.tools.is_null()) check("data.tools", "tools");
+    if (!inputs.documents.is_null()) check("data.documents", "documents");
+    faults.throw_if_any<ConfigError>("the configuration does not fit the template");
+}
+
+std::string PromptTemplate::start_text() const {
+    std::string out;
+    for (const tokenizer::TokenId id : start_ids_) out += tokenizer_.id_to_token(id);
+    return out;
 }
 
 // What `auto` comes to for this row.
 TemplateName PromptTemplate::choice_for(const Record& record) const {
     if (record.kind == RecordKind::kText) return TemplateName::kNone;
-    if (choice_ != TemplateName::kAuto || layout_ != nullptr) return choice_;
+    if (choice_ != TemplateName::kAuto || chat_) return choice_;
     return record.kind == RecordKind::kInstruction ? TemplateName::kAlpaca : TemplateName::kNone;
 }
 
-std::vector<Segment> PromptTemplate::render_record(const Record& record, bool prompt_only) const {
+const ChatTemplate& PromptTemplate::chat_for(const Record& record) const {
+    return tool_chat_ && !record.tools.is_null() ? *tool_chat_ : *chat_;
+}
+
+RenderedRow PromptTemplate::render_plainly(const Record& record, TrainOn train_on, bool prompt_only) const {
+    RenderedRow row = choice_for(record) == TemplateName::kAlpaca ? render_alpaca(record, prompt_only)
+                                                                  : render_plain(record, prompt_only);
+    row.trains_all = train_on == TrainOn::kAll;
+    const bool is_off = !record.messages.empty() && record.messages.back().is_switched_off();
+    for (AnswerText& answer : row.answers) {
+        answer.switched_off = is_off;
+        if (is_off) answer.supervised = false;
+    }
+    return row;
+}
+
+RenderedRow PromptTemplate::render(const Record& record, TrainOn train_on) const {
     const TemplateName choice = choice_for(record);
-    if (choice == TemplateName::kAlpaca) return render_alpaca(record, prompt_only);
-    if (choice == TemplateName::kNone) return render_plain(record, prompt_only);
-    return render_turns(*layout_, record, prompt_only);
-}
-
-std::vector<Segment> PromptTemplate::render(const Record& record, TrainOn train_on) const {
-    refuse_unwritten_fields(record, name_);
+    const bool is_chat = choice != TemplateName::kAlpaca && choice != TemplateName::kNone;
+    if (!is_chat || is_built_in_) refuse_unwritten_fields(record, name_);
     if (train_on == TrainOn::kAll) refuse_switched_off_questions(record);
-    std::vector<Segment> segments = render_record(record, false);
-    apply_train_on(segments, train_on);
-    return segments;
+    return is_chat ? chat_for(record).render(record, train_on) : render_plainly(record, train_on, false);
 }
 
-std::vector<Segment> PromptTemplate::render_prompt(const Record& record) const {
-    return render_record(record, true);
+RenderedRow PromptTemplate::render_prompt(const Record& record) const {
+    const TemplateName choice = choice_for(record);
+    const bool is_chat = choice != TemplateName::kAlpaca && choice != TemplateName::kNone;
+    return is_chat ? chat_for(record).render_prompt(record)
+                   : render_plainly(record, TrainOn::kAssistant, true);
 }
 
 std::vector<tokenizer::TokenId> PromptTemplate::end_token_ids() const {
-    std::vector<tokenizer::TokenId> ids;
-    if (layout_ != nullptr) add_once(ids, tokenizer_.token_to_id(layout_->turn_end));
-    add_once(ids, special_.eos);
-    return ids;
+    return end_ids_;
 }
 
 std::optional<tokenizer::TokenId> PromptTemplate::answer_end() const {
-    if (layout_ != nullptr) return tokenizer_.token_to_id(layout_->turn_end);
+    if (chat_) return chat_->turn_end();
     return choice_ == TemplateName::kAlpaca ? special_.eos : std::nullopt;
 }
 
 std::optional<std::string> PromptTemplate::chat_template() const {
-    switch (choice_) {
-        case TemplateName::kChatml:
-        case TemplateName::kLlama3:
-            return chat_template_of(*layout_);
-        case TemplateName::kAlpaca:
-            return alpaca_chat_template(start_text());
-        case TemplateName::kAuto:
-        case TemplateName::kNone:
-            break;
-    }
-    return std::nullopt;
+    if (choice_ == TemplateName::kAlpaca) return alpaca_chat_template(start_text());
+    return own_text_;
+}
+
+bool PromptTemplate::tells_time() const {
+    const auto tells = [](const std::shared_ptr<const ChatTemplate>& chat) {
+        return chat && chat->mentions("strftime_now");
+    };
+    return tells(chat_) || tells(tool_chat_);
 }
 
 }  // namespace qlora::data

@@ -36,6 +36,27 @@ std::string place_of(const RawRow& raw, const std::string& file) {
     return place;
 }
 
+/// The turns up to each answer that is trained, and nothing where there is one at most.
+std::vector<Record> one_for_each_answer(const Record& record, TrainOn train_on) {
+    std::vector<std::size_t> answers;
+    for (std::size_t i = record.context; i < record.messages.size(); ++i) {
+        const Message& message = record.messages[i];
+        if (message.role() == Role::kAssistant && !message.is_switched_off()) answers.push_back(i);
+    }
+    if (answers.size() < 2 || train_on == TrainOn::kLastAssistant) return {};
+    std::vector<Record> out;
+    for (const std::size_t answer : answers) {
+        Record each = record;
+        each.messages.erase(each.messages.begin() + static_cast<std::ptrdiff_t>(answer) + 1,
+                            each.messages.end());
+        each.context = answer;
+        if (answer != answers.back()) each.input.clear();  // the last user turn's
+        if (!out.empty()) each.passed_over.clear();
+        out.push_back(std::move(each));
+    }
+    return out;
+}
+
 void refuse_double_start(const EncodedRow& row, const PromptTemplate& prompt_template) {
     const std::optional<TokenId> bos = prompt_template.special().bos;
     if (bos && row.ids.size() >= 2 && row.ids[0] == *bos && row.ids[1] == *bos) {
@@ -76,23 +97,38 @@ void RowEncoder::check_ids(const EncodedRow& row, const std::string& place) cons
     }
 }
 
+EncodedPart RowEncoder::part_of(Record record) const {
+    EncodedPart out{.record = std::move(record), .row = {}};
+    const RenderedRow rendered = template_.render(out.record, config_.train_on);
+    out.row = template_.encode(rendered);
+    out.record.passed_over.insert(out.record.passed_over.end(), rendered.left_out.begin(),
+                                  rendered.left_out.end());
+    refuse_double_start(out.row, template_);
+    return out;
+}
+
 void RowEncoder::encode_into(const RawRow& raw, EncodedRecord& out) const {
     try {
-        out.record =
+        Record record =
             parse_record(raw.text, config_.format, config_.train_on != TrainOn::kAll, config_.columns);
-        out.row = template_.encode(template_.render(out.record, config_.train_on));
-        refuse_double_start(out.row, template_);
-        for (std::string& field : turn_fields_passed_over(out.record))
-            out.record.passed_over.push_back(std::move(field));
+        for (std::string& field : turn_fields_passed_over(record))
+            record.passed_over.push_back(std::move(field));
+        std::vector<Record> records;
+        if (config_.one_row_per_answer) records = one_for_each_answer(record, config_.train_on);
+        if (records.empty()) records.push_back(std::move(record));
+        for (Record& each : records) out.parts.push_back(part_of(std::move(each)));
     } catch (const DataError& error) {
+        out.parts.clear();
         out.reason = error.what();
         return;
     }
-    check_ids(out.row, out.place);
-    try {
-        prove_answer_mask(out.row, template_, config_.train_on);
-    } catch (const DataError& error) {
-        throw DataError(out.place + ": " + error.what());
+    for (const EncodedPart& part : out.parts) {
+        check_ids(part.row, out.place);
+        try {
+            prove_answer_mask(part.row, template_, config_.train_on);
+        } catch (const DataError& error) {
+            throw DataError(out.place + ": " + error.what());
+        }
     }
 }
 

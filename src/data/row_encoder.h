@@ -5,6 +5,7 @@
 #include <filesystem>
 #include <functional>
 #include <string>
+#include <vector>
 
 #include "qlora/data/data_config.h"
 #include "qlora/data/prompt_template.h"
@@ -12,13 +13,18 @@
 
 namespace qlora::data {
 
-/// What became of one row. Of the three outcomes one holds: `fault`, `reason`, or record and row.
-struct EncodedRecord {
-    std::string place;         ///< "file:line"
-    std::exception_ptr fault;  ///< ends the reading of the data
-    std::string reason;        ///< not empty: the row is rejected
+/// A record and its tokens.
+struct EncodedPart {
     Record record;
     EncodedRow row;
+};
+
+/// What became of one row. Of the three outcomes one holds: `fault`, `reason`, or parts.
+struct EncodedRecord {
+    std::string place;               ///< "file:line"
+    std::exception_ptr fault;        ///< ends the reading of the data
+    std::string reason;              ///< not empty: the row is rejected
+    std::vector<EncodedPart> parts;  ///< one, or one for each answer (DataConfig::one_row_per_answer)
 };
 
 /// Parses, renders and encodes rows and proves their answer masks. A row does not depend on others, so rows
@@ -38,6 +44,7 @@ class RowEncoder {
 
   private:
     void check_ids(const EncodedRow& row, const std::string& place) const;
+    EncodedPart part_of(Record record) const;
     void encode_into(const RawRow& raw, EncodedRecord& out) const;
 
     const DataConfig& config_;

@@ -36,6 +36,7 @@ struct Entry {
 
 std::vector<Entry> entries(const test::TrainRuns& runs) {
     using enum Effect;
+    const std::string own_template = "data.template=" + runs.path("own.jinja");
     const std::string best = "training.load_best_model_at_end";
     return {
         {"model.path", runs.path("other_model"), kNumbers},
@@ -72,7 +73,15 @@ std::vector<Entry> entries(const test::TrainRuns& runs) {
         {"data.train", runs.path("other_train.jsonl"), kNumbers},
         {"data.eval", runs.path("other_eval.jsonl"), kNumbers},
         {"data.format", "text", kRefused, {}, "train.jsonl:1"},
+        {"data.columns", R"({"completion": "reply"})", kRefused, {}, "reply"},
         {"data.template", "chatml", kNumbers},
+        {"data.template_arguments", R"({"mode": true})", kNumbers, {own_template}},
+        {"data.tools", R"([{"name": "w"}])", kNumbers, {own_template}},
+        {"data.documents", R"([{"text": "w"}])", kNumbers, {own_template}},
+        {"data.one_row_per_answer",
+         "true",
+         kNumbers,
+         {own_template, "data.train=" + runs.path("turns.jsonl")}},
         {"data.max_length", "9", kNumbers},
         {"data.overlong", "truncate", kNumbers, {"data.max_length=9"}},
         {"data.train_on", "all", kNumbers},

@@ -11,6 +11,12 @@ namespace {
 
 using Ids = std::vector<tokenizer::TokenId>;
 
+data::PromptTemplate with_template(const ModelFolder& folder, data::TemplateName name) {
+    data::DataConfig config;
+    config.template_ = name;
+    return folder.prompt_template(config, {});
+}
+
 /// A tiny model whose tokenizer has ChatML's tokens: <|im_start|> is 9, <|im_end|> 10, </s> 11.
 class TrainedTemplate : public testing::Test {
   protected:
@@ -46,23 +52,22 @@ TEST_F(TrainedTemplate, AModelStopsWhereItsGenerationConfigSays) {
 TEST_F(TrainedTemplate, GenerationStopsWhereModelOrTemplateSay) {
     set_generation_config(R"({"eos_token_id": [7, 11]})");
     const ModelFolder folder(folder_.path());
-    EXPECT_EQ(folder.stop_ids(folder.prompt_template(data::TemplateName::kChatml)), (Ids{7, 10, 11}));
-    EXPECT_EQ(folder.stop_ids(folder.prompt_template(data::TemplateName::kNone)), (Ids{7, 11}));
+    EXPECT_EQ(folder.stop_ids(with_template(folder, data::TemplateName::kChatml)), (Ids{7, 10, 11}));
+    EXPECT_EQ(folder.stop_ids(with_template(folder, data::TemplateName::kNone)), (Ids{7, 11}));
 }
 
 TEST_F(TrainedTemplate, ItTakesThePlaceOfTheModelsOwnBesideTheAdapter) {
     const ModelFolder folder(folder_.path());
-    const auto chatml = adapter_companions(folder, folder.prompt_template(data::TemplateName::kChatml));
+    const auto chatml = adapter_companions(folder, with_template(folder, data::TemplateName::kChatml));
     EXPECT_NE(chatml.written.at("chat_template.jinja").find("<|im_end|>"), std::string::npos);
     EXPECT_EQ(parse_json(chatml.written.at("tokenizer_config.json"), ""), Json({{"eos_token", "</s>"}}));
-    EXPECT_TRUE(
-        adapter_companions(folder, folder.prompt_template(data::TemplateName::kNone)).written.empty());
+    EXPECT_TRUE(adapter_companions(folder, with_template(folder, data::TemplateName::kNone)).written.empty());
 }
 
 TEST_F(TrainedTemplate, TheEndTokenIsRecordedWhereTheBaseDoesNotStopAtIt) {
     const auto recorded = [&](data::TemplateName name) {
         const ModelFolder folder(folder_.path());
-        return template_metadata(folder, folder.prompt_template(name));
+        return template_metadata(folder, with_template(folder, name));
     };
     using Metadata = std::map<std::string, std::string>;
     EXPECT_EQ(recorded(data::TemplateName::kChatml), (Metadata{{"qlora.end_token_id", "10"}}));

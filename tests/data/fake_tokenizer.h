@@ -100,7 +100,7 @@ class FakeTokenizer final : public tokenizer::Tokenizer {
     }
 
     TokenId next(std::string_view text, bool parse_special, std::size_t& size) const {
-        for (std::size_t i = 0; parse_special && i < controls().size(); ++i) {
+        for (std::size_t i = 0; parse_special && text[0] == '<' && i < controls().size(); ++i) {
             size = controls()[i].size();
             if (text.substr(0, size) == controls()[i]) return 256 + static_cast<TokenId>(i);
         }

@@ -21,7 +21,7 @@ TEST(MaskProof, FindsEachKindOfWrongMask) {
     const Record record = conversation(kTwoTurns);
     const EncodedRow good = chatml.encode(chatml.render(record, TrainOn::kAssistant));
     EXPECT_NO_THROW(prove_answer_mask(good, chatml, TrainOn::kAssistant));
-    EXPECT_NO_THROW(prove_prompt_prefix(record, good, chatml));
+    EXPECT_FALSE(prompt_difference(record, good, chatml).has_value());
     for (std::size_t i = 1; i < good.ids.size(); ++i) {
         EncodedRow flipped = good;
         flipped.supervised[i] ^= 1;
@@ -38,7 +38,10 @@ TEST(MaskProof, FindsEachKindOfWrongMask) {
     EXPECT_THROW(prove_answer_mask(overlap, chatml, TrainOn::kAssistant), DataError);
     EncodedRow other_prompt = good;
     other_prompt.ids[2] = 'x';
-    EXPECT_THROW(prove_prompt_prefix(record, other_prompt, chatml), DataError);
+    const std::optional<PromptDifference> difference = prompt_difference(record, other_prompt, chatml);
+    ASSERT_TRUE(difference.has_value());
+    EXPECT_TRUE(difference->trained.starts_with("xer\n")) << difference->trained;
+    EXPECT_TRUE(difference->inferred.starts_with("ser\n")) << difference->inferred;
 }
 
 TEST(ChatTemplateFile, JinjaFileWinsOverTheConfig) {

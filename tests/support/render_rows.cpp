@@ -23,6 +23,7 @@ struct Arguments {
     std::string chat_template;
     std::int64_t preview = 0;
     std::int64_t embedding_rows = 0;
+    std::vector<tokenizer::TokenId> end_ids;
     Json settings = Json::object();  // of the `data` section
 };
 
@@ -46,6 +47,10 @@ Arguments read_arguments(int argc, char** argv) {
             out.chat_template = value;
         } else if (flag == "--preview") {
             out.preview = std::stoll(value);
+        } else if (flag == "--settings") {
+            out.settings.update(parse_json(value, flag));
+        } else if (flag == "--end-ids") {
+            out.end_ids = parse_json(value, flag).get<std::vector<tokenizer::TokenId>>();
         } else if (flag == "--embedding-rows") {
             out.embedding_rows = std::stoll(value);
         } else {
@@ -80,6 +85,8 @@ Json line_of(const Dataset& dataset) {
             {"supervised_tokens", s.supervised_tokens},
             {"duplicates", s.duplicates.count},
             {"conflicts", s.conflicts.count},
+            {"cut_edges", s.cut_edges},
+            {"without_end", s.without_end},
             {"fingerprint", dataset.fingerprint}};
 }
 
@@ -90,8 +97,16 @@ void render(const Arguments& arguments) {
     state.faults.throw_if_any<ConfigError>("settings");
     const auto tokenizer = tokenizer::load_tokenizer(arguments.model);
     const auto special = tokenizer::load_special_tokens(arguments.model, *tokenizer);
-    const PromptTemplate prompt_template(config.template_, read_chat_template(arguments.model), *tokenizer,
-                                         special);
+    TemplateInputs inputs{.arguments = config.template_arguments.values,
+                          .tools = config.tools.list,
+                          .documents = config.documents.list,
+                          .clock = {.year = 2026, .month = 5, .day = 4},
+                          .tool_use = read_tool_template(arguments.model),
+                          .end_ids = arguments.end_ids};
+    for (const auto& [name, text] : tokenizer::special_token_texts(arguments.model))
+        inputs.special_tokens[name] = text;
+    const PromptTemplate prompt_template(config.template_.name, read_chat_template(arguments.model),
+                                         *tokenizer, special, inputs);
     if (!arguments.chat_template.empty())
         write_file_atomically(arguments.chat_template, prompt_template.chat_template().value_or(""));
     const Dataset dataset =

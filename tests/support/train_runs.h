@@ -58,6 +58,14 @@ class TrainRuns {
         write_rows("one_row.jsonl", 1, 0);
         write_rows("eval.jsonl", 4, 7);
         write_rows("other_eval.jsonl", 4, 9);
+        write_file(
+            folder_ / "turns.jsonl",
+            R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}, )"
+            R"({"role": "user", "content": "b a"}, {"role": "assistant", "content": "a b"}]})"
+            "\n");
+        write_file(folder_ / "own.jinja",
+                   "{{ 'ab' if mode else '' }}{{ 'a' if tools else 'b' }}{{ 'b' if documents else 'a' }}"
+                   "{% for message in messages %}{{ message.content }}{% endfor %}");
         write_file(folder_ / "bad_row.jsonl", read_file(folder_ / "train.jsonl") + "{}\n");
     }
 

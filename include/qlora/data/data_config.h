@@ -57,6 +57,26 @@ struct ColumnNames {
     bool operator==(const ColumnNames&) const = default;
 };
 
+/// A template by its name, or a file with a chat template.
+struct TemplateChoice {
+    TemplateChoice(TemplateName by_name = TemplateName::kAuto) : name(by_name) {}
+    TemplateName name;
+    std::filesystem::path file;  ///< empty: by name
+    bool operator==(const TemplateChoice&) const = default;
+};
+
+/// Variables for the chat template; null where none are given.
+struct TemplateArguments {
+    Json values;
+    bool operator==(const TemplateArguments&) const = default;
+};
+
+/// Tools or documents for the chat template, as rows have them; null where none are given.
+struct TemplateObjects {
+    Json list;
+    bool operator==(const TemplateObjects&) const = default;
+};
+
 /// One file or a list of files in JSON.
 struct FileList {
     std::vector<std::filesystem::path> files;
@@ -79,10 +99,13 @@ struct DataConfig {
     std::optional<HeldOut> eval;
     DataFormat format = DataFormat::kAuto;
     ColumnNames columns;
-    TemplateName template_ = TemplateName::kAuto;
+    TemplateChoice template_;
+    TemplateArguments template_arguments;
+    TemplateObjects tools, documents;
     std::int64_t max_length = 1024;
     Overlong overlong = Overlong::kDrop;
     TrainOn train_on = TrainOn::kAssistant;
+    bool one_row_per_answer = false;
     std::optional<std::int64_t> max_tokens_per_batch;
     bool group_by_length = false;
     OnBadRow on_bad_row = OnBadRow::kStop;
@@ -111,11 +134,19 @@ struct DataConfig {
               "names of the data's columns where they are others than a format's: {\"prompt\": \"question\", "
               "\"completion\": \"reply\"}");
         visit("template", self.template_, {},
-              "how turns become text; auto: the checkpoint's own chat template, where it is recognised");
+              "how turns become text: the checkpoint's own chat template (auto), a built-in one, or a file "
+              "with a template");
+        visit("template_arguments", self.template_arguments, {},
+              "variables for the chat template, such as {\"enable_thinking\": false}");
+        visit("tools", self.tools, {}, "tools that the chat template is given for rows without any");
+        visit("documents", self.documents, {}, "documents, likewise");
         visit("max_length", self.max_length, {.min = 2}, "longest row in tokens");
         visit("overlong", self.overlong, {}, "longer rows are dropped, or cut at the end (both are counted)");
         visit("train_on", self.train_on, {},
               "what has a loss: all assistant turns, the last one, or every token");
+        visit(
+            "one_row_per_answer", self.one_row_per_answer, {},
+            "a conversation becomes a row for each answer, with the turns before it as inference sees them");
         visit("max_tokens_per_batch", self.max_tokens_per_batch, {.min = 1},
               "fill micro-batches up to this many tokens instead of counting rows");
         visit("group_by_length", self.group_by_length, {},
@@ -128,6 +159,33 @@ struct DataConfig {
 }  // namespace qlora::data
 
 namespace qlora {
+
+template <>
+struct FieldType<data::TemplateChoice> {
+    static std::string kind() { return FieldType<data::TemplateName>::kind() + " | a path"; }
+    static bool fits(const Json& value) { return value.is_string(); }
+    static std::string read(const Json& value, const FieldRule& rule, data::TemplateChoice& out);
+    static Json write(const data::TemplateChoice& value) {
+        return value.file.empty() ? FieldType<data::TemplateName>::write(value.name)
+                                  : Json(value.file.string());
+    }
+};
+
+template <>
+struct FieldType<data::TemplateArguments> {
+    static std::string kind() { return "null or an object"; }
+    static bool fits(const Json& value) { return value.is_null() || value.is_object(); }
+    static std::string read(const Json& value, const FieldRule& rule, data::TemplateArguments& out);
+    static Json write(const data::TemplateArguments& value) { return value.values; }
+};
+
+template <>
+struct FieldType<data::TemplateObjects> {
+    static std::string kind() { return "null or a list of objects"; }
+    static bool fits(const Json& value) { return value.is_null() || value.is_array(); }
+    static std::string read(const Json& value, const FieldRule& rule, data::TemplateObjects& out);
+    static Json write(const data::TemplateObjects& value) { return value.list; }
+};
 
 template <>
 struct FieldType<data::FileList> {

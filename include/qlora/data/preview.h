@@ -16,6 +16,9 @@ std::string preview_rows(const Dataset& dataset, const tokenizer::Tokenizer& tok
 /// more.
 std::string list_rows(const std::vector<Example>& examples, std::int64_t most);
 
+/// How the prompts at inference differ from those of training; empty where they do not.
+std::string describe_prompts(const PromptReport& report);
+
 /// "read 100 = kept 97 + dropped 2 + rejected 1", for the log; with " + held out N" where rows are.
 std::string summary_line(const DatasetStatistics& statistics);
 

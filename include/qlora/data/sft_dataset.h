@@ -36,7 +36,15 @@ struct PassedOver {
     std::int64_t rows = 0;
 };
 
-/// read = kept + held_out + dropped() + rejected.
+/// Whether generation sees the prompts that training saw.
+struct PromptReport {
+    std::int64_t compared = 0;  ///< rows
+    std::int64_t rows = 0;      ///< of these, rows whose prompt differs
+    std::string place;          ///< of the first that differs
+    PromptDifference first;
+};
+
+/// read = kept + held_out + dropped() + rejected. With DataConfig::one_row_per_answer each answer is a row.
 struct DatasetStatistics {
     std::int64_t read = 0;
     std::int64_t kept = 0;
@@ -45,8 +53,11 @@ struct DatasetStatistics {
     std::int64_t too_long = 0;          ///< dropped
     std::int64_t no_supervised = 0;     ///< dropped: no token with a loss (none in what truncation left, say)
     std::int64_t rejected = 0;
-    std::int64_t truncated = 0;  ///< kept, but without its end token
-    std::int64_t tokens = 0;     ///< of the kept rows
+    std::int64_t truncated = 0;    ///< kept, but without its end token
+    std::int64_t tokens = 0;       ///< of the kept rows
+    std::int64_t cut_edges = 0;    ///< kept rows with an answer whose edge a token would have crossed
+    std::int64_t without_end = 0;  ///< kept rows with a trained answer that no end token follows
+    PromptReport other_prompts;
     std::int64_t supervised_tokens = 0;
     std::int64_t longest = 0;             ///< tokens of the longest kept row
     Repeats duplicates;                   ///< kept or held-out rows with the tokens of an earlier one

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -58,6 +59,10 @@ struct SpecialTokens {
 /// by name.
 std::unique_ptr<Tokenizer> load_tokenizer(const std::filesystem::path& folder);
 SpecialTokens load_special_tokens(const std::filesystem::path& folder, const Tokenizer& tokenizer);
+
+/// How the folder spells its seven named special tokens ("bos_token", "eos_token", ...), those that it names:
+/// transformers' special_tokens_map, which chat templates see.
+std::map<std::string, std::string> special_token_texts(const std::filesystem::path& folder);
 
 /// The files that make up a tokenizer (those that exist), for copying beside an adapter. A link that leads
 /// nowhere and a Git LFS pointer are a CheckpointError.

@@ -20,6 +20,8 @@ struct RunPaths {
     }
     /// Which rows of the training files are not trained, where `data.eval` is a part of them.
     std::filesystem::path held_out_rows() const { return root / "held_out_rows.json"; }
+    /// The time that its chat template tells, where it tells one.
+    std::filesystem::path template_clock() const { return root / "template_clock.json"; }
     std::filesystem::path rejected() const { return root / "rejected.jsonl"; }
     /// The base's fingerprint and the files it is of, so that another start need not read them all.
     std::filesystem::path base_fingerprint() const { return root / ".base_fingerprint.json"; }

@@ -1,0 +1,258 @@
+#include "chat_template.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "answer_text.h"
+#include "qlora/core/error.h"
+#include "white_space.h"
+#include "written_whole.h"
+
+namespace qlora::data {
+namespace {
+
+using tokenizer::ByteRange;
+
+bool is_answer(const Message& message) {
+    return message.role() == Role::kAssistant;
+}
+
+/// Bytes of the first tokens that two texts have in common.
+std::size_t common_bytes(const tokenizer::EncodedText& a, const tokenizer::EncodedText& b) {
+    std::size_t bytes = 0;
+    for (std::size_t i = 0; i < std::min(a.ids.size(), b.ids.size()) && a.ids[i] == b.ids[i]; ++i) {
+        if (a.ranges[i] != b.ranges[i]) break;
+        bytes = a.ranges[i].end;
+    }
+    return bytes;
+}
+
+std::vector<ByteRange> plain_ranges(const std::vector<InputRun>& runs) {
+    std::vector<ByteRange> out;
+    for (const InputRun& run : runs) {
+        if (!out.empty() && out.back().end == run.range.begin) {
+            out.back().end = run.range.end;
+        } else {
+            out.push_back(run.range);
+        }
+    }
+    return out;
+}
+
+std::string plural(std::size_t turn) {
+    return "the answer in turn " + std::to_string(turn + 1);
+}
+
+}  // namespace
+
+ChatTemplate::ChatTemplate(jinja::Template program, const tokenizer::Tokenizer& tokenizer,
+                           TemplateInputs inputs, std::vector<std::string> end_tokens)
+    : program_(std::move(program)),
+      tokenizer_(tokenizer),
+      inputs_(std::move(inputs)),
+      end_tokens_(std::move(end_tokens)) {
+    for (const auto& [name, text] : inputs_.special_tokens.items()) special_names_.push_back(name);
+    if (const std::optional<tokenizer::TokenId> end = turn_end()) {
+        const std::string spelled = tokenizer_.id_to_token(*end);
+        if (std::find(end_tokens_.begin(), end_tokens_.end(), spelled) == end_tokens_.end())
+            end_tokens_.push_back(spelled);
+    }
+}
+
+Json ChatTemplate::variables(const Turns& turns, std::size_t messages, bool asks) const {
+    Json out = inputs_.special_tokens;
+    Json list = Json::array();
+    for (std::size_t i = 0; i < messages; ++i) list.push_back(turns.messages[i].object());
+    out["messages"] = std::move(list);
+    const auto given = [](const Json& of_row, const Json& of_run) {
+        return of_row.is_null() ? of_run : of_row;
+    };
+    out["tools"] = given(turns.record->tools, inputs_.tools);
+    out["documents"] = given(turns.record->documents, inputs_.documents);
+    out["add_generation_prompt"] = asks;
+    for (const Json* arguments : {&inputs_.arguments, &turns.record->template_arguments}) {
+        if (arguments->is_object()) out.update(*arguments);
+    }
+    return out;
+}
+
+jinja::Rendering ChatTemplate::run(const Turns& turns, std::size_t messages, bool asks) const {
+    return program_.render(variables(turns, messages, asks), {.clock = inputs_.clock, .limits = {}});
+}
+
+std::vector<InputRun> ChatTemplate::inputs_of(const jinja::Rendering& rendering) const {
+    return input_runs(rendering, special_names_);
+}
+
+std::string ChatTemplate::opening(const Turns& turns, std::size_t answer) const {
+    const jinja::Rendering prompt = run(turns, answer, true);
+    const std::vector<InputRun> runs = inputs_of(prompt);
+    return prompt.text.substr(runs.empty() ? 0 : runs.back().range.end);
+}
+
+/// Of what stands before an answer, the bytes that also stand there when one is asked for.
+std::size_t ChatTemplate::header_size(std::string_view gap, const std::string& opening) const {
+    if (gap == opening) return gap.size();
+    return common_bytes(tokenizer_.encode_text(gap), tokenizer_.encode_text(opening));
+}
+
+AnswerText ChatTemplate::answer_between(const Turns& turns, std::size_t answer,
+                                        const jinja::Rendering& rendering,
+                                        const std::vector<InputRun>& runs) const {
+    const std::string_view text = rendering.text;
+    const MessagePlace place = place_of(answer, runs, text.size());
+    if (!place.is_whole) {
+        throw DataError("the chat template writes other turns into " + plural(answer) +
+                        ", so it cannot be told from them");
+    }
+    AnswerText out;
+    const bool is_empty = place.own.begin == place.own.end;
+    const std::string_view gap =
+        text.substr(place.after, (is_empty ? place.before : place.own.begin) - place.after);
+    out.begin = place.after + header_size(gap, opening(turns, answer));
+    const std::size_t said = is_empty ? out.begin : place.own.end;
+    std::size_t end = std::string::npos;
+    for (const std::string& token : end_tokens_) {
+        const std::size_t at = text.substr(0, place.before).find(token, said);
+        if (at == std::string::npos || (end != std::string::npos && at + token.size() >= end)) continue;
+        end = at + token.size();
+    }
+    out.ends = end != std::string::npos;
+    const bool is_last = place.before == text.size();
+    // Without an end token what the last answer is closed by (a call's frame, say) is its own.
+    if (!out.ends) end = is_last ? std::max(said, said + strip(text.substr(said)).size()) : said;
+    out.end = std::max(out.begin, end);
+    return out;
+}
+
+void ChatTemplate::mark_by_blocks(const jinja::Rendering& rendering, const Turns& turns,
+                                  RenderedRow& row) const {
+    const std::vector<InputRun> runs = inputs_of(rendering);
+    std::size_t next = 0;  // the answer that a block is, where it has no input of one
+    for (const jinja::ByteRange& block : rendering.generation) {
+        std::size_t message = InputRun::kNoMessage;
+        for (const InputRun& run : runs) {
+            const bool meets = run.range.begin < block.end && block.begin < run.range.end;
+            if (meets && run.message != InputRun::kNoMessage && is_answer(turns.messages[run.message]))
+                message = run.message;
+        }
+        if (message == InputRun::kNoMessage) {
+            while (next < turns.messages.size() && !is_answer(turns.messages[next])) ++next;
+            message = next;
+        }
+        if (message >= turns.messages.size())
+            throw DataError("the chat template marks text as an answer that is none ({% generation %})");
+        next = message + 1;
+        const std::string_view text = std::string_view(rendering.text).substr(0, block.end);
+        AnswerText answer{.begin = block.begin, .end = block.end};
+        answer.ends = std::any_of(end_tokens_.begin(), end_tokens_.end(),
+                                  [&](const std::string& token) { return text.ends_with(token); });
+        answer.switched_off = turns.messages[message].is_switched_off();
+        answer.supervised = message >= turns.record->context;
+        row.answers.push_back(answer);
+    }
+    row.is_marked = true;
+}
+
+void ChatTemplate::refuse_unread_fields(const Record& record) const {
+    std::string names;
+    const auto add = [&](const std::string& name) { names += (names.empty() ? "" : ", ") + name; };
+    if (!record.tools.is_null() && !mentions("tools")) add("tools");
+    if (!record.documents.is_null() && !mentions("documents")) add("documents");
+    if (record.template_arguments.is_object()) {
+        for (const auto& [name, value] : record.template_arguments.items()) {
+            if (!mentions(name)) add("chat_template_kwargs." + name);
+        }
+    }
+    if (names.empty()) return;
+    throw DataError("the model's chat template has no place for " + names +
+                    ", so it would not be trained; take it out of the row");
+}
+
+RenderedRow ChatTemplate::render(const Record& record, TrainOn train_on) const {
+    refuse_unread_fields(record);
+    const Turns turns{.messages = chat_turns(record), .record = &record};
+    const std::size_t count = turns.messages.size();
+    jinja::Rendering rendering = run(turns, count, false);
+    const std::vector<InputRun> runs = inputs_of(rendering);
+    RenderedRow row;
+    row.plain_ranges = plain_ranges(runs);
+    row.trains_all = train_on == TrainOn::kAll;
+    if (!rendering.generation.empty()) {
+        mark_by_blocks(rendering, turns, row);
+    } else {
+        for (std::size_t i = 0; i < count; ++i) {
+            if (!is_answer(turns.messages[i])) continue;
+            AnswerText answer = answer_between(turns, i, rendering, runs);
+            answer.switched_off = turns.messages[i].is_switched_off();
+            answer.supervised = i >= record.context;
+            row.answers.push_back(answer);
+        }
+    }
+    for (std::size_t i = 0; i < row.answers.size(); ++i) {
+        AnswerText& answer = row.answers[i];
+        if (row.trains_all) answer.supervised = true;
+        if (answer.switched_off) answer.supervised = false;
+        if (train_on == TrainOn::kLastAssistant && i + 1 < row.answers.size()) answer.supervised = false;
+    }
+    // An answer that is trained must be there as the row has it.
+    std::size_t last = count;
+    for (std::size_t i = 0; i < count; ++i) {
+        if (is_answer(turns.messages[i])) last = i;
+    }
+    for (std::size_t i = 0; i < count; ++i) {
+        const Message& message = turns.messages[i];
+        const bool is_trained = is_answer(message) && i >= record.context && !message.is_switched_off() &&
+                                (train_on != TrainOn::kLastAssistant || i == last);
+        const std::string fault = fault_of_writing(rendering, i, message);
+        if (fault.empty()) continue;
+        if (is_trained || train_on == TrainOn::kAll) {
+            throw DataError("the chat template of this model " + fault + " of turn " + std::to_string(i + 1) +
+                            ", so it would not be trained as the row has it; train the last answer alone "
+                            "(data.train_on: last_assistant), each answer in a row of its own "
+                            "(data.one_row_per_answer), or take it out of the row");
+        }
+        const std::string name = "turns: " + fault;
+        if (std::find(row.left_out.begin(), row.left_out.end(), name) == row.left_out.end())
+            row.left_out.push_back(name);
+    }
+    row.text = std::move(rendering.text);
+    return row;
+}
+
+RenderedRow ChatTemplate::render_prompt(const Record& record) const {
+    const Turns turns{.messages = chat_turns(record), .record = &record};
+    jinja::Rendering rendering = run(turns, turns.messages.size(), true);
+    RenderedRow row;
+    row.plain_ranges = plain_ranges(inputs_of(rendering));
+    row.text = std::move(rendering.text);
+    return row;
+}
+
+std::optional<tokenizer::TokenId> ChatTemplate::turn_end() const {
+    const Record probe{.kind = RecordKind::kConversation,
+                       .text = {},
+                       .messages = {{Role::kUser, "question"}, {Role::kAssistant, "answer"}},
+                       .input = {},
+                       .context = 0,
+                       .tools = {},
+                       .documents = {},
+                       .template_arguments = {},
+                       .task = {},
+                       .passed_over = {}};
+    const Turns turns{.messages = probe.messages, .record = &probe};
+    try {
+        const jinja::Rendering rendering = run(turns, turns.messages.size(), false);
+        const std::vector<InputRun> runs = inputs_of(rendering);
+        if (runs.empty()) return std::nullopt;
+        const std::string tail = rendering.text.substr(runs.back().range.end);
+        for (const tokenizer::TokenId id : tokenizer_.encode_text(tail).ids) {
+            if (tokenizer_.is_special(id)) return id;
+        }
+    } catch (const DataError&) {
+        // A template that refuses this conversation says nothing of its end.
+    }
+    return std::nullopt;
+}
+
+}  // namespace qlora::data

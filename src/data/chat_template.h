@@ -1,0 +1,58 @@
+#pragma once
+
+#include <cstddef>
+#include <functional>
+#include <optional>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "answer_text.h"
+#include "qlora/data/prompt_template.h"
+#include "qlora/jinja/template.h"
+
+namespace qlora::data {
+
+/// A chat template that runs: conversations become text, and it is known of each byte of the text who wrote
+/// it. Keeps references to the tokenizer.
+class ChatTemplate {
+  public:
+    /// `end_tokens`: how the tokens are spelled that end a turn or a text.
+    ChatTemplate(jinja::Template program, const tokenizer::Tokenizer& tokenizer, TemplateInputs inputs,
+                 std::vector<std::string> end_tokens);
+
+    /// Throws DataError with the reason: what the template refuses, what it has no place for, an answer that
+    /// it does not write whole.
+    RenderedRow render(const Record& record, TrainOn train_on) const;
+    /// The turns so far and what the template writes before an answer.
+    RenderedRow render_prompt(const Record& record) const;
+
+    /// The control token that the template writes behind an answer, where it writes one.
+    std::optional<tokenizer::TokenId> turn_end() const;
+    bool mentions(std::string_view variable) const { return program_.mentions(variable); }
+
+  private:
+    struct Turns {
+        std::vector<Message> messages;
+        const Record* record = nullptr;
+    };
+
+    Json variables(const Turns& turns, std::size_t messages, bool asks) const;
+    jinja::Rendering run(const Turns& turns, std::size_t messages, bool asks) const;
+    std::vector<InputRun> inputs_of(const jinja::Rendering& rendering) const;
+    /// What the template writes for an answer to come, behind the last input of the turns before it.
+    std::string opening(const Turns& turns, std::size_t answer) const;
+    std::size_t header_size(std::string_view gap, const std::string& opening) const;
+    AnswerText answer_between(const Turns& turns, std::size_t answer, const jinja::Rendering& rendering,
+                              const std::vector<InputRun>& runs) const;
+    void mark_by_blocks(const jinja::Rendering& rendering, const Turns& turns, RenderedRow& row) const;
+    void refuse_unread_fields(const Record& record) const;
+
+    jinja::Template program_;
+    const tokenizer::Tokenizer& tokenizer_;
+    TemplateInputs inputs_;
+    std::vector<std::string> special_names_;
+    std::vector<std::string> end_tokens_;
+};
+
+}  // namespace qlora::data

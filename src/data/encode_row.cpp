@@ -1,0 +1,75 @@
+#include <algorithm>
+#include <utility>
+
+#include "qlora/core/error.h"
+#include "qlora/data/prompt_template.h"
+
+namespace qlora::data {
+namespace {
+
+using tokenizer::ByteRange;
+using tokenizer::TokenId;
+
+/// Edges of answers, ascending and once each; none where answers are marked by overlap.
+std::vector<std::size_t> edges_of(const RenderedRow& row) {
+    std::vector<std::size_t> out;
+    if (row.is_marked) return out;
+    for (const AnswerText& answer : row.answers) {
+        for (const std::size_t edge : {answer.begin, answer.end}) {
+            const bool is_inside = edge > 0 && edge < row.text.size();
+            if (is_inside && (out.empty() || out.back() < edge)) out.push_back(edge);
+        }
+    }
+    return out;
+}
+
+bool is_of(const ByteRange& token, const AnswerText& answer, bool by_overlap) {
+    if (by_overlap) return token.begin < answer.end && answer.begin < token.end;
+    return token.begin >= answer.begin && token.begin < answer.end;
+}
+
+AnswerSpan span_of(const AnswerText& answer, const RenderedRow& row, const std::vector<ByteRange>& tokens) {
+    const auto is_own = [&](const ByteRange& token) { return is_of(token, answer, row.is_marked); };
+    const auto begin = std::find_if(tokens.begin(), tokens.end(), is_own);
+    const auto end = std::find_if_not(begin, tokens.end(), is_own);
+    return {.begin = static_cast<std::size_t>(begin - tokens.begin()),
+            .end = static_cast<std::size_t>(end - tokens.begin()),
+            .supervised = answer.supervised,
+            .ends = answer.ends,
+            .plain = row.reads_control};
+}
+
+}  // namespace
+
+EncodedRow PromptTemplate::encode(const RenderedRow& row) const {
+    tokenizer::EncodedText text = tokenizer_.encode_text(
+        row.text, {.plain_ranges = row.plain_ranges, .cuts = edges_of(row), .control_tokens = control_ids_});
+    EncodedRow out;
+    out.cut_edges = text.crossed_cuts.size();
+    const std::size_t start = row.adds_start ? start_ids_.size() : 0;
+    if (row.adds_start) out.ids = start_ids_;
+    out.ids.insert(out.ids.end(), text.ids.begin(), text.ids.end());
+    for (const AnswerText& answer : row.answers) {
+        AnswerSpan span = span_of(answer, row, text.ranges);
+        span.begin += start;
+        span.end += start;
+        out.answers.push_back(span);
+    }
+    if (row.adds_end) {
+        if (!special_.eos) {
+            throw ConfigError("data.template: " + name_ +
+                              " ends a row with EOS, but the model's tokenizer names no eos_token");
+        }
+        if (out.ids.empty() || out.ids.back() != *special_.eos) out.ids.push_back(*special_.eos);
+        if (!out.answers.empty()) out.answers.back().end = out.ids.size();
+    }
+    out.supervised.assign(out.ids.size(), row.trains_all ? 1 : 0);
+    for (const AnswerSpan& span : out.answers) {
+        std::fill(out.supervised.begin() + static_cast<std::ptrdiff_t>(span.begin),
+                  out.supervised.begin() + static_cast<std::ptrdiff_t>(span.end), span.supervised ? 1 : 0);
+    }
+    if (!out.supervised.empty()) out.supervised.front() = 0;  // nothing comes before it that could predict it
+    return out;
+}
+
+}  // namespace qlora::data
