@@ -29,7 +29,8 @@ PromptTemplate own(const std::string& text, const TemplateInputs& inputs = {}) {
 }
 
 // The row as text, supervised tokens in braces.
-std::string marked(const PromptTemplate& chat, const Record& record, TrainOn train_on = TrainOn::kAssistant) {
+std::string trained(const PromptTemplate& chat, const Record& record,
+                    TrainOn train_on = TrainOn::kAssistant) {
     const EncodedRow row = chat.encode(chat.render(record, train_on));
     prove_answer_mask(row, chat, train_on);
     std::string out;
@@ -41,7 +42,7 @@ std::string marked(const PromptTemplate& chat, const Record& record, TrainOn tra
     return out;
 }
 
-std::string refusal(const std::function<void()>& action) {
+std::string refusal_of(const std::function<void()>& action) {
     try {
         action();
     } catch (const Error& error) {
@@ -50,7 +51,7 @@ std::string refusal(const std::function<void()>& action) {
     return "accepted";
 }
 
-Record row(const std::string& json) {
+Record row_of(const std::string& json) {
     return parse_record(json, DataFormat::kAuto, true);
 }
 
@@ -66,17 +67,17 @@ const std::string kChat =
 TEST(OwnTemplate, AddsItsDefaultSystemMessageOnlyWhereThereIsNone) {
     const PromptTemplate smollm2 = own(kSmolLm2Template);
     EXPECT_EQ(
-        marked(smollm2, conversation({{Role::kUser, "a"}, {Role::kAssistant, "b"}})),
+        trained(smollm2, conversation({{Role::kUser, "a"}, {Role::kAssistant, "b"}})),
         "<|im_start|>system\nYou are a helpful AI assistant named SmolLM, trained by Hugging Face<|im_end|>\n"
         "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n{b<|im_end|>}\n");
     EXPECT_EQ(
-        marked(smollm2, conversation({{Role::kSystem, "s"}, {Role::kUser, "a"}, {Role::kAssistant, "b"}})),
+        trained(smollm2, conversation({{Role::kSystem, "s"}, {Role::kUser, "a"}, {Role::kAssistant, "b"}})),
         "<|im_start|>system\ns<|im_end|>\n<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\n"
         "{b<|im_end|>}\n");
 }
 
 TEST(OwnTemplate, WhatItWritesBetweenHeaderAndAnswerIsTrained) {
-    EXPECT_EQ(marked(own(kChat), row(R"({"messages": [{"role": "user", "content": "a"},
+    EXPECT_EQ(trained(own(kChat), row_of(R"({"messages": [{"role": "user", "content": "a"},
         {"role": "assistant", "reasoning_content": "r", "content": "b"},
         {"role": "assistant", "content": "", "tool_calls": [{"name": "w", "arguments": {"x": "\"q\""}}]},
         {"role": "tool", "content": "t"}]})")),
@@ -91,10 +92,10 @@ TEST(OwnTemplate, AnAnswerThatItDoesNotWriteWholeIsRefusedByName) {
         "{%- if m.reasoning_content and loop.last %}<think>{{ m.reasoning_content }}</think>{% endif %}"
         "{{- m.content | trim }}<|im_end|>\n{% endfor %}";
     const std::string turn = R"({"role": "assistant", "content": " b ", "reasoning_content": "r"})";
-    const Record both = row(R"({"messages": [{"role": "user", "content": "a"}, )" + turn +
-                            R"(, {"role": "user", "content": "c"}, )" + turn + "]}");
+    const Record both = row_of(R"({"messages": [{"role": "user", "content": "a"}, )" + turn +
+                               R"(, {"role": "user", "content": "c"}, )" + turn + "]}");
     const auto fault = [&](const std::string& text, TrainOn train_on) {
-        return refusal([&] { own(text).render(both, train_on); });
+        return refusal_of([&] { own(text).render(both, train_on); });
     };
     EXPECT_NE(fault(drops, TrainOn::kAssistant).find("leaves out reasoning_content of turn 2"),
               std::string::npos)
@@ -109,9 +110,9 @@ TEST(OwnTemplate, AnAnswerThatItDoesNotWriteWholeIsRefusedByName) {
         fault("{% for m in messages %}{{ m.content }}{{ m.content }}{% endfor %}", TrainOn::kLastAssistant)
             .find("changes the content of turn 4"),
         std::string::npos);
-    const Record call = row(R"({"messages": [{"role": "user", "content": "a"},
+    const Record call = row_of(R"({"messages": [{"role": "user", "content": "a"},
         {"role": "assistant", "content": "b", "tool_calls": [{"name": "w", "arguments": {"x": "y"}}]}]})");
-    EXPECT_NE(refusal([&] {
+    EXPECT_NE(refusal_of([&] {
                   own(kSmolLm2Template).render(call, TrainOn::kAssistant);
               }).find("leaves out tool_calls.name of turn 2"),
               std::string::npos);
@@ -120,23 +121,24 @@ TEST(OwnTemplate, AnAnswerThatItDoesNotWriteWholeIsRefusedByName) {
 TEST(OwnTemplate, AFieldThatItNeverReadsIsRefusedByName) {
     const std::string turns =
         R"("messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}])";
-    EXPECT_NE(
-        refusal([&] {
-            own(kSmolLm2Template)
-                .render(row("{" + turns + R"(, "tools": [{"name": "w"}], "chat_template_kwargs": {"x": 1}})"),
-                        TrainOn::kAssistant);
-        }).find("has no place for tools, chat_template_kwargs.x"),
-        std::string::npos);
+    EXPECT_NE(refusal_of([&] {
+                  own(kSmolLm2Template)
+                      .render(row_of("{" + turns +
+                                     R"(, "tools": [{"name": "w"}], "chat_template_kwargs": {"x": 1}})"),
+                              TrainOn::kAssistant);
+              }).find("has no place for tools, chat_template_kwargs.x"),
+              std::string::npos);
     const std::string reads = "{% if x %}{{ tools[0].function.name }}{% endif %}" + kSmolLm2Template;
-    EXPECT_TRUE(marked(own(reads),
-                       row("{" + turns + R"(, "tools": [{"name": "w"}], "chat_template_kwargs": {"x": 1}})"))
-                    .starts_with("w<|im_start|>"));
+    EXPECT_TRUE(
+        trained(own(reads),
+                row_of("{" + turns + R"(, "tools": [{"name": "w"}], "chat_template_kwargs": {"x": 1}})"))
+            .starts_with("w<|im_start|>"));
     TemplateInputs inputs;
     inputs.arguments = {{"x", false}, {"enable_thinking", true}};
-    EXPECT_NE(refusal([&] { own(reads, inputs); }).find("data.template_arguments.enable_thinking"),
+    EXPECT_NE(refusal_of([&] { own(reads, inputs); }).find("data.template_arguments.enable_thinking"),
               std::string::npos);
     inputs.arguments.erase("enable_thinking");
-    EXPECT_TRUE(marked(own(reads, inputs), row("{" + turns + R"(, "tools": [{"name": "w"}]})"))
+    EXPECT_TRUE(trained(own(reads, inputs), row_of("{" + turns + R"(, "tools": [{"name": "w"}]})"))
                     .starts_with("<|im_start|>"));
 }
 
@@ -146,7 +148,7 @@ TEST(OwnTemplate, TheNextRolesMarkerEndsAnAnswerWhereTheModelStopsThere) {
         "{% endfor %}{% if add_generation_prompt %}<|im_end|>{% endif %}";
     TemplateInputs inputs;
     inputs.end_ids = {FakeTokenizer::kImStart};
-    EXPECT_EQ(marked(own(glm, inputs), conversation(kTwoTurns)),
+    EXPECT_EQ(trained(own(glm, inputs), conversation(kTwoTurns)),
               "<|im_start|>a<|im_end|>{b<|im_start|>}c<|im_end|>{d}");
     const RenderedRow rendered = own(glm, inputs).render(conversation(kTwoTurns), TrainOn::kAssistant);
     EXPECT_TRUE(rendered.answers[0].ends);
@@ -159,11 +161,11 @@ TEST(OwnTemplate, GenerationBlocksSayWhatIsTrained) {
         "{% for m in messages %}<|im_start|>{{ m.role }}:"
         "{% if m.role == 'assistant' %}{{ say(m) }}{% else %}{{ m.content }}{% endif %}{% endfor %}";
     Record record = conversation(kTwoTurns);
-    EXPECT_EQ(marked(own(blocks), record),
+    EXPECT_EQ(trained(own(blocks), record),
               "<|im_start|>user:a<|im_start|>assistant:{b<|im_end|>}<|im_start|>user:c<|im_start|>assistant:"
               "{d<|im_end|>}");
     record.messages[1].switch_off();
-    EXPECT_EQ(marked(own(blocks), record),
+    EXPECT_EQ(trained(own(blocks), record),
               "<|im_start|>user:a<|im_start|>assistant:b<|im_end|><|im_start|>user:c<|im_start|>assistant:"
               "{d<|im_end|>}");
 }
@@ -205,14 +207,14 @@ TEST(OwnTemplate, RowsWithToolsTakeTheTemplateForTools) {
         R"("messages": [{"role": "system", "content": "s"}, {"role": "assistant", "content": "b"}])";
     const PromptTemplate chat = own(kSmolLm2Template, inputs);
     EXPECT_TRUE(
-        marked(chat, row("{" + turns + R"(, "tools": [{"name": "w"}]})")).starts_with("w<|im_start|>"));
-    EXPECT_TRUE(marked(chat, row("{" + turns + "}")).starts_with("<|im_start|>"));
+        trained(chat, row_of("{" + turns + R"(, "tools": [{"name": "w"}]})")).starts_with("w<|im_start|>"));
+    EXPECT_TRUE(trained(chat, row_of("{" + turns + "}")).starts_with("<|im_start|>"));
 }
 
 TEST(OwnTemplate, ATemplateThatCannotBeParsedIsNamedWithItsLine) {
     const std::string broken = "a\n{% frobnicate %}";
-    EXPECT_NE(refusal([&] { own(broken); }).find("the model's own chat template:2"), std::string::npos)
-        << refusal([&] { own(broken); });
+    EXPECT_NE(refusal_of([&] { own(broken); }).find("the model's own chat template:2"), std::string::npos)
+        << refusal_of([&] { own(broken); });
     EXPECT_NO_THROW(PromptTemplate(TemplateName::kChatml, broken, kTokenizer, kTokenizer.special()));
 }
 
