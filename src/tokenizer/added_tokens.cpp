@@ -1,5 +1,7 @@
 #include "added_tokens.h"
 
+#include <algorithm>
+
 #include "unicode.h"
 
 namespace qlora::tokenizer {
@@ -81,9 +83,11 @@ std::vector<AddedTokenMatcher::Segment> AddedTokenMatcher::split(std::string_vie
         at = spelling.end;
         if (verdict == Verdict::kText) continue;
         if (token.single_word && touches_word(text, spelling.begin, spelling.end)) continue;
-        const std::size_t begin =
-            token.lstrip ? skip_white_space_back(text, done, spelling.begin) : spelling.begin;
+        std::size_t begin = spelling.begin;
+        if (token.lstrip) begin = std::max(done, skip_white_space_back(text, std::min(done, begin), begin));
         const std::size_t end = token.rstrip ? skip_white_space(text, spelling.end) : spelling.end;
+        // All of it may be white space that the token before took along.
+        if (begin >= end) continue;
         if (done < begin) segments.push_back({done, begin, std::nullopt, {}});
         segments.push_back({begin, end, token.id, spelling});
         done = end;

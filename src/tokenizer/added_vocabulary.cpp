@@ -6,6 +6,11 @@
 #include "component_reader.h"
 
 namespace qlora::tokenizer {
+namespace {
+
+constexpr std::string_view kModelFile = "tokenizer.model";
+
+}  // namespace
 
 void AddedVocabulary::read_list(const Json& list, const ModelVocabulary& model, FaultList& faults) {
     if (list.is_null()) return;
@@ -58,7 +63,8 @@ void AddedVocabulary::read_files(const TokenFiles& files, const ModelVocabulary&
         const bool must_be_known = role == "bos_token" || role == "eos_token";
         if (!must_be_known || model.token_to_id(token.content)) add_missing(token, role);
     }
-    for (const auto& [token, list] : listed_tokens(files)) add_missing(token, list);
+    const bool older_name = file != kModelFile;
+    for (const auto& [token, list] : listed_tokens(files, older_name)) add_missing(token, list);
 }
 
 TokenId AddedVocabulary::id_to_add(const std::string& content, const ModelVocabulary& model) const {
@@ -110,7 +116,7 @@ void AddedVocabulary::build_matchers(const Normalizer* normalizer, FaultList& fa
 
 std::vector<AddedVocabulary::Segment> AddedVocabulary::split(std::string_view text,
                                                              const Normalizer* normalizer,
-                                                             TextMarks& marks) const {
+                                                             const TextMarks& marks) const {
     std::vector<Segment> segments;
     const auto judge_raw = [&](const AddedToken& token, std::size_t begin, std::size_t end) {
         return marks.judge(token, {begin, end});

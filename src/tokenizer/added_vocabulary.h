@@ -40,7 +40,8 @@ class AddedVocabulary {
         bool at_start;                 // begins where the whole input begins
     };
     /// The text in order, normalized and cut at its added tokens.
-    std::vector<Segment> split(std::string_view text, const Normalizer* normalizer, TextMarks& marks) const;
+    std::vector<Segment> split(std::string_view text, const Normalizer* normalizer,
+                               const TextMarks& marks) const;
 
     const AddedToken* find(TokenId id) const;
     std::optional<TokenId> find(std::string_view content) const;

@@ -4,7 +4,7 @@
 
 namespace qlora::tokenizer {
 
-AlignedText::AlignedText(std::string_view part, std::size_t offset, TextMarks& marks)
+AlignedText::AlignedText(std::string_view part, std::size_t offset, const TextMarks& marks)
     : text_(part), marks_(&marks), offset_(offset) {}
 
 ByteRange AlignedText::source(std::size_t begin, std::size_t end) const {
@@ -28,8 +28,8 @@ AlignedText AlignedText::slice(std::size_t begin, std::size_t end) const {
     return part;
 }
 
-std::vector<AlignedText::Cut> AlignedText::cuts(std::size_t begin, std::size_t end) const {
-    std::vector<Cut> found;
+std::vector<std::size_t> AlignedText::cuts(std::size_t begin, std::size_t end) const {
+    std::vector<std::size_t> found;
     if (!tracks() || begin == end) return found;
     for (const std::size_t offset : marks_->cuts_inside(source(begin, end))) {
         std::size_t position = offset - offset_;
@@ -40,7 +40,7 @@ std::vector<AlignedText::Cut> AlignedText::cuts(std::size_t begin, std::size_t e
                 std::partition_point(first, last, [&](const Source& byte) { return byte.begin < offset; });
             position = static_cast<std::size_t>(at - sources_.begin());
         }
-        if (position > begin && position < end) found.push_back({position, offset});
+        if (position > begin && position < end) found.push_back(position);
     }
     return found;
 }

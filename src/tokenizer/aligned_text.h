@@ -16,22 +16,17 @@ namespace qlora::tokenizer {
 class AlignedText {
   public:
     /// `part` stands at byte `offset` of the input. Keeps a reference to the marks.
-    AlignedText(std::string_view part, std::size_t offset, TextMarks& marks);
+    AlignedText(std::string_view part, std::size_t offset, const TextMarks& marks);
 
     const std::string& text() const { return text_; }
-    TextMarks& marks() const { return *marks_; }
+    const TextMarks& marks() const { return *marks_; }
     bool tracks() const { return marks_->tracks(); }
     /// The input's bytes that bytes [begin, end) stand for; an empty range stands before the byte at `begin`.
     ByteRange source(std::size_t begin, std::size_t end) const;
     AlignedText slice(std::size_t begin, std::size_t end) const;
 
-    /// A place in the text at which the input is to be cut.
-    struct Cut {
-        std::size_t position;  // in the text
-        std::size_t offset;    // in the input
-    };
-    /// Those strictly inside bytes [begin, end), ascending.
-    std::vector<Cut> cuts(std::size_t begin, std::size_t end) const;
+    /// The places strictly inside bytes [begin, end) at which the input is to be cut, ascending.
+    std::vector<std::size_t> cuts(std::size_t begin, std::size_t end) const;
 
     /// Nothing yet, to be filled with what this text becomes.
     AlignedText rewritten() const;
@@ -47,7 +42,7 @@ class AlignedText {
     };
 
     std::string text_;
-    TextMarks* marks_;
+    const TextMarks* marks_;
     std::size_t offset_;           // of the first byte, while every byte stands for itself
     bool is_exact_ = true;         // every byte stands for itself: no sources are kept
     std::vector<Source> sources_;  // one a byte

@@ -1,6 +1,7 @@
 #include <algorithm>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "qlora/core/error.h"
 #include "qlora/core/utf8.h"
@@ -21,6 +22,12 @@ EncodedPair encode_pair(const Tokenizer& tokenizer, std::string_view prompt, std
     options.cuts = {prompt.size()};
     pair.text = tokenizer.encode_text(std::string(prompt) + std::string(completion), options);
     pair.is_cut = !pair.text.crossed_cuts.empty();
+    const std::vector<TokenId>& ids = pair.text.ids;
+    const std::vector<TokenId> alone = tokenizer.encode(prompt, {.parse_special = true});
+    if (!pair.is_cut && alone.size() <= ids.size() && std::equal(alone.begin(), alone.end(), ids.begin())) {
+        pair.prompt_tokens = alone.size();
+        return pair;
+    }
     const auto& ranges = pair.text.ranges;
     const auto first = std::find_if(ranges.begin(), ranges.end(),
                                     [&](const ByteRange& range) { return range.begin >= prompt.size(); });

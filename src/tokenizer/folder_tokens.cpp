@@ -6,6 +6,7 @@
 #include <optional>
 #include <set>
 #include <string_view>
+#include <utility>
 
 #include "component_reader.h"
 #include "folder_files.h"
@@ -50,7 +51,7 @@ bool is_role(const std::string& key) {
 TokenFiles read_token_files(const std::filesystem::path& folder) {
     return {read_optional_object(folder, "tokenizer_config.json"),
             read_optional_object(folder, "special_tokens_map.json"),
-            read_optional_object(folder, "added_tokens.json")};
+            read_optional_object(folder, "added_tokens.json"), read_optional_object(folder, "config.json")};
 }
 
 std::vector<FolderToken> role_tokens(const TokenFiles& files) {
@@ -71,22 +72,39 @@ std::vector<FolderToken> role_tokens(const TokenFiles& files) {
     return tokens;
 }
 
-// transformers reads special_tokens_map.json only where the configuration has no added_tokens_decoder, and
-// additional_special_tokens, the older name, only where there are no extra_special_tokens.
-std::vector<FolderToken> listed_tokens(const TokenFiles& files) {
-    std::vector<FolderToken> tokens;
-    const auto add = [&](const Json& object, const char* name) {
-        const auto list = object.find(name);
-        if (list == object.end() || !(list->is_array() || list->is_object())) return false;
-        for (const Json& value : *list) {
-            if (auto token = special_token(value, name)) tokens.push_back(std::move(*token));
-        }
-        return !list->empty();
+// As transformers puts them together: additional_special_tokens is the older name and counts where there is
+// no list of the newer one; an object of named tokens goes before both; special_tokens_map.json is read only
+// where the configuration has no added_tokens_decoder.
+std::vector<FolderToken> listed_tokens(const TokenFiles& files, bool older_name) {
+    constexpr const char* kExtra = "extra_special_tokens";
+    constexpr const char* kOlder = "additional_special_tokens";
+    const auto find = [](const Json& object, const char* name) -> const Json* {
+        const auto value = object.find(name);
+        return value == object.end() || !value->is_structured() || value->empty() ? nullptr : &*value;
     };
-    const bool has_extra = add(files.config, "extra_special_tokens");
-    if (!has_extra) add(files.config, "additional_special_tokens");
-    if (files.config.contains("added_tokens_decoder")) return tokens;
-    if (!add(files.map, "extra_special_tokens") && !has_extra) add(files.map, "additional_special_tokens");
+    std::vector<FolderToken> tokens;
+    const auto add = [&](const Json* values, const char* place) {
+        if (values == nullptr) return;
+        for (const Json& value : *values) {
+            if (auto token = special_token(value, place)) tokens.push_back(std::move(*token));
+        }
+    };
+    const Json* list = find(files.config, kExtra);
+    const Json* older = find(files.config, kOlder);
+    if (list == nullptr) list = std::exchange(older, nullptr);
+    if (list != nullptr && list->is_object()) add(std::exchange(list, nullptr), kExtra);
+    const Json* more = nullptr;
+    if (!files.config.contains("added_tokens_decoder")) {
+        more = find(files.map, kExtra);
+        if (more != nullptr && more->is_object()) {
+            add(std::exchange(more, nullptr), kExtra);
+            list = nullptr;
+        }
+        if (const Json* mapped = find(files.map, kOlder)) older = mapped;
+    }
+    add(list, kExtra);
+    add(more, kExtra);
+    if (older_name && list == nullptr && more == nullptr) add(older, kOlder);
     return tokens;
 }
 

@@ -10,11 +10,12 @@
 
 namespace qlora::tokenizer {
 
-/// The files of a model folder that name tokens beside its vocabulary; empty objects for those it lacks.
+/// The files of a model folder that tell how its vocabulary is read; empty objects for those it lacks.
 struct TokenFiles {
-    Json config = Json::object();     // tokenizer_config.json
-    Json map = Json::object();        // special_tokens_map.json
-    Json added_ids = Json::object();  // added_tokens.json
+    Json config = Json::object();        // tokenizer_config.json
+    Json map = Json::object();           // special_tokens_map.json
+    Json added_ids = Json::object();     // added_tokens.json
+    Json model_config = Json::object();  // config.json
 };
 TokenFiles read_token_files(const std::filesystem::path& folder);
 
@@ -29,7 +30,9 @@ std::vector<FolderToken> numbered_tokens(const TokenFiles& files, FaultList& fau
 /// The tokens that have a role (`eos_token`, ...), in the order in which transformers adds those that the
 /// tokenizer lacks. All are special; none has an id.
 std::vector<FolderToken> role_tokens(const TokenFiles& files);
-/// Those of `extra_special_tokens` or `additional_special_tokens`; likewise.
-std::vector<FolderToken> listed_tokens(const TokenFiles& files);
+/// Those of `extra_special_tokens` or `additional_special_tokens`; likewise. For a tokenizer.model
+/// transformers puts its control pieces in the place of a list that still has the older name: `older_name`
+/// false.
+std::vector<FolderToken> listed_tokens(const TokenFiles& files, bool older_name = true);
 
 }  // namespace qlora::tokenizer

@@ -4,7 +4,9 @@
 #include <cstdint>
 
 #include "component_reader.h"
+#include "llama_class.h"
 #include "qlora/core/utf8.h"
+#include "unicode.h"
 
 namespace qlora::tokenizer {
 namespace {
@@ -37,8 +39,10 @@ std::unique_ptr<JsonTokenizer> JsonTokenizer::load(const std::filesystem::path& 
     } catch (const ConfigError& error) {
         throw CheckpointError(error.what());
     }
-    return std::make_unique<JsonTokenizer>(json, file.string(),
-                                           tokenizer::read_token_files(file.parent_path()));
+    const TokenFiles files = read_token_files(file.parent_path());
+    if (takes_llama_class(files.config, files.model_config))
+        json = as_llama_class(std::move(json), files.config);
+    return std::make_unique<JsonTokenizer>(json, file.string(), files);
 }
 
 JsonTokenizer::JsonTokenizer(const Json& json, const std::string& name, const TokenFiles& files) {
@@ -83,7 +87,7 @@ std::vector<TokenId> JsonTokenizer::encode(std::string_view text, const EncodeOp
     }
     EncodedText encoded;
     if (options.add_special_tokens) encoded.ids = post_processor_.before;
-    TextMarks marks = TextMarks::everywhere(options.parse_special);
+    const TextMarks marks = TextMarks::everywhere(options.parse_special);
     encode_marked(text, marks, encoded);
     if (options.add_special_tokens) {
         encoded.ids.insert(encoded.ids.end(), post_processor_.after.begin(), post_processor_.after.end());
@@ -92,14 +96,14 @@ std::vector<TokenId> JsonTokenizer::encode(std::string_view text, const EncodeOp
 }
 
 EncodedText JsonTokenizer::encode_text(std::string_view text, const TextEncodingOptions& options) const {
-    EncodedText encoded;
-    TextMarks marks(text, options);
-    encode_marked(text, marks, encoded);
-    encoded.crossed_cuts = marks.crossed_cuts();
-    return encoded;
+    return encode_at_cuts(text, options, [&](const TextMarks& marks) {
+        EncodedText encoded;
+        encode_marked(text, marks, encoded);
+        return encoded;
+    });
 }
 
-void JsonTokenizer::encode_marked(std::string_view text, TextMarks& marks, EncodedText& out) const {
+void JsonTokenizer::encode_marked(std::string_view text, const TextMarks& marks, EncodedText& out) const {
     for (auto& segment : added_.split(text, normalizer_.get(), marks)) {
         if (segment.token) {
             out.ids.push_back(*segment.token);
@@ -121,23 +125,43 @@ void JsonTokenizer::encode_piece(const AlignedText& text, std::size_t begin, std
     thread_local std::vector<WordToken> tokens;
     model_->encode(std::string_view(text.text()).substr(begin, end - begin), tokens);
     std::vector<std::size_t> crossed;
-    for (const AlignedText::Cut& cut : text.cuts(begin, end)) {
-        const auto token = std::partition_point(tokens.begin(), tokens.end(), [&](const WordToken& word) {
-            return begin + word.end <= cut.position;
-        });
-        if (token == tokens.end() || begin + token->begin >= cut.position) continue;
-        crossed.push_back(cut.position);
-        text.marks().note_crossed(cut.offset);
+    for (const std::size_t cut : text.cuts(begin, end)) {
+        const auto token = std::partition_point(
+            tokens.begin(), tokens.end(), [&](const WordToken& word) { return begin + word.end <= cut; });
+        if (token == tokens.end() || begin + token->begin >= cut) continue;
+        crossed.push_back(cut);
     }
-    if (!crossed.empty()) {
-        const std::size_t middle = crossed[crossed.size() / 2];
-        encode_piece(text, begin, middle, out);
-        return encode_piece(text, middle, end, out);
+    std::optional<std::size_t> split;
+    if (!crossed.empty()) split = crossed[crossed.size() / 2];
+    if (!split) split = inside_forged_token(text, begin, tokens);
+    if (split) {
+        encode_piece(text, begin, *split, out);
+        return encode_piece(text, *split, end, out);
     }
     for (const WordToken& token : tokens) {
         out.ids.push_back(token.id);
         if (text.tracks()) out.ranges.push_back(text.source(begin + token.begin, begin + token.end));
     }
+}
+
+// Some vocabularies have merges that lead to the spelling of a control token; no message may take them. The
+// place behind the first character of the middle one of such tokens.
+std::optional<std::size_t> JsonTokenizer::inside_forged_token(const AlignedText& text, std::size_t begin,
+                                                              const std::vector<WordToken>& tokens) const {
+    std::vector<std::size_t> places;
+    if (!text.tracks()) return std::nullopt;
+    for (const WordToken& token : tokens) {
+        const AddedToken* added = added_.find(token.id);
+        if (added == nullptr) continue;
+        const std::size_t first = begin + token.begin;
+        const std::string_view spelling =
+            std::string_view(text.text()).substr(first, token.end - token.begin);
+        if (spelling != model_->id_to_token(token.id)) continue;  // an unknown character
+        const std::size_t length = code_point_at(spelling, 0).length;
+        const bool is_message = text.marks().is_plain_control(*added, text.source(first, begin + token.end));
+        if (is_message && length < spelling.size()) places.push_back(first + length);
+    }
+    return places.empty() ? std::nullopt : std::optional(places[places.size() / 2]);
 }
 
 std::string JsonTokenizer::decode(const std::vector<TokenId>& ids, bool skip_special_tokens) const {

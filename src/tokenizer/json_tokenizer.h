@@ -2,6 +2,7 @@
 
 #include <filesystem>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -37,8 +38,10 @@ class JsonTokenizer final : public Tokenizer {
     bool is_special(TokenId id) const override;
 
   private:
-    void encode_marked(std::string_view text, TextMarks& marks, EncodedText& out) const;
+    void encode_marked(std::string_view text, const TextMarks& marks, EncodedText& out) const;
     void encode_piece(const AlignedText& text, std::size_t begin, std::size_t end, EncodedText& out) const;
+    std::optional<std::size_t> inside_forged_token(const AlignedText& text, std::size_t begin,
+                                                   const std::vector<WordToken>& tokens) const;
 
     std::unique_ptr<Normalizer> normalizer_;
     std::unique_ptr<PreTokenizer> pre_tokenizer_;

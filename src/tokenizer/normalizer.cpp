@@ -16,14 +16,13 @@ class UnicodeNormalizer final : public Normalizer {
   public:
     explicit UnicodeNormalizer(NormalForm form) : form_(form) {}
     void apply(AlignedText& text) const override {
-        const std::vector<AlignedText::Cut> cuts = text.cuts(0, text.text().size());
+        const std::vector<std::size_t> cuts = text.cuts(0, text.text().size());
         if (cuts.empty() && to_normal_form(text.text(), form_) == text.text()) return;
         AlignedText out = text.rewritten();
         std::size_t begin = 0;
         for (std::size_t i = 0; i <= cuts.size(); ++i) {
-            const std::size_t end = i < cuts.size() ? cuts[i].position : text.text().size();
+            const std::size_t end = i < cuts.size() ? cuts[i] : text.text().size();
             append(text, begin, end, out);
-            if (i < cuts.size() && joins(text, begin, end)) text.marks().note_crossed(cuts[i].offset);
             begin = end;
         }
         text = std::move(out);
@@ -43,15 +42,6 @@ class UnicodeNormalizer final : public Normalizer {
                 out.put(piece.normal, text, begin + piece.begin, begin + piece.end);
             }
         }
-    }
-    // Whether the character behind the cut becomes one with what is before it, back to `begin`.
-    bool joins(const AlignedText& text, std::size_t begin, std::size_t cut) const {
-        const std::string_view whole = text.text();
-        if (static_cast<unsigned char>(whole[cut]) < 0x80) return false;
-        const std::string_view before = whole.substr(begin, cut - begin);
-        const std::string_view character = whole.substr(cut, code_point_at(whole, cut).length);
-        return to_normal_form(std::string(before) + std::string(character), form_) !=
-               to_normal_form(before, form_) + to_normal_form(character, form_);
     }
 
     NormalForm form_;
@@ -112,9 +102,8 @@ class ReplaceNormalizer final : public Normalizer {
             const auto cuts = text.cuts(begin + span.begin, begin + span.end);
             if (cuts.empty()) continue;
             // The two sides are replaced each by itself.
-            text.marks().note_crossed(cuts.front().offset);
-            append(text, begin, cuts.front().position, out);
-            return append(text, cuts.front().position, end, out);
+            append(text, begin, cuts.front(), out);
+            return append(text, cuts.front(), end, out);
         }
         for (const Span& span : spans) {
             if (span.is_match) {
@@ -180,7 +169,7 @@ std::unique_ptr<Normalizer> read_normalizer_sequence(ComponentReader& reader) {
 }  // namespace
 
 std::string Normalizer::normalize(std::string_view text) const {
-    TextMarks marks = TextMarks::everywhere(true);
+    const TextMarks marks = TextMarks::everywhere(true);
     AlignedText aligned(text, 0, marks);
     apply(aligned);
     return aligned.text();

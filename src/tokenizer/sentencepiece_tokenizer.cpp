@@ -8,9 +8,11 @@
 
 #include "folder_files.h"
 #include "folder_tokens.h"
+#include "llama_class.h"
 #include "qlora/core/lfs_pointer.h"
 #include "qlora/core/utf8.h"
 #include "qlora/core/whole_file.h"
+#include "unicode.h"
 
 namespace qlora::tokenizer {
 namespace {
@@ -19,6 +21,8 @@ using sentencepiece::SentencePieceProcessor;
 
 // A second `normalizer_spec { add_dummy_prefix: false }`: protobuf merges it into the model's own.
 constexpr std::string_view kNoDummyPrefix("\x1A\x02\x18\x00", 4);
+
+constexpr std::string_view kMark = "▁";  // sentencepiece's blank
 
 std::unique_ptr<SentencePieceProcessor> make_processor(const std::string& model, const std::string& name) {
     auto processor = std::make_unique<SentencePieceProcessor>();
@@ -133,7 +137,9 @@ void SentencePieceTokenizer::read_settings(const std::filesystem::path& folder) 
     added_.read_files(files, *pieces_, "tokenizer.model", faults);
     added_.build_matchers(nullptr, faults);
 
-    const bool legacy = bool_or(config, "legacy", false, faults);
+    const bool llama_class = takes_llama_class(config, files.model_config);
+    const bool legacy = bool_or(config, "legacy", !llama_class, faults);
+    blank_is_prefix_ = llama_class || !legacy;
     if (!bool_or(config, "add_prefix_space", true, faults)) std::swap(processor_, inner_processor_);
     repeats_prefix_ = legacy;
     const auto role_id = [&](const char* role, const char* usual, bool added) -> std::optional<TokenId> {
@@ -157,7 +163,7 @@ std::vector<TokenId> SentencePieceTokenizer::encode(std::string_view text,
     }
     EncodedText encoded;
     if (options.add_special_tokens && bos_) encoded.ids.push_back(*bos_);
-    TextMarks marks = TextMarks::everywhere(options.parse_special);
+    const TextMarks marks = TextMarks::everywhere(options.parse_special);
     encode_marked(text, marks, encoded);
     if (options.add_special_tokens && eos_) encoded.ids.push_back(*eos_);
     return std::move(encoded.ids);
@@ -165,18 +171,30 @@ std::vector<TokenId> SentencePieceTokenizer::encode(std::string_view text,
 
 EncodedText SentencePieceTokenizer::encode_text(std::string_view text,
                                                 const TextEncodingOptions& options) const {
-    EncodedText encoded;
-    TextMarks marks(text, options);
-    encode_marked(text, marks, encoded);
-    encoded.crossed_cuts = marks.crossed_cuts();
-    return encoded;
+    return encode_at_cuts(text, options, [&](const TextMarks& marks) {
+        EncodedText encoded;
+        encode_marked(text, marks, encoded);
+        return encoded;
+    });
 }
 
-void SentencePieceTokenizer::encode_marked(std::string_view text, TextMarks& marks, EncodedText& out) const {
+// Also where the model drops it.
+bool SentencePieceTokenizer::begins_with_blank(std::string_view text) const {
+    const std::string_view first = text.substr(0, code_point_at(text, 0).length);
+    if (first == " " || first == kMark) return true;
+    std::vector<int> ids;
+    return inner_processor_->Encode(first, &ids).ok() && ids.empty();
+}
+
+void SentencePieceTokenizer::encode_marked(std::string_view text, const TextMarks& marks,
+                                           EncodedText& out) const {
     for (const auto& segment : added_.split(text, nullptr, marks)) {
         if (!segment.token) {
             const std::size_t offset = segment.text.source(0, 0).begin;
-            encode_pieces(segment.text.text(), offset, segment.at_start || repeats_prefix_, marks, out);
+            const std::string& part = segment.text.text();
+            const bool may_have_prefix = segment.at_start || repeats_prefix_;
+            const bool has_prefix = may_have_prefix && !(blank_is_prefix_ && begins_with_blank(part));
+            encode_pieces(part, offset, has_prefix, marks, out);
         } else {
             out.ids.push_back(*segment.token);
             if (marks.tracks()) out.ranges.push_back(segment.source);
@@ -186,7 +204,7 @@ void SentencePieceTokenizer::encode_marked(std::string_view text, TextMarks& mar
 
 // The whole text at first; where pieces cross cuts, the two sides of the middle one of these.
 void SentencePieceTokenizer::encode_pieces(std::string_view text, std::size_t offset, bool has_prefix,
-                                           TextMarks& marks, EncodedText& out) const {
+                                           const TextMarks& marks, EncodedText& out) const {
     const auto& processor = has_prefix ? *processor_ : *inner_processor_;
     if (!marks.tracks()) {
         std::vector<int> ids;
@@ -209,7 +227,6 @@ void SentencePieceTokenizer::encode_pieces(std::string_view text, std::size_t of
                                  [&](const ByteRange& piece) { return piece.end <= cut; });
         if (range == out.ranges.end() || range->begin >= cut) continue;
         crossed.push_back(cut);
-        marks.note_crossed(cut);
     }
     if (crossed.empty()) return;
     out.ids.resize(first);

@@ -40,9 +40,10 @@ class SentencePieceTokenizer final : public Tokenizer {
     void load_model(const std::filesystem::path& file);
     void read_settings(const std::filesystem::path& folder);
     bool is_piece(TokenId id) const;
-    void encode_marked(std::string_view text, TextMarks& marks, EncodedText& out) const;
+    bool begins_with_blank(std::string_view text) const;
+    void encode_marked(std::string_view text, const TextMarks& marks, EncodedText& out) const;
     /// `offset`: where `text` stands in the whole input.
-    void encode_pieces(std::string_view text, std::size_t offset, bool has_prefix, TextMarks& marks,
+    void encode_pieces(std::string_view text, std::size_t offset, bool has_prefix, const TextMarks& marks,
                        EncodedText& out) const;
     void decode_pieces(std::vector<int> pieces, bool at_start, std::string& text) const;
 
@@ -52,9 +53,10 @@ class SentencePieceTokenizer final : public Tokenizer {
     std::unique_ptr<sentencepiece::SentencePieceProcessor> inner_processor_;
     std::optional<TokenId> anchor_;  // a piece of visible ASCII letters
     std::unique_ptr<ModelVocabulary> pieces_;
-    AddedVocabulary added_;        // control pieces first
-    bool repeats_prefix_ = false;  // "legacy": every stretch of text gets the space, not only the first
-    std::optional<TokenId> bos_;   // what add_special_tokens puts before and after a text
+    AddedVocabulary added_;         // control pieces first
+    bool blank_is_prefix_ = false;  // a text that begins with a blank gets no other one before it
+    bool repeats_prefix_ = false;   // "legacy": every stretch of text gets the space, not only the first
+    std::optional<TokenId> bos_;    // what add_special_tokens puts before and after a text
     std::optional<TokenId> eos_;
 };
 

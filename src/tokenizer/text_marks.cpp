@@ -21,6 +21,19 @@ void check_offset(std::string_view text, std::size_t offset, std::size_t not_bef
         throw std::invalid_argument("encode_text: the offset " + std::to_string(offset) + " does not fit");
 }
 
+// The cuts at which a token stands across; the ranges begin in ascending order.
+std::vector<std::size_t> crossed_cuts(const std::vector<ByteRange>& ranges,
+                                      const std::vector<std::size_t>& cuts) {
+    std::vector<std::size_t> crossed;
+    auto range = ranges.begin();
+    std::size_t end = 0;  // of all ranges that begin before the cut
+    for (const std::size_t cut : cuts) {
+        for (; range != ranges.end() && range->begin < cut; ++range) end = std::max(end, range->end);
+        if (end > cut && (crossed.empty() || crossed.back() != cut)) crossed.push_back(cut);
+    }
+    return crossed;
+}
+
 }  // namespace
 
 TextMarks TextMarks::everywhere(bool control_tokens) {
@@ -48,12 +61,6 @@ TextMarks::TextMarks(std::string_view text, const TextEncodingOptions& options)
             plain_.push_back(range);
         }
     }
-    done = 0;
-    for (const std::size_t cut : options.cuts) {
-        check_offset(text, cut, done);
-        done = cut;
-        if (cuts_.empty() || cuts_.back() != cut) cuts_.push_back(cut);
-    }
 }
 
 std::vector<std::size_t> TextMarks::cuts_inside(ByteRange range) const {
@@ -61,31 +68,51 @@ std::vector<std::size_t> TextMarks::cuts_inside(ByteRange range) const {
     return {first, std::lower_bound(first, cuts_.end(), std::max(range.begin, range.end))};
 }
 
-std::vector<std::size_t> TextMarks::crossed_cuts() const {
-    std::vector<std::size_t> cuts = crossed_;
-    std::sort(cuts.begin(), cuts.end());
-    cuts.erase(std::unique(cuts.begin(), cuts.end()), cuts.end());
-    return cuts;
+std::vector<ByteRange>::const_iterator TextMarks::plain_after(std::size_t offset) const {
+    return std::partition_point(plain_.begin(), plain_.end(),
+                                [&](const ByteRange& plain) { return plain.end <= offset; });
 }
 
-bool TextMarks::is_control(const AddedToken& token) const {
+bool TextMarks::is_plain_control(const AddedToken& token, ByteRange source) const {
+    const auto range = plain_after(source.begin);
+    if (range == plain_.end() || range->begin >= source.end) return false;
     return token.special ||
            std::find(control_tokens_.begin(), control_tokens_.end(), token.id) != control_tokens_.end();
 }
 
-Verdict TextMarks::judge(const AddedToken& token, ByteRange source) {
+Verdict TextMarks::judge(const AddedToken& token, ByteRange source) const {
     if (!tracks_) return all_plain_ && token.special ? Verdict::kText : Verdict::kToken;
-    if (is_control(token)) {
-        const auto range = std::partition_point(
-            plain_.begin(), plain_.end(), [&](const ByteRange& plain) { return plain.end <= source.begin; });
-        if (range != plain_.end() && range->begin < source.end) {
-            const bool inside = range->begin <= source.begin && source.end <= range->end;
-            return inside ? Verdict::kText : Verdict::kAnew;
-        }
+    if (is_plain_control(token, source)) {
+        const auto range = plain_after(source.begin);
+        const bool inside = range->begin <= source.begin && source.end <= range->end;
+        return inside ? Verdict::kText : Verdict::kAnew;
     }
-    const std::vector<std::size_t> cuts = cuts_inside(source);
-    for (const std::size_t cut : cuts) note_crossed(cut);
-    return cuts.empty() ? Verdict::kToken : Verdict::kAnew;
+    return cuts_inside(source).empty() ? Verdict::kToken : Verdict::kAnew;
+}
+
+EncodedText encode_at_cuts(std::string_view text, const TextEncodingOptions& options,
+                           const std::function<EncodedText(const TextMarks&)>& encode) {
+    TextMarks marks(text, options);
+    std::size_t before = 0;
+    for (const std::size_t cut : options.cuts) {
+        check_offset(text, cut, before);
+        before = cut;
+    }
+    EncodedText encoded = encode(marks);
+    std::vector<std::size_t> crossed = crossed_cuts(encoded.ranges, options.cuts);
+    if (crossed.empty()) return encoded;
+    marks.set_cuts(crossed);
+    encoded = encode(marks);
+    // What stands between two cuts may have become other tokens.
+    const std::vector<std::size_t> more = crossed_cuts(encoded.ranges, options.cuts);
+    if (!more.empty()) {
+        marks.set_cuts(options.cuts);
+        encoded = encode(marks);
+        crossed.insert(crossed.end(), more.begin(), more.end());
+        std::sort(crossed.begin(), crossed.end());
+    }
+    encoded.crossed_cuts = std::move(crossed);
+    return encoded;
 }
 
 }  // namespace qlora::tokenizer

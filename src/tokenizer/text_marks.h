@@ -1,7 +1,9 @@
 #pragma once
 
 #include <cstddef>
+#include <functional>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "added_tokens.h"
@@ -9,34 +11,40 @@
 
 namespace qlora::tokenizer {
 
-/// Where in a text control tokens may stand, and the places that no token may cross. Collects the places
-/// where one would have.
+/// Where in a text control tokens may stand, and the places that no token may cross.
 class TextMarks {
   public:
     /// One rule for the whole text, without cuts; the steps then need not know where their text comes from.
     static TextMarks everywhere(bool control_tokens);
-    /// Throws DataError when `text` is not valid UTF-8, std::invalid_argument when the options do not fit it.
+    /// Without the cuts of the options. Throws DataError when `text` is not valid UTF-8,
+    /// std::invalid_argument when the plain ranges do not fit it.
     TextMarks(std::string_view text, const TextEncodingOptions& options);
+    /// Ascending.
+    void set_cuts(std::vector<std::size_t> cuts) { cuts_ = std::move(cuts); }
 
     bool tracks() const { return tracks_; }
     /// The cuts strictly inside `range`, ascending.
     std::vector<std::size_t> cuts_inside(ByteRange range) const;
-    void note_crossed(std::size_t cut) { crossed_.push_back(cut); }
-    std::vector<std::size_t> crossed_cuts() const;
 
-    /// `source`: where the spelling of `token` stands in the text.
-    Verdict judge(const AddedToken& token, ByteRange source);
+    /// Whether `token` is a control token and would stand on what a message says. `source`: its place in the
+    /// text.
+    bool is_plain_control(const AddedToken& token, ByteRange source) const;
+    Verdict judge(const AddedToken& token, ByteRange source) const;
 
   private:
     TextMarks() = default;
-    bool is_control(const AddedToken& token) const;
+    /// The first plain range that ends behind `offset`; the end: none.
+    std::vector<ByteRange>::const_iterator plain_after(std::size_t offset) const;
 
     bool tracks_ = false;
     bool all_plain_ = false;
     std::vector<ByteRange> plain_;  // those that touch are joined
     std::vector<std::size_t> cuts_;
     std::vector<TokenId> control_tokens_;
-    std::vector<std::size_t> crossed_;
 };
+
+/// Encodes by `encode`, at first without cuts: only where tokens cross them is the text encoded again.
+EncodedText encode_at_cuts(std::string_view text, const TextEncodingOptions& options,
+                           const std::function<EncodedText(const TextMarks&)>& encode);
 
 }  // namespace qlora::tokenizer

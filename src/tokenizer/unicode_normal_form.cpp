@@ -136,6 +136,27 @@ std::string to_normal_form(std::string_view text, NormalForm form) {
     return out;
 }
 
+namespace {
+
+// A changed part may still be several: a letter and marks that only change among themselves.
+void append_smallest(NormalPart part, std::string_view text, NormalForm form,
+                     std::vector<NormalPart>& parts) {
+    constexpr std::size_t kLongest = 64;  // bytes; looking at every place takes quadratic time
+    const auto source = [&](std::size_t begin, std::size_t end) { return text.substr(begin, end - begin); };
+    std::size_t at = part.end - part.begin <= kLongest ? part.begin : part.end;
+    while (at < part.end && part.normal != source(part.begin, part.end)) {
+        at += code_point_at(text, at).length;
+        std::string left = to_normal_form(source(part.begin, at), form);
+        std::string right = to_normal_form(source(at, part.end), form);
+        if (at == part.end || left + right != part.normal) continue;
+        parts.push_back({part.begin, at, std::move(left)});
+        part = {at, part.end, std::move(right)};
+    }
+    parts.push_back(std::move(part));
+}
+
+}  // namespace
+
 std::vector<NormalPart> normal_parts(std::string_view text, NormalForm form) {
     std::vector<NormalPart> parts;
     // The end of what belongs to the character at `begin` whatever comes after it: its marks.
@@ -167,7 +188,9 @@ std::vector<NormalPart> normal_parts(std::string_view text, NormalForm form) {
         }
         at = end;
     }
-    return parts;
+    std::vector<NormalPart> smallest;
+    for (NormalPart& part : parts) append_smallest(std::move(part), text, form, smallest);
+    return smallest;
 }
 
 std::string to_lower_case(std::string_view text) {

@@ -1,61 +1,109 @@
-"""Rendered chats become ids as tokenizers makes them, with what messages say kept from becoming control tokens."""
+"""Rendered chats become the ids of tokenizers and transformers; what messages say never becomes a control token."""
 
-import itertools
 import json
 import random
+import re
 import shutil
-from bisect import bisect_right
 
 import pytest
 from fetch_vocabularies import fetch_vocabularies
+from sentencepiece import SentencePieceProcessor, SentencePieceTrainer
 from test_tokenizer import TRAINED
 from test_tokenizer_families import FAMILIES, trained
 from tokenize_program import assert_equal, save, texts, tokenize  # noqa: F401
+from tokenizer_texts import training_corpus
 from tokenizers import AddedToken, Tokenizer
-from transformers import LlamaTokenizer
+from trained_tokenizers import llama2
+from transformers import AutoTokenizer
 
-SIGNS = ["<|im_start|>", "<|im_end|>", "[INST]"]
+SIGNS = {"<|im_start|>": {}, "<|im_end|>": {"rstrip": True}, "[INST]": {"lstrip": True, "rstrip": True}}
 
 
 def with_signs(peer):
-    """A tokenizer with the chat's control tokens, each with other flags."""
-    flags = [{}, {"rstrip": True}, {"lstrip": True, "rstrip": True}]
-    signs = [AddedToken(name, normalized=False, special=True, **more) for name, more in zip(SIGNS, flags, strict=True)]
+    """A tokenizer with a chat's control tokens, each with other flags."""
+    signs = [AddedToken(name, normalized=False, special=True, **flags) for name, flags in SIGNS.items()]
     peer.add_special_tokens(signs)
     return peer
 
 
-def mistral(folder):
-    """Mistral's vocabulary with two signs of ChatML, as tokenizer.model and the files beside it."""
+def loaded(folder, first_id, model_type, **config):
+    """What AutoTokenizer reads in a folder whose tokenizer_config.json lists the control tokens and one other."""
+    decoder = {id: {"content": name, "special": True, **flags} for id, (name, flags) in enumerate(SIGNS.items(), first_id)}
+    decoder[first_id + len(SIGNS)] = {"content": "<call>", "special": False, "normalized": False, "single_word": True}
+    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "added_tokens_decoder": decoder}))
+    (folder / "config.json").write_text(json.dumps({"model_type": model_type}))
+    return AutoTokenizer.from_pretrained(folder)._tokenizer
+
+
+def mistral(folder, **config):
     shutil.copy(fetch_vocabularies() / "mistral_v1" / "tokenizer.model", folder)
-    signs = {id: {"content": name, "special": True} for id, name in enumerate(SIGNS, 32000)}
-    signs[32003] = {"content": "<tool>", "special": False, "normalized": True}
-    (folder / "tokenizer_config.json").write_text(
-        json.dumps({"tokenizer_class": "LlamaTokenizer", "legacy": False, "added_tokens_decoder": signs})
-    )
-    return LlamaTokenizer.from_pretrained(folder)._tokenizer
+    return loaded(folder, 32000, "mistral", **config)
 
 
-NAMES = ["llama3", "qwen2", "llama2", "unfused", "some_bytes", "metaspace_always", "metaspace_first", "metaspace_never",
-         "metaspace_nfd", "metaspace_whole", "nfc", "nfd_lower", "nfkc_strip", "replace", "digits", "lines"]  # fmt: skip
-FAMILY_NAMES = ["gemma", "phi", "phi3_saved_anew", "phi4", "olmo", "deepseek_llm"]
-KINDS = [*NAMES, *FAMILY_NAMES]
+def sentencepiece(folder, kind, **config):
+    """A trained model, which drops blanks at the ends and of two in a row one."""
+    (folder / "corpus.txt").write_text("\n".join(training_corpus()).replace("\x00", ""), encoding="utf-8")
+    SentencePieceTrainer.train(
+        input=str(folder / "corpus.txt"), model_prefix=str(folder / "tokenizer"), vocab_size=2500, model_type=kind,
+        character_coverage=0.98, byte_fallback=kind == "bpe", hard_vocab_limit=False, minloglevel=2,
+        normalization_rule_name="identity",
+    )  # fmt: skip
+    size = SentencePieceProcessor(model_file=str(folder / "tokenizer.model")).vocab_size()
+    return loaded(folder, size, "mistral", tokenizer_class="TokenizersBackend", **config)
+
+
+def llama_class(folder, **config):
+    """transformers' LlamaTokenizer reads this file without its normalizer."""
+    peer = llama2()
+    state = json.loads(peer.to_str())
+    state["model"].update(unk_token=None)
+    (folder / "tokenizer.json").write_text(json.dumps(state))
+    control = {peer.token_to_id(name): {"content": name, "special": True} for name in ("<unk>", "<s>", "</s>")}
+    first = peer.get_vocab_size()
+    loaded(folder, first, "llama", tokenizer_class="LlamaTokenizer", **config)
+    saved = json.loads((folder / "tokenizer_config.json").read_text())
+    saved["added_tokens_decoder"].update(control)
+    (folder / "tokenizer_config.json").write_text(json.dumps(saved))
+    return AutoTokenizer.from_pretrained(folder)._tokenizer
+
+
+JSON_KINDS = ["llama3", "qwen2", "gpt4o", "unfused", "some_bytes", "metaspace_always", "metaspace_first", "metaspace_never",
+              "metaspace_nfd", "nfc", "nfd_lower", "nfkc_strip", "replace", "lines"]  # fmt: skip
+FAMILY_KINDS = ["gemma", "phi", "phi3_saved_anew", "phi4", "deepseek_llm"]
+FOLDER_KINDS = {
+    "mistral": lambda folder: mistral(folder, legacy=False),
+    "mistral_legacy": mistral,
+    "unigram": lambda folder: sentencepiece(folder, "unigram", legacy=False),
+    "bpe_legacy": lambda folder: sentencepiece(folder, "bpe"),
+    "llama_class": lambda folder: llama_class(folder, legacy=False),
+    "llama_class_legacy": lambda folder: llama_class(folder, legacy=True),
+}
+KINDS = [*JSON_KINDS, *FAMILY_KINDS, *FOLDER_KINDS]
+
+
+def fitting(texts, kind):
+    """Without those that sentencepiece and tokenizers read otherwise: its sign for a blank where blanks are dropped, and
+    repeated words, of which two cuts may score the same."""
+    if kind not in ("unigram", "bpe_legacy"):
+        return texts
+    return [text for text in texts if "▁" not in text and (kind != "unigram" or not re.search(r"(.+?)\1\1", text, re.DOTALL))]
 
 
 @pytest.fixture(scope="session")
 def made(tmp_path_factory):
-    """made(name) -> (folder, peer); each is trained once."""
+    """made(kind) -> (folder, peer); each is trained once."""
     known = {}
 
-    def make(name):
-        if name not in known:
+    def make(kind):
+        if kind not in known:
             folder = tmp_path_factory.mktemp("made")
-            if name == "tokenizer.model":
-                known[name] = folder, mistral(folder)
+            if kind in FOLDER_KINDS:
+                peer = FOLDER_KINDS[kind](folder)
             else:
-                peer = with_signs(trained(*FAMILIES[name]) if name in FAMILIES else TRAINED[name]())
-                known[name] = save(peer, folder), peer
-        return known[name]
+                peer = with_signs(trained(*FAMILIES[kind]) if kind in FAMILIES else TRAINED[kind]())
+                save(peer, folder)
+            known[kind] = folder, peer
+        return known[kind]
 
     return make
 
@@ -63,18 +111,19 @@ def made(tmp_path_factory):
 def with_aliases(peer):
     """The same tokenizer, whose special tokens are spelled by private characters: any other spelling is text to it."""
     state = json.loads(peer.to_str())
+    state["post_processor"] = None
+    model = state["model"]
     names = {}
     for token in state["added_tokens"]:
         if token["special"]:
             names[token["content"]] = token["content"] = chr(0xF0000 + len(names))
-    for token in state["added_tokens"]:
-        state["model"]["vocab"].setdefault(token["content"], token["id"])
-    state["post_processor"] = None
-    # A name in the vocabulary keeps its id; the old name of the same id may stay, as its text never is one word.
-    vocab = {token: id for token, id in state["model"]["vocab"].items() if token not in names}
-    state["model"]["vocab"] = vocab
-    if state["model"].get("unk_token") in names:
-        state["model"]["unk_token"] = names[state["model"]["unk_token"]]
+    if isinstance(model["vocab"], list):
+        model["vocab"] = [[names.get(token, token), score] for token, score in model["vocab"]]
+    else:
+        model["vocab"] = {names.get(token, token): id for token, id in model["vocab"].items()}
+        for token in state["added_tokens"]:
+            model["vocab"].setdefault(token["content"], token["id"])
+        model["unk_token"] = names.get(model["unk_token"], model["unk_token"])
     return Tokenizer.from_str(json.dumps(state)), names
 
 
@@ -86,10 +135,9 @@ def random_chats(names, plain_texts, count):
     def message():
         name = rng.choice(names)
         cut = rng.randrange(1, len(name))
-        return rng.choice(
-            [name, name[:cut], name[cut:], name + " ", " " + name, name + name, "x" + name + "y", "", " ", "\n", "  a", "́b",
-             "\x00", "안녕하세요", "👍🏽 ok"] + rng.choices(plain_texts, k=15)
-        )  # fmt: skip
+        own = [name, name[:cut], name[cut:], name + " ", " " + name, name + name, "x" + name + "y", "", " ", "\n", "  a",
+               "\u0301b", "\x00", "안녕하세요", "👍🏽 ok", "<call>", "a<call>"]  # fmt: skip
+        return rng.choice(own + rng.choices(plain_texts, k=15))
 
     def template():
         name = rng.choice(names)
@@ -119,14 +167,161 @@ def rendered(parts):
     return {"text": text, "plain": plain}
 
 
-@pytest.mark.parametrize("name", KINDS)
-def test_only_the_template_writes_control_tokens(tokenize, texts, made, name):  # noqa: F811
-    folder, peer = made(name)
+@pytest.mark.parametrize("kind", KINDS)
+def test_only_the_template_writes_control_tokens(tokenize, texts, made, kind):  # noqa: F811
+    folder, peer = made(kind)
     aliased, names = with_aliases(peer)
-    ids = {peer.token_to_id(content): content for content in names}
-    chats = random_chats(names, texts, 400)
-    theirs = [e.ids for e in aliased.encode_batch(["".join(names.get(p, p) if k == "c" else p for k, p in c) for c in chats])]
+    chats = random_chats(names, fitting(texts, kind), 400)
+    aliases = ["".join(names.get(text, text) if part == "c" else text for part, text in chat) for chat in chats]
+    theirs = [encoding.ids for encoding in aliased.encode_batch(aliases)]
     inputs = [rendered(parts) for parts in chats]
-    ours = tokenize(folder, inputs, "--text")
-    assert_equal(inputs, [row["ids"] for row in ours], theirs, "chats")
-    assert any(set(row) & set(ids) for row in theirs)
+    ours = [row["ids"] for row in tokenize(folder, inputs, "--text")]
+    assert_equal(inputs, ours, theirs, "chats")
+    control = {peer.token_to_id(name) for name in names}
+    assert sum(bool(control & set(row)) for row in theirs) > 100
+
+
+def offsets_of(text):
+    """Byte offset -> index of the character that it lies in; the end belongs to none."""
+    at = []
+    for index, character in enumerate(text):
+        at += [index] * len(character.encode())
+    return [*at, len(text)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tokens_know_their_place(tokenize, texts, made, kind):  # noqa: F811
+    folder, peer = made(kind)
+    peer = Tokenizer.from_str(peer.to_str())
+    peer.post_processor = None
+    texts = fitting(texts, kind)  # noqa: F811
+    encodings = peer.encode_batch(texts)
+    ours = tokenize(folder, [{"text": text} for text in texts], "--text")
+    assert_equal(texts, [row["ids"] for row in ours], [e.ids for e in encodings], "ids")
+    added = set(peer.get_added_tokens_decoder())
+    normalizes = kind in ("unigram", "bpe_legacy", "qwen2", "metaspace_nfd", "nfc", "nfd_lower", "nfkc_strip", "replace")
+    shown, expected = [], []
+    for text, row, encoding in zip(texts, ours, encodings, strict=True):
+        character = offsets_of(text)
+        ranges = row["ranges"]
+        assert all(0 <= a <= b < len(character) for a, b in ranges)
+        assert all(a[0] <= b[0] for a, b in zip(ranges, ranges[1:], strict=False)), (text, ranges)
+        row = []
+        for id, (begin, end), theirs in zip(encoding.ids, ranges, encoding.offsets, strict=True):
+            place = (character[begin], character[end - 1] + 1 if end > begin else character[begin])
+            # An added token's white space is not its own, an added blank stands for nothing, and a composed character
+            # for all that it was made of: tokenizers' answers differ there, and where byte tokens and unknown ones mix.
+            agrees = (
+                (id in added and theirs[0] <= place[0] and place[1] <= theirs[1])
+                or begin == end
+                or (normalizes and place[0] <= theirs[0] and theirs[1] <= place[1])
+                or kind == "some_bytes"
+            )
+            row.append(theirs if agrees else place)
+        shown.append(row)
+        expected.append(encoding.offsets)
+    assert_equal(list(zip(texts, [e.tokens for e in encodings])), shown, expected, "offsets")
+
+
+def cut_inside(text, names, at):
+    """Whether byte `at` is inside a spelling of one of `names`."""
+    data = text.encode()
+    return any(data.find(name.encode(), max(0, at - len(name) + 1), at + len(name) - 1) >= 0 for name in names)
+
+
+def crossed(row, cuts):
+    return sorted({cut for cut in cuts if any(begin < cut < end for begin, end in row["ranges"])})
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_token_crosses_a_cut(tokenize, texts, made, kind):  # noqa: F811
+    folder, peer = made(kind)
+    names = [token.content for token in peer.get_added_tokens_decoder().values() if token.special]
+    rng = random.Random(5)
+    whole, cut = [], []
+    for parts in random_chats(names, texts, 500):
+        row = rendered(parts)
+        edges = [len(row["text"][:index].encode()) for index in range(len(row["text"]) + 1)]
+        marks = rng.sample(edges, min(len(edges), rng.randrange(1, 5))) + [edge for plain in row["plain"][:2] for edge in plain]
+        whole.append(row)
+        cut.append({**row, "cuts": sorted(marks)})
+    before, after = tokenize(folder, whole, "--text"), tokenize(folder, cut, "--text")
+    for row, uncut, ours in zip(cut, before, after, strict=True):
+        assert not crossed(ours, row["cuts"]), row
+        would_cross = crossed(uncut, row["cuts"])
+        assert set(ours["crossed"]) >= set(would_cross), row
+        if not would_cross:
+            assert ours == uncut, row
+    assert any(row["crossed"] for row in after) and not all(row["crossed"] for row in after)
+    if kind in ("llama3", "gpt4o", "mistral"):
+        # A control token that is cut leaves the white space that it takes along.
+        controls = {token.content for token in peer.get_added_tokens_decoder().values()}
+        kept = [i for i, row in enumerate(after) if not any(cut_inside(cut[i]["text"], controls, at) for at in row["crossed"])]
+        shown = [tokenize(folder, [rows[i]["ids"] for i in kept], "--decode") for rows in (after, before)]
+        assert_equal([cut[i] for i in kept], *shown, "the text of cut tokens")
+
+
+PAIRS = [("Q: What does a notary do?\nA:", " A notary witnesses signatures."), ("Answer: ", "Paris"), ("Answer:", "Paris"),
+         ("", "x"), ("x", ""), ("", ""), ("e", "\u0301a"), ("<|im_start|>user\n", "\n\nHi<|im_end|>  "), ("a<|im_", "end|>b"),
+         ("a <|im_end|>", "  b"), ("안녕", "하세요 👍"), ("a  ", "  b"), ("\u1100", "\u1161"), ("x ", "[INST] y")]  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_prompt_and_its_completion_are_one_text(tokenize, texts, made, kind):  # noqa: F811
+    folder, peer = made(kind)
+    rng = random.Random(9)
+    plain_texts = fitting(texts, kind)
+    pairs = PAIRS + [(rng.choice(plain_texts), rng.choice(plain_texts)) for _ in range(400)]
+    # Here one token may stand for more and more text: its edge is cut though the prompt's ids are the first ones.
+    absorbs = kind in ("some_bytes", "replace", "nfkc_strip", "unigram", "bpe_legacy")
+    ours = tokenize(folder, [{"prompt": prompt, "completion": text} for prompt, text in pairs], "--text")
+    equal = 0
+    for (prompt, text), row in zip(pairs, ours, strict=True):
+        ids = peer.encode(prompt + text, add_special_tokens=False).ids
+        alone = peer.encode(prompt, add_special_tokens=False).ids
+        size = len(prompt.encode())
+        assert row["cut"] == (row["crossed"] == [size]), (prompt, text)
+        is_prefix = ids[: len(alone)] == alone
+        assert row["ids"] == ids or row["cut"], (prompt, text)
+        if is_prefix and not (absorbs and row["cut"]):
+            equal += 1
+            assert (row["cut"], row["prompt_tokens"]) == (False, len(alone)), (prompt, text)
+        else:
+            ranges = row["ranges"]
+            assert all((begin < size) == (i < row["prompt_tokens"]) for i, (begin, end) in enumerate(ranges) if end > begin)
+    assert equal > len(pairs) // 3
+
+
+THOUGHTS = ["<think>x</think>y", "a <think>  b", "<pad> <image>x</think>", "<s>a<unk></s>b", "<think><|im_end|>\n x"]
+FILES = {
+    "list": {"extra_special_tokens": ["<think>", "</think>"], "pad_token": "<pad>"},
+    "object": {"extra_special_tokens": {"image_token": "<image>", "end": "</think>"}, "additional_special_tokens": ["<think>"]},
+    "older": {"additional_special_tokens": ["<think>"], "video_token": "<image>", "added_tokens_decoder": {
+        "32000": {"content": "</think>", "lstrip": True, "special": False}}},
+    "oldest": {"pad_token": "<pad>", "added_tokens.json": {"<think>": 32001, "<|im_end|>": 32000},
+               "special_tokens_map.json": {"pad_token": "<image>", "additional_special_tokens": ["<|im_end|>", "</think>"]}},
+    "two lists": {"extra_special_tokens": ["<think>"], "special_tokens_map.json": {
+        "extra_special_tokens": ["</think>", "<pad>"], "additional_special_tokens": ["<image>"]}},
+    "list over list": {"additional_special_tokens": ["<think>"],
+                       "special_tokens_map.json": {"additional_special_tokens": ["</think>"], "cls_token": "<pad>"}},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("vocabulary", ["tokenizer.model", "tokenizer.json"])
+@pytest.mark.parametrize("name", FILES)
+def test_special_tokens_of_every_file_that_transformers_reads(tokenize, tmp_path, name, vocabulary):
+    shutil.copy(fetch_vocabularies() / "mistral_v1" / "tokenizer.model", tmp_path)
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "mistral"}))
+    if vocabulary == "tokenizer.json":
+        AutoTokenizer.from_pretrained(tmp_path)._tokenizer.save(str(tmp_path / "tokenizer.json"))
+        (tmp_path / "tokenizer.model").unlink()
+    config = dict(FILES[name])
+    for file in ("added_tokens.json", "special_tokens_map.json"):
+        if file in config:
+            (tmp_path / file).write_text(json.dumps(config.pop(file)))
+    config |= {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "tokenizer_class": "TokenizersBackend"}
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    peer = AutoTokenizer.from_pretrained(tmp_path)
+    theirs = peer(THOUGHTS, add_special_tokens=False)["input_ids"]
+    assert_equal(THOUGHTS, [row["ids"] for row in tokenize(tmp_path, [{"text": text} for text in THOUGHTS], "--text")], theirs, "ids")
+    assert max(map(max, theirs)) >= 32000

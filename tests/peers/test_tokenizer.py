@@ -318,13 +318,16 @@ def assert_same_as_sentencepiece(tokenize, folder, texts):
 
 
 @pytest.mark.parametrize("name", ["mistral_v1", "mistral_v3"])
-def test_sentencepiece_models(tokenize, texts, vocabularies, name):
+def test_sentencepiece_models(tokenize, texts, vocabularies, tmp_path, name):
     control, peer = assert_same_as_sentencepiece(tokenize, vocabularies / name, texts)
-    # Between control pieces only the first stretch gets sentencepiece's space, as with transformers' legacy=False.
+    # The space before a text is put before every stretch between control pieces, unless the folder says otherwise.
+    shutil.copy(vocabularies / name / "tokenizer.model", tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps({"legacy": False}))
     for piece in (peer.id_to_piece(id) for id in sorted(control)[:20]):
-        text = f"word{piece}next {piece}"
-        expected = [*peer.encode("word"), peer.piece_to_id(piece), *peer.encode("\nnext ")[2:], peer.piece_to_id(piece)]
-        assert tokenize(vocabularies / name, [text], "--special") == [expected]
+        text, sign = f"word{piece}next {piece}", peer.piece_to_id(piece)
+        first = [*peer.encode("word"), sign]
+        assert tokenize(vocabularies / name, [text], "--special") == [[*first, *peer.encode("next "), sign]]
+        assert tokenize(tmp_path, [text], "--special") == [[*first, *peer.encode("\nnext ")[2:], sign]]
 
 
 @pytest.mark.parametrize("kind", ["unigram", "bpe"])

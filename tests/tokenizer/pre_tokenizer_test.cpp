@@ -16,7 +16,7 @@ Parts pieces_of(const std::string& component, const std::string& text, bool at_s
     FaultList faults;
     const auto pre_tokenizer = read_pre_tokenizer(json_of(component), "pre_tokenizer", faults);
     EXPECT_TRUE(faults.empty()) << faults.text("faults");
-    TextMarks marks = TextMarks::everywhere(true);
+    const TextMarks marks = TextMarks::everywhere(true);
     Pieces pieces{AlignedText(text, 0, marks), {{0, text.size(), at_start}}};
     pre_tokenizer->apply(pieces);
     Parts parts;

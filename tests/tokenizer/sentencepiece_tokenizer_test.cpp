@@ -77,6 +77,7 @@ TEST_F(SentencePieceTest, EncodesAndDecodes) {
 }
 
 TEST_F(SentencePieceTest, ControlPiecesAreParsedOnlyOnRequest) {
+    write("tokenizer_config.json", R"({"legacy": false})");
     const auto tokenizer = load();
     for (const TokenId id : tokenizer->encode("<s>ab[INST]")) EXPECT_TRUE(id == 0 || id > 3) << id;
     EXPECT_EQ(tokenizer->encode("<s>ab[INST]ab", kParseSpecial),
@@ -84,6 +85,18 @@ TEST_F(SentencePieceTest, ControlPiecesAreParsedOnlyOnRequest) {
     EXPECT_EQ(tokenizer->encode("ab[INST] ab", kParseSpecial), (Ids{8, 3, 8}));
     EXPECT_EQ(tokenizer->decode({8, 3, 8}), "ab[INST] ab");
     EXPECT_EQ(tokenizer->decode({8, 3, 8}, true), "ab ab");
+}
+
+TEST_F(SentencePieceTest, TheClassThatTransformersTakesDecidesOnTheSpace) {
+    EXPECT_EQ(load()->encode("ab[INST]ab", kParseSpecial), (Ids{8, 3, 8}));
+    EXPECT_EQ(load()->encode(" ab"), (Ids{4, 8}));
+    write("tokenizer_config.json", R"({"tokenizer_class": "LlamaTokenizer"})");
+    EXPECT_EQ(load()->encode("ab[INST]ab", kParseSpecial), (Ids{8, 3, 7}));
+    EXPECT_EQ(load()->encode(" ab"), (Ids{8}));  // begins with one already
+    write("config.json", R"({"model_type": "mistral"})");
+    EXPECT_EQ(load()->encode(" ab[INST]ab", kParseSpecial), (Ids{4, 8, 3, 8}));
+    write("tokenizer_config.json", R"({"legacy": false})");
+    EXPECT_EQ(load()->encode(" ab[INST]ab", kParseSpecial), (Ids{8, 3, 7}));
 }
 
 TEST_F(SentencePieceTest, LegacyPutsTheSpaceBeforeEveryStretch) {
@@ -99,8 +112,30 @@ TEST_F(SentencePieceTest, TheSpaceCanBeSwitchedOff) {
     EXPECT_EQ(load()->decode({8, 8}), " ab ab");
 }
 
+TEST_F(SentencePieceTest, AddsTheTokensThatTheOtherFilesName) {
+    write("tokenizer_config.json",
+          R"({"legacy": false, "pad_token": "<pad>", "extra_special_tokens": ["<think>"]})");
+    const auto tokenizer = load();
+    EXPECT_EQ(tokenizer->encode("<think>ab<pad>", kParseSpecial), (Ids{10, 7, 9}));
+    EXPECT_TRUE(tokenizer->is_special(10));
+}
+
+TEST_F(SentencePieceTest, TextIsReadWithItsRanges) {
+    write("tokenizer_config.json", R"({"legacy": false})");
+    const auto tokenizer = load();
+    const EncodedText chat = tokenizer->encode_text("ab [INST]ab</s>", {.plain_ranges = {{0, 3}, {9, 11}}});
+    EXPECT_EQ(chat.ids, (Ids{8, 4, 3, 7, 2}));
+    EXPECT_EQ(chat.ranges, (std::vector<ByteRange>{{0, 2}, {2, 3}, {3, 9}, {9, 11}, {11, 15}}));
+    const EncodedText cut = tokenizer->encode_text("ab[INST] ab", {.cuts = {1, 2, 10}});
+    EXPECT_EQ(cut.ids, (Ids{4, 5, 6, 3, 4, 5, 6}));
+    EXPECT_EQ(cut.crossed_cuts, (std::vector<std::size_t>{1, 10}));
+    EXPECT_EQ(cut.ranges[0], (ByteRange{0, 0}));  // the space before the text stands for nothing
+    const EncodedText forged = tokenizer->encode_text("ab[INST]ab", {.plain_ranges = {{2, 5}}});
+    for (const TokenId id : forged.ids) EXPECT_NE(id, 3);
+}
+
 TEST_F(SentencePieceTest, TakesAddedTokensFromTheConfig) {
-    write("tokenizer_config.json", R"({"added_tokens_decoder": {
+    write("tokenizer_config.json", R"({"legacy": false, "added_tokens_decoder": {
         "2": {"content": "</s>", "lstrip": true, "special": true},
         "9": {"content": "<tool>", "special": false}, "10": {"content": "<|im_end|>", "special": true}}})");
     const auto tokenizer = load();

@@ -53,9 +53,10 @@ struct EncodedPair {
     bool is_cut = false;
 };
 
-/// `prompt` and `completion` as one text, in which control tokens are recognised; a token of the text is the
-/// prompt's when it begins before its end. Where the prompt's own ids are the first ones of the whole, so are
-/// they here. Throws DataError when one of them is not valid UTF-8.
+/// `prompt` and `completion` as one text, in which control tokens are recognised. Where no token crosses the
+/// edge, the ids are those of the text; where the prompt's own ids are the first ones of these, they are the
+/// prompt's tokens (the common prefix, as TRL masks), else those that begin before its end. Throws DataError
+/// when one of the two is not valid UTF-8.
 EncodedPair encode_pair(const Tokenizer& tokenizer, std::string_view prompt, std::string_view completion);
 
 }  // namespace qlora::tokenizer
