@@ -163,6 +163,15 @@ def test_a_parquet_file_is_read_in_bounded_memory(bin_dir, pa, tmp_path):
     assert peak < 110  # 160 MB of text, 20 in each row group; Arrow's libraries take 35
 
 
+def test_a_parquet_file_that_unpacks_to_too_much_is_refused(bin_dir, pa, tmp_path):
+    """256 rows are read at a time, each the one entry of a dictionary: 2.5 GB out of a few KB."""
+    table = pa.table({"text": pa.DictionaryArray.from_arrays(pa.array([0] * 256, pa.int32()), pa.array(["x" * 10_000_000]))})
+    path = tmp_path / "bomb.parquet"
+    pa.parquet.write_table(table, path, compression="zstd", store_schema=False)  # strings, whatever the table was
+    rows, said = read(bin_dir, path)[path.name]
+    assert not rows and said == f"{path}: the Parquet file cannot be read: it unpacks to more than 1 GiB at a time"
+
+
 def csv_rows(text, delimiter):
     """What the csv module reads, as qlora promises it: blank lines passed over, an empty cell absent."""
     table = [row for row in csv.reader(io.StringIO(text, newline=""), delimiter=delimiter) if row and any(map(str.strip, row))]

@@ -23,7 +23,7 @@ namespace {
 /// What Arrow may hold at a time. A batch takes some 16 MiB, a damaged or hostile file may ask for anything.
 constexpr std::int64_t kMostArrowBytes = std::int64_t{1} << 30;
 constexpr std::int64_t kBatchBytes = std::int64_t{16} << 20;
-constexpr std::int64_t kMostBatchRows = 1024;
+constexpr std::int64_t kMostBatchRows = 256;  // a dictionary hides how long rows are
 /// Column chunks are read through buffers of this size rather than whole.
 constexpr std::int64_t kBufferBytes = std::int64_t{256} << 10;
 
@@ -57,7 +57,9 @@ class ParquetRows final : public RowSource {
   private:
     [[noreturn]] void fail(const std::string& reason) const {
         const std::string place = number_ > 0 ? " after row " + std::to_string(number_) : "";
-        throw DataError(file_ + ": the Parquet file cannot be read" + place + ": " + first_line(reason));
+        const bool is_too_large = reason.find("cap exceeded") != std::string::npos;  // of CappedMemoryPool
+        throw DataError(file_ + ": the Parquet file cannot be read" + place + ": " +
+                        (is_too_large ? "it unpacks to more than 1 GiB at a time" : first_line(reason)));
     }
     void require(const arrow::Status& status) const {
         if (!status.ok()) fail(status.message());
