@@ -1,15 +1,13 @@
 #include "row_encoder.h"
 
 #include <algorithm>
-#include <atomic>
 #include <cstddef>
 #include <optional>
-#include <system_error>
-#include <thread>
 #include <utility>
 #include <vector>
 
 #include "qlora/core/error.h"
+#include "qlora/core/in_parallel.h"
 #include "unwritten_fields.h"
 
 namespace qlora::data {
@@ -20,8 +18,6 @@ using tokenizer::TokenId;
 /// Rows that are read before they are encoded together: enough for many threads, and a bound on their memory.
 constexpr std::size_t kRowsAtOnce = 4096;
 constexpr std::size_t kBytesAtOnce = std::size_t{16} << 20;
-/// Rows that a thread takes at a time.
-constexpr std::size_t kTurn = 16;
 
 /// A row with a text of its own.
 struct HeldRow {
@@ -63,25 +59,6 @@ void refuse_double_start(const EncodedRow& row, const PromptTemplate& prompt_tem
         throw DataError("the row begins with two " + prompt_template.tokenizer().id_to_token(*bos) +
                         " (BOS); leave the one in the text out");
     }
-}
-
-/// Calls `work` for each index below `count`, on at most `threads` threads; it must not throw.
-void in_parallel(std::size_t count, std::int64_t threads, const std::function<void(std::size_t)>& work) {
-    std::atomic<std::size_t> next{0};
-    const auto run = [&] {
-        for (std::size_t begin = 0; (begin = next.fetch_add(kTurn)) < count;) {
-            for (std::size_t i = begin; i < std::min(count, begin + kTurn); ++i) work(i);
-        }
-    };
-    const std::size_t turns = (count + kTurn - 1) / kTurn;
-    std::vector<std::jthread> others;
-    try {
-        for (std::size_t i = 1; i < std::min(turns, static_cast<std::size_t>(threads)); ++i)
-            others.emplace_back(run);
-    } catch (const std::system_error&) {
-        // The system gives no more threads; those that there are do the work.
-    }
-    run();
 }
 
 }  // namespace

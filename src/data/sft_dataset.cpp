@@ -66,7 +66,11 @@ Dataset load_dataset(const std::vector<std::filesystem::path>& files, const Data
                      const RowReading& reading) {
     const RowEncoder encoder(config, prompt_template, embedding_rows);
     DatasetBuilder builder(config, prompt_template, reading.keeps_texts);
-    const auto add = [&](const RawRow& raw, const EncodedRecord& encoded) { builder.add(raw, encoded); };
+    const auto add = [&](const RawRow& raw, const EncodedRecord& encoded) {
+        builder.add(raw, encoded);
+        if (reading.on_row && encoded.reason.empty())
+            reading.on_row({raw.number, encoded.place, encoded.record, encoded.row});
+    };
     NumberedRows rows(reading.only);
     std::vector<std::string> hashes;
     for (const std::filesystem::path& file : data_files(files)) {

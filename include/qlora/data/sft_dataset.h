@@ -2,6 +2,7 @@
 
 #include <cstdint>
 #include <filesystem>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -75,6 +76,14 @@ struct Dataset {
     std::string fingerprint;  ///< hex XXH3-128 that stands for the bytes of the files in their order
 };
 
+/// A row that could be read, as it is before it is dropped or cut.
+struct ReadRow {
+    std::int64_t number = 0;  ///< as `Example::row`
+    const std::string& place;
+    const Record& record;
+    const EncodedRow& encoded;
+};
+
 /// How rows are read, and which; the examples of these are the same.
 struct RowReading {
     /// Examples hold `prompt` and `expected`, which only rows that answers are generated for need.
@@ -83,6 +92,8 @@ struct RowReading {
     /// Row numbers (`Example::row`), rising: the other rows are passed over unparsed and not counted. Null:
     /// all.
     const std::vector<std::int64_t>* only = nullptr;
+    /// Called for each row that can be read, in order, also for those that are then dropped or cut.
+    std::function<void(const ReadRow& row)> on_row = {};
 };
 
 /// Reads, renders and encodes all rows of `files` (see data_files), in order, by `config` (format,
