@@ -105,7 +105,7 @@ AnswerText ChatTemplate::answer_between(const Turns& turns, std::size_t answer,
         throw DataError("the chat template writes other turns into " + plural(answer) +
                         ", so it cannot be told from them");
     }
-    AnswerText out;
+    AnswerText out{.message = answer};
     const bool is_empty = place.own.begin == place.own.end;
     const std::string_view gap =
         text.substr(place.after, (is_empty ? place.before : place.own.begin) - place.after);
@@ -136,15 +136,19 @@ void ChatTemplate::mark_by_blocks(const jinja::Rendering& rendering, const Turns
             if (meets && run.message != InputRun::kNoMessage && is_answer(turns.messages[run.message]))
                 message = run.message;
         }
+        const bool goes_on = !row.answers.empty() && row.answers.back().end == block.begin;
+        if (message == InputRun::kNoMessage && goes_on) message = row.answers.back().message;
         if (message == InputRun::kNoMessage) {
             while (next < turns.messages.size() && !is_answer(turns.messages[next])) ++next;
-            message = next;
+            // Behind the last answer a template may mark EOS apart.
+            message =
+                next == turns.messages.size() && !row.answers.empty() ? row.answers.back().message : next;
         }
         if (message >= turns.messages.size())
             throw DataError("the chat template marks text as an answer that is none ({% generation %})");
         next = message + 1;
         const std::string_view text = std::string_view(rendering.text).substr(0, block.end);
-        AnswerText answer{.begin = block.begin, .end = block.end};
+        AnswerText answer{.begin = block.begin, .end = block.end, .message = message};
         answer.ends = std::any_of(end_tokens_.begin(), end_tokens_.end(),
                                   [&](const std::string& token) { return text.ends_with(token); });
         answer.switched_off = turns.messages[message].is_switched_off();
@@ -189,11 +193,11 @@ RenderedRow ChatTemplate::render(const Record& record, TrainOn train_on) const {
             row.answers.push_back(answer);
         }
     }
-    for (std::size_t i = 0; i < row.answers.size(); ++i) {
-        AnswerText& answer = row.answers[i];
+    for (AnswerText& answer : row.answers) {
         if (row.trains_all) answer.supervised = true;
         if (answer.switched_off) answer.supervised = false;
-        if (train_on == TrainOn::kLastAssistant && i + 1 < row.answers.size()) answer.supervised = false;
+        if (train_on == TrainOn::kLastAssistant && answer.message != row.answers.back().message)
+            answer.supervised = false;
     }
     // An answer that is trained must be there as the row has it.
     std::size_t last = count;
@@ -208,9 +212,12 @@ RenderedRow ChatTemplate::render(const Record& record, TrainOn train_on) const {
         if (fault.empty()) continue;
         if (is_trained || train_on == TrainOn::kAll) {
             throw DataError("the chat template of this model " + fault + " of turn " + std::to_string(i + 1) +
-                            ", so it would not be trained as the row has it; train the last answer alone "
-                            "(data.train_on: last_assistant), each answer in a row of its own "
-                            "(data.one_row_per_answer), or take it out of the row");
+                            ", so it would not be trained as the row has it; " +
+                            (i == last
+                                 ? ""
+                                 : "train the last answer alone (data.train_on: last_assistant), or each "
+                                   "answer in a row of its own (data.one_row_per_answer), or ") +
+                            "take it out of the row");
         }
         const std::string name = "turns: " + fault;
         if (std::find(row.left_out.begin(), row.left_out.end(), name) == row.left_out.end())

@@ -91,7 +91,7 @@ void DatasetBuilder::add_part(std::int64_t number, const EncodedPart& part, cons
     example.truncated = too_long;
     example.task = record.task;
     if (const std::optional<std::size_t> answer = last_answer(record)) {
-        const auto begin = static_cast<std::int64_t>(row.answers.back().begin);
+        const auto begin = static_cast<std::int64_t>(row.last_answer_begin());
         example.answer_begin = begin < kept ? begin : 0;
         if (keeps_texts_) {
             example.expected = record.messages[*answer].content();
@@ -152,7 +152,7 @@ void DatasetBuilder::count_repeats(const EncodedRow& row, bool has_answer, const
     if (!is_new) return add_repeat(dataset_.statistics.duplicates, place, place_of_example(seen->second));
     if (!has_answer) return;
     const std::span<const TokenId> ids(row.ids);
-    const std::size_t begin = row.answers.back().begin;
+    const std::size_t begin = row.last_answer_begin();
     const FirstSeen answer{hash_of(ids.subspan(begin)), number};
     const auto [earlier, first] = prompts_seen_.try_emplace(hash_of(ids.first(begin)), answer);
     if (!first && earlier->second.answer != answer.answer) {

@@ -24,8 +24,8 @@ std::vector<std::size_t> edges_of(const RenderedRow& row) {
 }
 
 bool is_of(const ByteRange& token, const AnswerText& answer, bool by_overlap) {
-    if (by_overlap) return token.begin < answer.end && answer.begin < token.end;
-    return token.begin >= answer.begin && token.begin < answer.end;
+    if (token.begin >= answer.begin && token.begin < answer.end) return true;
+    return by_overlap && token.begin < answer.end && answer.begin < token.end;
 }
 
 AnswerSpan span_of(const AnswerText& answer, const RenderedRow& row, const std::vector<ByteRange>& tokens) {
@@ -34,12 +34,25 @@ AnswerSpan span_of(const AnswerText& answer, const RenderedRow& row, const std::
     const auto end = std::find_if_not(begin, tokens.end(), is_own);
     return {.begin = static_cast<std::size_t>(begin - tokens.begin()),
             .end = static_cast<std::size_t>(end - tokens.begin()),
+            .message = answer.message,
             .supervised = answer.supervised,
             .ends = answer.ends,
             .plain = row.reads_control};
 }
 
+/// Whether the byte belongs to what the row says.
+bool is_said(std::size_t byte, const std::vector<ByteRange>& plain) {
+    const auto next = std::upper_bound(plain.begin(), plain.end(), byte,
+                                       [](std::size_t at, const ByteRange& range) { return at < range.end; });
+    return next != plain.end() && next->begin <= byte;
+}
+
 }  // namespace
+
+std::size_t EncodedRow::last_answer_begin() const {
+    const auto is_last = [&](const AnswerSpan& span) { return span.message == answers.back().message; };
+    return std::find_if(answers.begin(), answers.end(), is_last)->begin;
+}
 
 EncodedRow PromptTemplate::encode(const RenderedRow& row) const {
     tokenizer::EncodedText text = tokenizer_.encode_text(
@@ -51,6 +64,12 @@ EncodedRow PromptTemplate::encode(const RenderedRow& row) const {
     out.ids.insert(out.ids.end(), text.ids.begin(), text.ids.end());
     for (const AnswerText& answer : row.answers) {
         AnswerSpan span = span_of(answer, row, text.ranges);
+        for (std::size_t i = span.begin; i + 1 < span.end; ++i) {
+            const bool is_control =
+                std::find(control_ids_.begin(), control_ids_.end(), text.ids[i]) != control_ids_.end();
+            // What the template writes inside of an answer (between a text and a call, say) may be one.
+            if (is_control && !is_said(text.ranges[i].begin, row.plain_ranges)) span.plain = true;
+        }
         span.begin += start;
         span.end += start;
         out.answers.push_back(span);

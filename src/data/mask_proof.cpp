@@ -61,7 +61,7 @@ std::optional<PromptDifference> prompt_difference(const Record& record, const En
     if (!prompt.messages.empty()) prompt.messages.pop_back();
     const std::vector<tokenizer::TokenId> alone =
         prompt_template.encode(prompt_template.render_prompt(prompt)).ids;
-    const auto answer = row.ids.begin() + static_cast<std::ptrdiff_t>(row.answers.back().begin);
+    const auto answer = row.ids.begin() + static_cast<std::ptrdiff_t>(row.last_answer_begin());
     const auto [trained, inferred] = std::mismatch(row.ids.begin(), answer, alone.begin(), alone.end());
     if (trained == answer && inferred == alone.end()) return std::nullopt;
     const tokenizer::Tokenizer& tokenizer = prompt_template.tokenizer();

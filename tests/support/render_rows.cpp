@@ -8,6 +8,7 @@
 #include "qlora/core/atomic_file.h"
 #include "qlora/core/error.h"
 #include "qlora/core/json.h"
+#include "qlora/core/whole_file.h"
 #include "qlora/data/preview.h"
 #include "qlora/data/prompt_template.h"
 #include "qlora/data/sft_dataset.h"
@@ -100,13 +101,17 @@ void render(const Arguments& arguments) {
     TemplateInputs inputs{.arguments = config.template_arguments.values,
                           .tools = config.tools.list,
                           .documents = config.documents.list,
-                          .clock = {.year = 2026, .month = 5, .day = 4},
+                          .clock = {.year = 2026, .month = 2, .day = 9, .hour = 4, .minute = 5, .second = 7},
                           .tool_use = read_tool_template(arguments.model),
                           .end_ids = arguments.end_ids};
     for (const auto& [name, text] : tokenizer::special_token_texts(arguments.model))
         inputs.special_tokens[name] = text;
-    const PromptTemplate prompt_template(config.template_.name, read_chat_template(arguments.model),
-                                         *tokenizer, special, inputs);
+    const auto& file = config.template_.file;
+    const PromptTemplate prompt_template =
+        file.empty()
+            ? PromptTemplate(config.template_.name, read_chat_template(arguments.model), *tokenizer, special,
+                             inputs)
+            : PromptTemplate(read_whole_file(file), file.filename().string(), *tokenizer, special, inputs);
     if (!arguments.chat_template.empty())
         write_file_atomically(arguments.chat_template, prompt_template.chat_template().value_or(""));
     const Dataset dataset =

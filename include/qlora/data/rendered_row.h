@@ -13,6 +13,7 @@ namespace qlora::data {
 struct AnswerText {
     std::size_t begin = 0;
     std::size_t end = 0;
+    std::size_t message = 0;  ///< its place among the turns; a template may mark several pieces of one
     bool supervised = false;
     bool switched_off = false;  ///< the row says that this turn is never trained
     bool ends = false;          ///< an end token is its last, or is put behind it
@@ -40,9 +41,10 @@ struct RenderedRow {
 struct AnswerSpan {
     std::size_t begin = 0;
     std::size_t end = 0;
+    std::size_t message = 0;
     bool supervised = false;
     bool ends = true;    ///< its last token is an end token
-    bool plain = false;  ///< control tokens are recognised in it
+    bool plain = false;  ///< control tokens may stand in it: they are recognised, or the template writes some
 };
 
 struct EncodedRow {
@@ -50,6 +52,9 @@ struct EncodedRow {
     std::vector<std::uint8_t> supervised;
     std::vector<AnswerSpan> answers;
     std::size_t cut_edges = 0;  ///< edges of answers that a token would have crossed
+
+    /// Where the last answer begins; there is one.
+    std::size_t last_answer_begin() const;
 };
 
 }  // namespace qlora::data
