@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <functional>
+#include <map>
 #include <optional>
 #include <span>
 #include <string_view>
@@ -36,6 +37,20 @@ std::optional<std::size_t> last_answer(const Record& record) {
         if (record.messages[i - 1].role() == Role::kAssistant) return i - 1;
     }
     return std::nullopt;
+}
+
+// A trained answer in none of whose pieces an end token stands.
+bool has_open_answer(const EncodedRow& row, const std::vector<TokenId>& ends) {
+    std::map<std::size_t, bool> has_end;  // of the trained messages
+    for (const AnswerSpan& span : row.answers) {
+        if (!span.supervised) continue;
+        const auto at = [&](std::size_t place) {
+            return row.ids.begin() + static_cast<std::ptrdiff_t>(place);
+        };
+        has_end[span.message] |=
+            std::find_first_of(at(span.begin), at(span.end), ends.begin(), ends.end()) != at(span.end);
+    }
+    return std::any_of(has_end.begin(), has_end.end(), [](const auto& message) { return !message.second; });
 }
 
 // What a reader of generations wants to see: the question before the last answer.
@@ -102,8 +117,7 @@ void DatasetBuilder::add_part(std::int64_t number, const EncodedPart& part, cons
     statistics.truncated += too_long ? 1 : 0;
     statistics.tokens += kept;
     statistics.cut_edges += row.cut_edges > 0 ? 1 : 0;
-    const auto is_open = [](const AnswerSpan& span) { return span.supervised && !span.ends; };
-    statistics.without_end += std::any_of(row.answers.begin(), row.answers.end(), is_open) ? 1 : 0;
+    statistics.without_end += has_open_answer(row, template_.end_token_ids()) ? 1 : 0;
     statistics.supervised_tokens += supervised;
     statistics.longest = std::max<std::int64_t>(statistics.longest, kept);
     count_repeats(row, last_answer(record).has_value(), place);
