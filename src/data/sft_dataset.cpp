@@ -68,8 +68,9 @@ Dataset load_dataset(const std::vector<std::filesystem::path>& files, const Data
     DatasetBuilder builder(config, prompt_template, reading.keeps_texts);
     const auto add = [&](const RawRow& raw, const EncodedRecord& encoded) {
         builder.add(raw, encoded);
-        if (reading.on_row && encoded.reason.empty())
-            reading.on_row({raw.number, encoded.place, encoded.record, encoded.row});
+        if (!reading.on_row) return;
+        for (const EncodedPart& part : encoded.parts)
+            reading.on_row({raw.number, encoded.place, part.record, part.row});
     };
     NumberedRows rows(reading.only);
     std::vector<std::string> hashes;

@@ -76,7 +76,8 @@ struct Dataset {
     std::string fingerprint;  ///< hex XXH3-128 that stands for the bytes of the files in their order
 };
 
-/// A row that could be read, as it is before it is dropped or cut.
+/// A row that could be read, as it is before it is dropped or cut; with one_row_per_answer one for each
+/// answer.
 struct ReadRow {
     std::int64_t number = 0;  ///< as `Example::row`
     const std::string& place;
