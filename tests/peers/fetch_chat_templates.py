@@ -4,6 +4,7 @@
 The cache folder is QLORA_TEST_CACHE (default: build/test-cache). What is there already is not fetched again.
 """
 
+import fcntl
 import hashlib
 import subprocess
 import sys
@@ -53,10 +54,16 @@ def digest_of(templates):
 
 
 def fetch_chat_templates():
-    """Name -> text of all templates: 70 of llama.cpp, 72 of trl (originals, and those made for training)."""
+    """Name -> text of all templates: 70 of llama.cpp; 41 of trl, and the 31 that trl made of them for training."""
     cache = cache_folder()
     folder = cache / "chat_templates"
     folder.mkdir(parents=True, exist_ok=True)
+    with (cache / "chat_templates.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tests run side by side
+        return unpacked_templates(cache, folder)
+
+
+def unpacked_templates(cache, folder):
     templates = {file.name: file.read_bytes() for file in folder.glob("*.jinja")}
     if digest_of(templates) != DIGEST:
         templates = llama_templates(cache) | trl_templates(cache)
