@@ -223,7 +223,13 @@ TextPtr repeat(Runtime& runtime, const Text& text, std::int64_t times) {
         const std::size_t limit = runtime.budget.limits().live_bytes;
         runtime.budget.expect(count > limit ? limit + 1 : text.bytes.size() * count);
         runtime.budget.step(static_cast<std::int64_t>(count / 4));
-        for (std::size_t i = 0; i < count; ++i) out.append(text);
+        // Short texts in larger pieces.
+        const std::size_t in_piece = std::min(count, 1 + 4096 / text.bytes.size());
+        TextBuilder piece(runtime.budget);
+        for (std::size_t i = 0; i < in_piece; ++i) piece.append(text);
+        const TextPtr several = piece.finish();
+        for (std::size_t i = 0; i < count / in_piece; ++i) out.append(*several);
+        for (std::size_t i = 0; i < count % in_piece; ++i) out.append(text);
     }
     return out.finish(text.is_markup);
 }
