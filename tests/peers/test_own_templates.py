@@ -141,3 +141,55 @@ def test_ids_and_masks_are_those_of_apply_chat_template(model, templates, tmp_pa
         print(f"\n{len(templates)} templates: {equal} rows equal, {cut} cut at an edge, {refused} refused, {masks} masks")
     assert not faults, "\n".join(faults)
     assert equal > 2 * len(templates)
+
+
+# --- reports of people ---------------------------------------------------------------------------------------------------
+
+CHATML = ("{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"
+          "{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}")
+PAIRS = [("Q: What does a notary do?\nA:", " A notary witnesses signatures."), ("Answer: ", "Paris"), ("Answer:", "Paris")]
+
+
+def rows_of(model, rows, scratch, **settings):
+    data = scratch / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    command = [Path(os.environ["QLORA_BIN"]) / "render_rows", "--model", model, "--data", data, "--settings",
+               json.dumps(settings)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    *rows, statistics = (json.loads(line) for line in done.stdout.split("\n")[:-1])
+    return rows, statistics
+
+
+def test_an_answer_begins_without_a_blank_of_its_own(model, tmp_path):
+    """ChatML on tokenizers that mark blanks: what is between control tokens is one text."""
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    messages = [{"role": "user", "content": "Hi there"}, {"role": "assistant", "content": "Hello friend."},
+                {"role": "user", "content": "Bye"}, {"role": "assistant", "content": "So long."}]
+    expected = tokenizer.apply_chat_template(messages, chat_template=CHATML, return_dict=True)["input_ids"]
+    (row,), _ = rows_of(model, [{"messages": messages}], tmp_path, template="chatml")
+    assert row["ids"] == expected
+    trained = tokenizer.convert_ids_to_tokens([id for id, on in zip(row["ids"], row["supervised"]) if on])
+    assert not trained[0].startswith("▁") and trained.count("<|im_end|>") == 2, trained
+
+
+def test_a_pair_of_strings_is_one_text(model, tmp_path):
+    """TRL's ids and mask; where a token would cross the prompt's end, it is cut there and counted."""
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    rows, statistics = rows_of(model, [{"prompt": p, "completion": c} for p, c in PAIRS], tmp_path, template="none")
+    cut = 0
+    for (prompt, completion), row in zip(PAIRS, rows):
+        whole = tokenizer(prompt + completion, add_special_tokens=False)["input_ids"]
+        alone = tokenizer(prompt, add_special_tokens=False)["input_ids"]
+        ids = row["ids"][row["ids"][0] == tokenizer.bos_token_id:]
+        assert ids[-1] == tokenizer.eos_token_id
+        trained = row["supervised"][len(row["ids"]) - len(ids):]
+        if whole[:len(alone)] == alone:
+            assert ids[:-1] == whole
+            assert trained == [i >= len(alone) for i in range(len(ids))]
+        else:
+            cut += 1
+            assert tokenizer.decode(ids[:-1]) == prompt + completion
+            begin = trained.index(True)
+            assert tokenizer.decode(ids[:begin]) == prompt.rstrip() or tokenizer.decode(ids[:begin]) == prompt
+    assert statistics["cut_edges"] == cut
