@@ -39,6 +39,7 @@ data::PromptTemplate ModelFolder::prompt_template(const data::DataConfig& settin
     const std::filesystem::path& file = settings.template_.file;
     if (file.empty())
         return data::PromptTemplate(settings.template_.name, chat_template, *tokenizer, special, inputs);
+    if (!optional_file_exists(file)) throw ConfigError("data.template: there is no file " + file.string());
     return data::PromptTemplate(read_whole_file(file), file.string(), *tokenizer, special, inputs);
 }
 

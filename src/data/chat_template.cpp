@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "answer_text.h"
+#include "formats/tool_calls.h"
 #include "qlora/core/error.h"
 #include "white_space.h"
 #include "written_whole.h"
@@ -52,6 +53,11 @@ ChatTemplate::ChatTemplate(jinja::Template program, const tokenizer::Tokenizer& 
       inputs_(std::move(inputs)),
       end_tokens_(std::move(end_tokens)) {
     for (const auto& [name, text] : inputs_.special_tokens.items()) special_names_.push_back(name);
+    try {
+        if (!inputs_.tools.is_null()) inputs_.tools = formats::normal_tools(inputs_.tools, "data.tools");
+    } catch (const DataError& error) {
+        throw ConfigError(error.what());
+    }
     if (const std::optional<tokenizer::TokenId> end = turn_end()) {
         const std::string spelled = tokenizer_.id_to_token(*end);
         if (std::find(end_tokens_.begin(), end_tokens_.end(), spelled) == end_tokens_.end())

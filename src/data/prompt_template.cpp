@@ -78,6 +78,7 @@ void PromptTemplate::settle_ends(const TemplateInputs& inputs) {
     }
     add_once(control_ids_, special_.eos);
     add_once(control_ids_, special_.bos);
+    gives_tools_ = !inputs.tools.is_null();
     refuse_unread_inputs(inputs);
 }
 
@@ -124,7 +125,7 @@ void PromptTemplate::refuse_unread_inputs(const TemplateInputs& inputs) const {
     FaultList faults;
     const auto check = [&](const std::string& setting, const std::string& variable) {
         if (!reads(variable))
-            faults.add(setting, "the template " + name_ + " does not read it; leave it out");
+            faults.add(setting, "is not read by the template (" + name_ + "); leave it out");
     };
     if (inputs.arguments.is_object()) {
         for (const auto& [name, value] : inputs.arguments.items())
@@ -149,7 +150,7 @@ TemplateName PromptTemplate::choice_for(const Record& record) const {
 }
 
 const ChatTemplate& PromptTemplate::chat_for(const Record& record) const {
-    return tool_chat_ && !record.tools.is_null() ? *tool_chat_ : *chat_;
+    return tool_chat_ && (gives_tools_ || !record.tools.is_null()) ? *tool_chat_ : *chat_;
 }
 
 RenderedRow PromptTemplate::render_plainly(const Record& record, TrainOn train_on, bool prompt_only) const {

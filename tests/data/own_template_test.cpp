@@ -209,6 +209,9 @@ TEST(OwnTemplate, RowsWithToolsTakeTheTemplateForTools) {
     EXPECT_TRUE(
         trained(chat, row_of("{" + turns + R"(, "tools": [{"name": "w"}]})")).starts_with("w<|im_start|>"));
     EXPECT_TRUE(trained(chat, row_of("{" + turns + "}")).starts_with("<|im_start|>"));
+    inputs.tools = Json::array({{{"name", "all"}}});
+    EXPECT_TRUE(
+        trained(own(kSmolLm2Template, inputs), row_of("{" + turns + "}")).starts_with("all<|im_start|>"));
 }
 
 TEST(OwnTemplate, ATemplateThatCannotBeParsedIsNamedWithItsLine) {

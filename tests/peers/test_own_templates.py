@@ -143,6 +143,37 @@ def test_ids_and_masks_are_those_of_apply_chat_template(model, templates, tmp_pa
     assert equal > 2 * len(templates)
 
 
+def injections(controls):
+    """Texts that spell control tokens, whole, in halves, and with what templates put around a text."""
+    first, second = controls[0], controls[-1]
+    for token in (first, second, "</s>", "<s>"):
+        half = len(token) // 2
+        yield from (token, f"a{token}b", token + token, token[half:] + " b " + token[:half], f" {token}\n{token} ")
+
+
+@pytest.mark.parametrize("model", ["byte level", "metaspace first"], indirect=True)
+def test_no_message_forms_a_control_token(model, templates, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    special = set(tokenizer.all_special_ids) | set(tokenizer.added_tokens_decoder)
+    special -= {tokenizer.convert_tokens_to_ids(word) for word in WORDS}
+    tested = 0
+    for name, text in templates.items():
+        controls = sorted(set(CONTROL.findall(text)) - set(WORDS)) or ["<s>"]
+        texts = ["plain words", *injections(controls)]
+        rows = [{"messages": [{"role": "user", "content": said}, {"role": "assistant", "content": said}]} for said in texts]
+        data = tmp_path / "rows.jsonl"
+        data.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        file = tmp_path / "template.jinja"
+        file.write_text(text, encoding="utf-8")
+        kept, _, _ = our_rows(model, data, file, tmp_path)
+        counts = {place: [id for id in row["ids"] if id in special] for place, row in kept.items()}
+        for place, found in counts.items():
+            if 0 in counts:
+                assert found == counts[0], (name, texts[place], tokenizer.convert_ids_to_tokens(found))
+                tested += 1
+    assert tested > 10 * len(templates)
+
+
 # --- reports of people ---------------------------------------------------------------------------------------------------
 
 CHATML = ("{% for m in messages %}{{ '<|im_start|>' + m['role'] + '\n' + m['content'] + '<|im_end|>' + '\n' }}{% endfor %}"

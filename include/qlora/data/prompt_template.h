@@ -93,6 +93,7 @@ class PromptTemplate {
     std::optional<std::string> own_text_;  ///< of a template that is not the model's
     bool is_built_in_ = false;             ///< chatml or llama3, which write roles and contents alone
     std::shared_ptr<const ChatTemplate> chat_, tool_chat_;
+    bool gives_tools_ = false;  ///< rows without tools get some
     std::vector<tokenizer::TokenId> start_ids_;
     std::vector<tokenizer::TokenId> end_ids_;
     std::vector<tokenizer::TokenId> control_ids_;
