@@ -1,7 +1,6 @@
 #include "messages.h"
 
-#include <cstdio>
-
+#include "python_escape.h"
 #include "qlora/core/code_points.h"
 
 namespace qlora::jinja {
@@ -12,19 +11,6 @@ bool is_hidden(char32_t code) {
     return code < 0x20 || (code >= 0x7F && code < 0xA0) || (code >= 0x200B && code <= 0x200F) ||
            (code >= 0x2028 && code <= 0x202E) || (code >= 0x2060 && code <= 0x206F) || code == 0xFEFF ||
            code >= 0xE0000;
-}
-
-std::string escaped(char32_t code) {
-    if (code == '\n') return "\\n";
-    if (code == '\t') return "\\t";
-    if (code == '\r') return "\\r";
-    char text[16];
-    std::snprintf(text, sizeof text,
-                  code < 0x100     ? "\\x%02x"
-                  : code < 0x10000 ? "\\u%04x"
-                                   : "\\U%08x",
-                  static_cast<unsigned>(code));
-    return text;
 }
 
 }  // namespace
@@ -38,7 +24,7 @@ std::string visible(std::string_view text, std::size_t limit) {
     for (std::size_t i = 0; i < text.size(); i += utf8_length(text[i])) {
         const char32_t code = decode_utf8(text, i);
         const std::string piece =
-            is_hidden(code) ? escaped(code) : std::string(text.substr(i, utf8_length(text[i])));
+            is_hidden(code) ? python_escape(code) : std::string(text.substr(i, utf8_length(text[i])));
         if (out.size() + piece.size() + 3 > limit) return out + "...";
         out += piece;
     }

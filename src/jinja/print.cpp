@@ -2,9 +2,8 @@
 
 #include <utf8proc.h>
 
-#include <cstdio>
-
 #include "numbers.h"
+#include "python_escape.h"
 #include "qlora/core/code_points.h"
 
 namespace qlora::jinja {
@@ -27,19 +26,6 @@ bool is_printable(char32_t code) {
     }
 }
 
-std::string repr_escape(char32_t code) {
-    if (code == '\n') return "\\n";
-    if (code == '\r') return "\\r";
-    if (code == '\t') return "\\t";
-    char text[16];
-    std::snprintf(text, sizeof text,
-                  code < 0x100     ? "\\x%02x"
-                  : code < 0x10000 ? "\\u%04x"
-                                   : "\\U%08x",
-                  static_cast<unsigned>(code));
-    return text;
-}
-
 void repr_of_text(TextBuilder& out, const Text& text) {
     const bool has_single = text.bytes.find('\'') != std::string::npos;
     const bool has_double = text.bytes.find('"') != std::string::npos;
@@ -52,7 +38,7 @@ void repr_of_text(TextBuilder& out, const Text& text) {
         const bool needs_slash = code == '\\' || code == static_cast<char32_t>(quote);
         if (needs_slash || !is_printable(code)) {
             out.append(text, plain, i);
-            out.append_for(text, i, needs_slash ? std::string{'\\', text.bytes[i]} : repr_escape(code));
+            out.append_for(text, i, needs_slash ? std::string{'\\', text.bytes[i]} : python_escape(code));
             plain = next;
         }
         i = next;

@@ -1,8 +1,8 @@
-#include <cstdio>
 #include <optional>
 
 #include "lexer.h"
 #include "messages.h"
+#include "python_escape.h"
 #include "qlora/core/code_points.h"
 #include "qlora/jinja/template.h"
 
@@ -99,14 +99,7 @@ class LiteralReader {
         } else {
             // jinja2 escapes what is not ASCII before Python reads the escapes, so that the two slashes
             // become one.
-            const char32_t code = decode_utf8(literal_, at_);
-            char text[16];
-            std::snprintf(text, sizeof text,
-                          code < 0x100     ? "\\x%02x"
-                          : code < 0x10000 ? "\\u%04x"
-                                           : "\\U%08x",
-                          static_cast<unsigned>(code));
-            out_ += text;
+            out_ += python_escape(decode_utf8(literal_, at_));
             at_ += utf8_length(c);
         }
     }

@@ -3,30 +3,19 @@
 #include <utf8proc.h>
 
 #include "newer_unicode.h"
+#include "qlora/core/code_points.h"
 #include "regex.h"
 
 namespace qlora::tokenizer {
-namespace {
-
-unsigned char byte_at(std::string_view text, std::size_t offset) {
-    return static_cast<unsigned char>(text[offset]);
-}
-
-}  // namespace
 
 CodePoint code_point_at(std::string_view text, std::size_t offset) {
-    const char32_t lead = byte_at(text, offset);
-    if (lead < 0x80) return {lead, 1};
-    const auto low6 = [&](std::size_t i) { return char32_t{byte_at(text, offset + i)} & 0x3F; };
-    if (lead < 0xE0) return {(lead & 0x1F) << 6 | low6(1), 2};
-    if (lead < 0xF0) return {(lead & 0x0F) << 12 | low6(1) << 6 | low6(2), 3};
-    return {(lead & 0x07) << 18 | low6(1) << 12 | low6(2) << 6 | low6(3), 4};
+    return {decode_utf8(text, offset), utf8_length(text[offset])};
 }
 
 CodePoint code_point_before(std::string_view text, std::size_t offset) {
     do {
         --offset;
-    } while (offset > 0 && (byte_at(text, offset) & 0xC0) == 0x80);
+    } while (offset > 0 && is_utf8_continuation(text[offset]));
     return code_point_at(text, offset);
 }
 
@@ -35,22 +24,7 @@ bool is_one_character(std::string_view text) {
 }
 
 void append_utf8(std::string& out, char32_t value) {
-    const auto put = [&](char32_t bits) { out += static_cast<char>(bits); };
-    if (value < 0x80) {
-        put(value);
-    } else if (value < 0x800) {
-        put(0xC0 | value >> 6);
-        put(0x80 | (value & 0x3F));
-    } else if (value < 0x10000) {
-        put(0xE0 | value >> 12);
-        put(0x80 | (value >> 6 & 0x3F));
-        put(0x80 | (value & 0x3F));
-    } else {
-        put(0xF0 | value >> 18);
-        put(0x80 | (value >> 12 & 0x3F));
-        put(0x80 | (value >> 6 & 0x3F));
-        put(0x80 | (value & 0x3F));
-    }
+    encode_utf8(out, value);
 }
 
 bool is_numeric(char32_t value) {
