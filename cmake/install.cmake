@@ -1,7 +1,7 @@
 # `cmake --install DIR` yields a folder that runs elsewhere: programs, the small shared libraries they need, and starters
 # that find LibTorch. The component self_contained, which scripts/package.sh asks for, adds LibTorch's CPU libraries and
 # the C++ runtime.
-set(programs qlora-train qlora-eval qlora-merge qlora-quantize)
+set(programs qlora-train qlora-eval qlora-merge qlora-quantize qlora-data)
 set_target_properties(${programs} PROPERTIES INSTALL_RPATH "$ORIGIN/../../lib")
 install(TARGETS ${programs} RUNTIME_DEPENDENCY_SET qlora_dependencies DESTINATION libexec/qlora)
 install(RUNTIME_DEPENDENCY_SET qlora_dependencies DESTINATION lib

@@ -30,7 +30,7 @@ if [[ -n $build_first ]]; then
     command -v nvcc >/dev/null || export PATH=$PATH:/usr/local/cuda/bin
     command -v nvcc >/dev/null || die "nvcc is neither on PATH nor in /usr/local/cuda/bin"
     cmake --preset cuda ${QLORA_CUDA_ARCHITECTURES:+"-DQLORA_CUDA_ARCHITECTURES=$QLORA_CUDA_ARCHITECTURES"}
-    cmake --build --preset cuda --target qlora-train qlora-eval qlora-merge qlora-quantize \
+    cmake --build --preset cuda --target qlora-train qlora-eval qlora-merge qlora-quantize qlora-data \
         qlora_kernels_cuda cuda_tests cuda_kernels_bench
 fi
 

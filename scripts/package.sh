@@ -11,7 +11,7 @@
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-programs=(qlora-train qlora-eval qlora-merge qlora-quantize)
+programs=(qlora-train qlora-eval qlora-merge qlora-quantize qlora-data)
 # What the files need at most, so that they run on Debian 12, Ubuntu 22.04 and Fedora 36: a build that needs more is refused.
 oldest_glibc=2.34
 oldest_libstdcxx=GLIBCXX_3.4.30  # of GCC 12
@@ -163,6 +163,7 @@ The system must have /bin/sh and glibc ${runtime_glibc#GLIBC_}, or glibc $oldest
   bin/qlora-eval --model DIR --adapter DIR --data FILE    measures a model with an adapter
   bin/qlora-merge --model DIR --adapter DIR --output DIR  adds the adapter to the model
   bin/qlora-quantize --model DIR --output DIR             stores a model in 4 bits
+  bin/qlora-data --config run.json --html rows.html       looks at the rows before training
 --help-config lists all settings, --version what the programs were built with; share/doc/qlora/README.md is the guide.
 $plug_in
 Licences: Apache-2.0 for qlora (share/doc/qlora/LICENSE), those of the libraries in share/doc/qlora/licences.

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-PROGRAMS = ("qlora-train", "qlora-eval", "qlora-merge", "qlora-quantize")
+PROGRAMS = ("qlora-train", "qlora-eval", "qlora-merge", "qlora-quantize", "qlora-data")
 PATH = "/usr/bin:/bin"
 
 

@@ -305,7 +305,7 @@ def test_bad_rows_stop_a_run_or_are_listed(bin_dir, project, tmp_path):
     assert [fault.split(": ")[0] for fault in faults] == [f"{data}:2", f"{data}:4"]
 
 
-@pytest.mark.parametrize("program", ["qlora-train", "qlora-eval", "qlora-merge", "qlora-quantize"])
+@pytest.mark.parametrize("program", ["qlora-train", "qlora-eval", "qlora-merge", "qlora-quantize", "qlora-data"])
 def test_help_and_version(bin_dir, program):
     shown = run(bin_dir, program, "--help").stdout
     assert "--help-config" in shown and "--verbose" in shown and "--quiet" in shown

@@ -8,5 +8,6 @@ int train_main(int argc, char** argv);
 int eval_main(int argc, char** argv);
 int merge_main(int argc, char** argv);
 int quantize_main(int argc, char** argv);
+int data_main(int argc, char** argv);
 
 }  // namespace qlora::cli
