@@ -32,12 +32,12 @@ struct ReportFiles {
     std::optional<AtomicFile> lines, page;
 };
 
-void refuse_overwriting(const DataFlags& flags, const std::vector<fs::path>& data) {
+void refuse_overwriting(const DataFlags& flags, const std::vector<fs::path>& paths) {
     FaultList faults;
     for (const auto& [flag, file] : {std::pair{"--output", flags.output}, std::pair{"--html", flags.html}}) {
         if (!file || !fs::exists(*file)) continue;
         if (fs::is_directory(*file)) faults.add(flag, *file + " is a folder; name a file");
-        for (const fs::path& one : data_files(data))
+        for (const fs::path& one : data::data_files(paths))
             if (fs::exists(one) && fs::equivalent(one, *file))
                 faults.add(flag, *file + " is one of the data files");
     }

@@ -3,8 +3,6 @@
 #include <algorithm>
 #include <filesystem>
 
-#include "qlora/data/data_files.h"
-
 namespace qlora::cli {
 namespace {
 
