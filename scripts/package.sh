@@ -156,16 +156,15 @@ write_readme() {
     [[ ! -f $folder/lib/libqlora_kernels_cuda.so ]] ||
         plug_in="For an NVIDIA GPU set QLORA_TORCH_LIB to torch/lib of a Python environment with torch of the version in lib/torch."
     cat >"$folder/README.txt" <<TEXT
-qlora $version for Linux on x86-64: fine-tunes language models with QLoRA, without Python.
-Unpack it anywhere and run the programs in bin/; nothing has to be installed, no root is needed.
+qlora $version for Linux on x86-64: fine-tunes language models with QLoRA, without Python. Unpack it
+anywhere and run the programs in bin/; nothing has to be installed, no root is needed.
 The system must have /bin/sh and glibc ${runtime_glibc#GLIBC_}, or glibc $oldest_glibc and the C++ library of GCC 12 (Debian 12, Ubuntu 22.04, Fedora 36).
   bin/qlora-train --config run.json --dry-run             shows what a run would do; without --dry-run it trains
   bin/qlora-eval --model DIR --adapter DIR --data FILE    measures a model with an adapter
   bin/qlora-merge --model DIR --adapter DIR --output DIR  adds the adapter to the model
   bin/qlora-quantize --model DIR --output DIR             stores a model in 4 bits
   bin/qlora-data --config run.json --html rows.html       looks at the rows before training
---help-config lists all settings, --version what the programs were built with; share/doc/qlora/README.md is the guide.
-$plug_in
+--help-config lists all settings, --version what the programs were built with; share/doc/qlora/README.md is the guide. $plug_in
 Licences: Apache-2.0 for qlora (share/doc/qlora/LICENSE), those of the libraries in share/doc/qlora/licences.
 TEXT
 }
