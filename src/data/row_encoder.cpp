@@ -32,14 +32,14 @@ std::string place_of(const RawRow& raw, const std::string& file) {
     return place;
 }
 
-/// The turns up to each answer that is trained, and nothing where there is one at most.
+/// The turns up to each answer that is trained; empty where the row stays as it is.
 std::vector<Record> one_for_each_answer(const Record& record, TrainOn train_on) {
     std::vector<std::size_t> answers;
     for (std::size_t i = record.context; i < record.messages.size(); ++i) {
         const Message& message = record.messages[i];
         if (message.role() == Role::kAssistant && !message.is_switched_off()) answers.push_back(i);
     }
-    if (answers.size() < 2 || train_on == TrainOn::kLastAssistant) return {};
+    if (train_on == TrainOn::kLastAssistant) return {};
     std::vector<Record> out;
     for (const std::size_t answer : answers) {
         Record each = record;

@@ -104,6 +104,27 @@ TEST_F(SftDataset, TextsHaveNoPromptThatCouldConflict) {
     EXPECT_EQ(dataset.examples[0].answer_begin, 0);
 }
 
+TEST_F(SftDataset, EachAnswerCanBeARowOfItsOwn) {
+    config_.one_row_per_answer = true;
+    const std::string turns = R"({"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},)"
+                              R"( {"role": "user", "content": "c"}, {"role": "assistant", "content": "d"})";
+    Dataset dataset = load(R"({"messages": [)" + turns + R"(, {"role": "user", "content": "e"}]})", config_,
+                           TemplateName::kChatml);
+    ASSERT_EQ(dataset.examples.size(), 2U);
+    EXPECT_EQ(dataset.statistics.read, 2);
+    const auto text = [&](std::size_t i) { return kTokenizer.decode(dataset.examples[i].ids); };
+    EXPECT_EQ(text(0), "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n");
+    EXPECT_TRUE(text(1).ends_with("c<|im_end|>\n<|im_start|>assistant\nd<|im_end|>\n")) << text(1);
+    for (const Example& example : dataset.examples) EXPECT_EQ(example.supervised_tokens(), 2);
+    // One trained answer among others ends the row too, as inference would.
+    dataset =
+        load(R"({"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"},)"
+             R"( {"role": "user", "content": "c"}, {"role": "assistant", "content": "d", "weight": 0}]})",
+             config_, TemplateName::kChatml);
+    ASSERT_EQ(dataset.examples.size(), 1U);
+    EXPECT_EQ(text(0), "<|im_start|>user\na<|im_end|>\n<|im_start|>assistant\nb<|im_end|>\n");
+}
+
 TEST_F(SftDataset, LengthsAreCountedBeforeDropping) {
     config_.max_length = 40;
     const Dataset dataset = load(pair(std::string(10, 'a'), "b") + pair(std::string(14, 'a'), "b") +
