@@ -40,7 +40,7 @@ std::vector<ByteRange> plain_ranges(const std::vector<InputRun>& runs) {
     return out;
 }
 
-std::string plural(std::size_t turn) {
+std::string answer_of(std::size_t turn) {
     return "the answer in turn " + std::to_string(turn + 1);
 }
 
@@ -58,8 +58,9 @@ ChatTemplate::ChatTemplate(jinja::Template program, const tokenizer::Tokenizer& 
     } catch (const DataError& error) {
         throw ConfigError(error.what());
     }
-    if (const std::optional<tokenizer::TokenId> end = turn_end()) {
-        const std::string spelled = tokenizer_.id_to_token(*end);
+    turn_end_ = find_turn_end();
+    if (turn_end_) {
+        const std::string spelled = tokenizer_.id_to_token(*turn_end_);
         if (std::find(end_tokens_.begin(), end_tokens_.end(), spelled) == end_tokens_.end())
             end_tokens_.push_back(spelled);
     }
@@ -108,7 +109,7 @@ AnswerText ChatTemplate::answer_between(const Turns& turns, std::size_t answer,
     const std::string_view text = rendering.text;
     const MessagePlace place = place_of(answer, runs, text.size());
     if (!place.is_whole) {
-        throw DataError("the chat template writes other turns into " + plural(answer) +
+        throw DataError("the chat template writes other turns into " + answer_of(answer) +
                         ", so it cannot be told from them");
     }
     AnswerText out{.message = answer};
@@ -242,7 +243,7 @@ RenderedRow ChatTemplate::render_prompt(const Record& record) const {
     return row;
 }
 
-std::optional<tokenizer::TokenId> ChatTemplate::turn_end() const {
+std::optional<tokenizer::TokenId> ChatTemplate::find_turn_end() const {
     const Record probe{.kind = RecordKind::kConversation,
                        .text = {},
                        .messages = {{Role::kUser, "question"}, {Role::kAssistant, "answer"}},

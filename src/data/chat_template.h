@@ -28,7 +28,7 @@ class ChatTemplate {
     RenderedRow render_prompt(const Record& record) const;
 
     /// The control token that the template writes behind an answer, where it writes one.
-    std::optional<tokenizer::TokenId> turn_end() const;
+    std::optional<tokenizer::TokenId> turn_end() const { return turn_end_; }
     bool mentions(std::string_view variable) const { return program_.mentions(variable); }
 
   private:
@@ -47,12 +47,14 @@ class ChatTemplate {
                               const std::vector<InputRun>& runs) const;
     void mark_by_blocks(const jinja::Rendering& rendering, const Turns& turns, RenderedRow& row) const;
     void refuse_unread_fields(const Record& record) const;
+    std::optional<tokenizer::TokenId> find_turn_end() const;
 
     jinja::Template program_;
     const tokenizer::Tokenizer& tokenizer_;
     TemplateInputs inputs_;
     std::vector<std::string> special_names_;
     std::vector<std::string> end_tokens_;
+    std::optional<tokenizer::TokenId> turn_end_;
 };
 
 }  // namespace qlora::data
