@@ -21,22 +21,22 @@ std::int64_t KvCache::bytes() const {
     return sum;
 }
 
-KvCache::KeysValues KvCache::append(std::int64_t layer, const at::Tensor& k, const at::Tensor& v,
-                                    std::int64_t window) {
+ops::KeysValues KvCache::append(std::int64_t layer, const at::Tensor& k, const at::Tensor& v,
+                                std::int64_t window) {
     Layer& held = layers_[static_cast<std::size_t>(layer)];
     // The first new row sees the window - 1 positions before it.
     const std::int64_t unseen = window > 0 ? length_ - (window - 1) - held.dropped : 0;
     const std::int64_t drops = std::max<std::int64_t>(0, unseen) / kDroppedAtOnce * kDroppedAtOnce;
     const std::int64_t kept = length_ - held.dropped - drops, needed = kept + k.size(0);
     const auto grown = [&](at::Tensor& buffer, const at::Tensor& rows) {
-        if (!buffer.defined() || drops > 0 || buffer.size(0) < needed) {
+        if (!buffer.defined() || drops > 0 || buffer.size(1) < needed) {
             const std::int64_t capacity = std::max<std::int64_t>(needed + 32, kept * 2);
-            at::Tensor other = at::empty({capacity, rows.size(1), rows.size(2)}, rows.options());
-            if (kept > 0) other.narrow(0, 0, kept).copy_(buffer.narrow(0, drops, kept));
+            at::Tensor other = at::empty({rows.size(1), capacity, rows.size(2)}, rows.options());
+            if (kept > 0) other.narrow(1, 0, kept).copy_(buffer.narrow(1, drops, kept));
             buffer = other;
         }
-        buffer.narrow(0, kept, rows.size(0)).copy_(rows);
-        return buffer.narrow(0, 0, needed);
+        buffer.narrow(1, kept, rows.size(0)).copy_(rows.transpose(0, 1));
+        return buffer.narrow(1, 0, needed).transpose(0, 1);
     };
     held.dropped += drops;
     return {.keys = grown(held.keys, k), .values = grown(held.values, v)};

@@ -3,6 +3,7 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
+#include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -211,10 +212,20 @@ at::Tensor rotated(const at::Tensor& qkv, const RopeTable& table, const Attentio
     return turned;
 }
 
-at::Tensor cached_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                            const AttentionShape& shape) {
-    if (q.is_cuda()) return on_device::cached_attention(q, k, v, shape);
-    return is_fp32(q) ? in_fp32::cached_attention(q, k, v, shape) : in_bf16::cached_attention(q, k, v, shape);
+at::Tensor cached_attention(const at::Tensor& q, const SequenceOffsets& offsets,
+                            const std::vector<KeysValues>& cached, const AttentionShape& shape) {
+    TORCH_CHECK(cached.size() + 1 == offsets.host.size(), "cached_attention: keys and values of ",
+                cached.size(), " sequences for ", offsets.host.size(), " offsets");
+    if (!q.is_cuda() && is_fp32(q)) return in_fp32::cached_attention(q, offsets, cached, shape);
+    at::Tensor out = at::empty({q.size(0), shape.q_size()}, q.options());
+    for (std::size_t s = 0; s < cached.size(); ++s) {
+        const std::int64_t begin = offsets.host[s], n = offsets.host[s + 1] - begin;
+        const at::Tensor rows = q.narrow(0, begin, n);
+        out.narrow(0, begin, n)
+            .copy_(q.is_cuda() ? on_device::cached_attention(rows, cached[s], shape)
+                               : in_bf16::cached_attention(rows, cached[s], shape));
+    }
+    return out;
 }
 
 }  // namespace qlora::ops

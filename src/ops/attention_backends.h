@@ -27,18 +27,28 @@ inline at::Tensor rows_of_heads(const at::Tensor& heads) {
     return heads.squeeze(0).transpose(0, 1).reshape({heads.size(2), -1});
 }
 
-// qkv is rotated; the gradient is that of qkv. cached_attention is that of attention.h.
+// qkv is rotated; the gradient is that of qkv.
 #define QLORA_ATTENTION_BACKEND(backend)                                                                 \
     namespace backend {                                                                                  \
     Attended attend(const at::Tensor& qkv, const SequenceOffsets& offsets, const AttentionShape& shape); \
     at::Tensor attend_backward(const at::Tensor& g, const at::Tensor& qkv, const Attended& saved,        \
                                const SequenceOffsets& offsets, const AttentionShape& shape);             \
-    at::Tensor cached_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,           \
-                                const AttentionShape& shape);                                            \
     }
 QLORA_ATTENTION_BACKEND(in_fp32)
 QLORA_ATTENTION_BACKEND(in_bf16)
 QLORA_ATTENTION_BACKEND(on_device)
 #undef QLORA_ATTENTION_BACKEND
+
+// cached_attention of attention.h: of all sequences at once, or of one, whose q is [n, heads, head_dim].
+namespace in_fp32 {
+at::Tensor cached_attention(const at::Tensor& q, const SequenceOffsets& offsets,
+                            const std::vector<KeysValues>& cached, const AttentionShape& shape);
+}
+namespace in_bf16 {
+at::Tensor cached_attention(const at::Tensor& q, const KeysValues& cached, const AttentionShape& shape);
+}
+namespace on_device {
+at::Tensor cached_attention(const at::Tensor& q, const KeysValues& cached, const AttentionShape& shape);
+}
 
 }  // namespace qlora::ops

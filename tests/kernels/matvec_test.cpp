@@ -1,6 +1,7 @@
 #include <gtest/gtest.h>
 
 #include <cmath>
+#include <cstring>
 #include <stdexcept>
 
 #include "kernels/elementwise_rows.h"
@@ -33,7 +34,7 @@ TEST_P(OnEverySet, dot_rows_equal_the_sum_in_double) {
         for (const size_t shift : {size_t{0}, size_t{1}}) {
             Guarded x(uniform(3 * size, 1), shift), w(uniform(size, 2), shift);
             Guarded y(3 * 2, shift);
-            dot_rows(x.data(), w.data(), 3, size, y.data(), 2);
+            dot_rows({x.data(), 3, size, size}, w.data(), y.data(), 2);
             for (int64_t row = 0; row < 3; ++row) {
                 double exact = 0.0;
                 for (int64_t i = 0; i < size; ++i) exact += double{x.data()[row * size + i]} * w.data()[i];
@@ -51,12 +52,68 @@ TEST_P(OnEverySet, dot_rows_give_the_bits_of_the_portable_path) {
         float portable = 0.0f, here = 0.0f;
         {
             const UseInstructionSet use(InstructionSet::kPortable);
-            dot_rows(x.data(), w.data(), 1, size, &portable, 1);
+            dot_rows({x.data(), 1, size, size}, w.data(), &portable, 1);
         }
         const UseInstructionSet use(GetParam());
-        dot_rows(x.data(), w.data(), 1, size, &here, 1);
+        dot_rows({x.data(), 1, size, size}, w.data(), &here, 1);
         EXPECT_EQ(portable, here) << size;
     }
+}
+
+TEST_P(OnEverySet, rows_apart_are_multiplied_as_rows_side_by_side) {
+    const UseInstructionSet use(GetParam());
+    const std::vector<float> x = uniform(3 * 100, 6), w = uniform(70, 7);
+    std::vector<float> y(3), alone(3);
+    dot_rows({x.data(), 3, 70, 100}, w.data(), y.data(), 1);
+    for (size_t row = 0; row < 3; ++row)
+        dot_rows({x.data() + 100 * row, 1, 70, 70}, w.data(), &alone[row], 1);
+    EXPECT_EQ(y, alone);
+}
+
+TEST_P(OnEverySet, weighed_rows_are_added_one_after_another) {
+    const UseInstructionSet use(GetParam());
+    for (const int64_t size : row_sizes()) {
+        for (const int64_t rows : {0, 1, 5}) {
+            const int64_t stride = size + 3;
+            Guarded x(uniform(rows * stride, 8), static_cast<size_t>(size % 2)), y(size);
+            const std::vector<float> weights = uniform(rows, 9);
+            weigh_rows({x.data(), rows, size, stride}, weights.data(), y.data());
+            EXPECT_TRUE(y.intact());
+            for (int64_t i = 0; i < size; ++i) {
+                volatile float sum = 0.0f;  // no fused multiply-add
+                for (int64_t row = 0; row < rows; ++row) {
+                    volatile float term = weights[static_cast<size_t>(row)] * x.data()[row * stride + i];
+                    sum = sum + term;
+                }
+                EXPECT_EQ(y.data()[i], sum) << size << " " << rows << " " << i;
+            }
+        }
+    }
+}
+
+TEST_P(OnEverySet, all_values_of_16_bits_are_widened_exactly) {
+    const UseInstructionSet use(GetParam());
+    // At odd addresses, and with a tail that does not fill a register.
+    std::vector<char> bytes(1 + 2 * 65536);
+    for (uint32_t bits = 0; bits < 65536; ++bits) {
+        const auto value = static_cast<uint16_t>(bits);
+        std::memcpy(bytes.data() + 1 + 2 * bits, &value, sizeof value);
+    }
+    for (const FloatType type : {FloatType::kF16, FloatType::kBF16}) {
+        Guarded out(65535 - 3);
+        widen(bytes.data() + 1, type, 3, 65535 - 3, out.data());
+        EXPECT_TRUE(out.intact());
+        for (uint32_t bits = 3; bits < 65535; ++bits) {
+            const auto value = static_cast<uint16_t>(bits);
+            const float exact = type == FloatType::kF16 ? f16_to_float(value) : bf16_to_float(value);
+            EXPECT_EQ(float_bits(out.data()[bits - 3]), float_bits(exact)) << bits;
+        }
+    }
+    const std::vector<float> values = uniform(19, 10);
+    Guarded out(17);
+    widen(values.data(), FloatType::kF32, 2, 17, out.data());
+    EXPECT_TRUE(out.intact());
+    EXPECT_EQ(out.values(), std::vector<float>(values.begin() + 2, values.end()));
 }
 
 /// A random matrix in NF4 with scales of its own.
@@ -97,7 +154,8 @@ TEST_P(OnEverySet, a_matvec_is_dot_rows_with_the_dequantized_weights) {
             const std::vector<float> weights = matrix.dequantized(type);
             std::vector<float> expected(static_cast<size_t>(4 * outputs));
             for (int64_t o = 0; o < outputs; ++o) {
-                dot_rows(x.data(), weights.data() + o * inputs, 4, inputs, expected.data() + o, outputs);
+                dot_rows({x.data(), 4, inputs, inputs}, weights.data() + o * inputs, expected.data() + o,
+                         outputs);
             }
             std::vector<float> y(expected.size(), -7.0f);
             const Matvec product{type, outputs, inputs, x.data(), 4, y.data()};
@@ -122,7 +180,8 @@ TEST_P(OnEverySet, a_matvec_with_dense_weights_is_dot_rows_with_their_values) {
                 const std::vector<float> weights = decode_elements(aligned, type);
                 std::vector<float> expected(static_cast<size_t>(3 * outputs));
                 for (int64_t o = 0; o < outputs; ++o) {
-                    dot_rows(x.data(), weights.data() + o * inputs, 3, inputs, expected.data() + o, outputs);
+                    dot_rows({x.data(), 3, inputs, inputs}, weights.data() + o * inputs, expected.data() + o,
+                             outputs);
                 }
                 std::vector<float> y(expected.size(), -7.0f);
                 const Matvec product{type, outputs, inputs, x.data(), 3, y.data()};
@@ -147,7 +206,7 @@ TEST(Matvec, refuses_what_does_not_fit) {
     EXPECT_THROW(matvec_nf4(matrix.view(), product, 3, 2), std::invalid_argument);
     product.inputs = 63;
     EXPECT_THROW(matvec_nf4(matrix.view(), product, 0, 4), std::invalid_argument);
-    EXPECT_THROW(dot_rows(x.data(), x.data(), -1, 4, y.data(), 1), std::invalid_argument);
+    EXPECT_THROW(dot_rows({x.data(), -1, 4, 4}, x.data(), y.data(), 1), std::invalid_argument);
 }
 
 }  // namespace

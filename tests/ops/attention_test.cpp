@@ -111,10 +111,31 @@ TEST_P(Attention, the_cached_form_gives_the_last_rows) {
     const at::Tensor v = gaussian({m, c.kv_heads, c.head_dim}, 3);
     const at::Tensor whole = causal_attention(q, k, v, {0, m}, c);
     for (const std::int64_t n : {std::int64_t{1}, std::min<std::int64_t>(2, m), (m + 1) / 2, m}) {
-        const at::Tensor last = cached_attention(q.narrow(0, m - n, n), k, v, c.shape());
+        const at::Tensor last = cached_attention(q.narrow(0, m - n, n), {{0, n}}, {{k, v}}, c.shape());
         // Blocks of keys are summed in another order, and masked instead of skipped: a few fp32 ulps.
         EXPECT_LE(difference(last, whole.narrow(0, m - n, n)), kAttentionBound) << n << " of " << m;
     }
+}
+
+TEST_P(Attention, the_cached_form_of_several_sequences_gives_what_each_gives_alone) {
+    const Case& c = GetParam();
+    std::vector<KeysValues> cached;
+    std::vector<std::int64_t> offsets{0};
+    for (const std::int64_t m : {1, 50, 7, 131}) {
+        cached.push_back({gaussian({m, c.kv_heads, c.head_dim}, offsets.size()),
+                          gaussian({m, c.kv_heads, c.head_dim}, 10 + offsets.size())});
+        // One new row, as in generation, and some.
+        offsets.push_back(offsets.back() + (m == 7 ? 5 : 1));
+    }
+    const at::Tensor q = gaussian({offsets.back(), c.heads, c.head_dim}, 3);
+    const at::Tensor all = cached_attention(q, offsets, cached, c.shape());
+    for (std::size_t s = 0; s < cached.size(); ++s) {
+        const std::int64_t begin = offsets[s], n = offsets[s + 1] - begin;
+        EXPECT_TRUE(cached_attention(q.narrow(0, begin, n), {{0, n}}, {cached[s]}, c.shape())
+                        .equal(all.narrow(0, begin, n)))
+            << "sequence " << s;
+    }
+    EXPECT_THROW(cached_attention(q, {{0, 1}}, cached, c.shape()), c10::Error);
 }
 
 TEST_P(Attention, the_thread_count_moves_no_result_and_gradients_by_the_order_of_a_sum) {

@@ -73,9 +73,9 @@ TEST(CachedAttention, keys_before_the_window_may_be_missing_in_whole_blocks) {
                              v = gaussian({kKeys, 2, 16}, 2).to(type);
             for (const std::int64_t n : {1, 2, 64}) {
                 const at::Tensor q = gaussian({n, 4, 16}, 3).to(type);
-                EXPECT_TRUE(
-                    cached_attention(q, k, v, c.shape())
-                        .equal(cached_attention(q, k.slice(0, kDropped), v.slice(0, kDropped), c.shape())))
+                const KeysValues kept{k.slice(0, kDropped), v.slice(0, kDropped)};
+                EXPECT_TRUE(cached_attention(q, {{0, n}}, {{k, v}}, c.shape())
+                                .equal(cached_attention(q, {{0, n}}, {kept}, c.shape())))
                     << n << " queries, softcap " << softcap;
             }
         }
@@ -99,7 +99,7 @@ TEST(WindowedAttention, blocks_of_16_bits_are_near_fp32) {
         out.push_back(y.detach());
         for (const at::Tensor& x : in) out.push_back(x.grad());
         const at::Tensor k = in[1].detach().narrow(0, 37, 523), v = in[2].detach().narrow(0, 37, 523);
-        out.push_back(cached_attention(in[0].detach().narrow(0, 110, 450), k, v, c.shape()));
+        out.push_back(cached_attention(in[0].detach().narrow(0, 110, 450), {{0, 450}}, {{k, v}}, c.shape()));
     }
     // Probabilities, gradients of scores and results are rounded to 8 bits each.
     for (std::size_t i = 0; i < results[0].size(); ++i)

@@ -2,6 +2,7 @@
 
 #include <cstdint>
 
+#include "qlora/kernels/float16.h"
 #include "qlora/kernels/layer_kinds.h"
 
 /// Fused fp32 operations of the training step on rows of memory. None starts a thread: rows are independent,
@@ -79,9 +80,19 @@ void softmax_cross_entropy(float* logits, const int64_t* targets, int64_t rows, 
 void score_rows(const float* logits, const int64_t* targets, int64_t rows, int64_t columns, float* logprobs,
                 bool* correct);
 
-/// y[row * y_stride] = dot product of row `row` of x [rows, size] with w [size]: eight lanes of four sums
-/// each, whose order depends on size alone.
-void dot_rows(const float* x, const float* w, int64_t rows, int64_t size, float* y, int64_t y_stride);
+/// Rows of `size` values, `stride` values apart.
+struct Rows {
+    const float* data;
+    int64_t count, size, stride;
+};
+/// y[row * y_stride] = dot product of row `row` of x with w [size]: eight lanes of four sums each, whose
+/// order depends on size alone.
+void dot_rows(Rows x, const float* w, float* y, int64_t y_stride);
+/// y [size] = the rows of x, each times its weight, added in the order of the rows; 0 of no rows.
+void weigh_rows(Rows x, const float* weights, float* y);
+/// out[i] = value first + i of `values`, which need not be aligned; exact, a signaling NaN of
+/// 16 bits becomes quiet.
+void widen(const void* values, FloatType type, int64_t first, int64_t count, float* out);
 
 /// Columns of attention scores that a query row sees: [first, last) of row r is [max(0, last - window), last)
 /// with last = limit + r; window 0 = no lower end.

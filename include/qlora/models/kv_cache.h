@@ -5,10 +5,13 @@
 #include <cstdint>
 #include <vector>
 
+#include "qlora/ops/attention.h"
+
 namespace qlora::models {
 
-/// Keys and values of one sequence, for generation. One growing buffer a layer, [capacity, kv_heads,
-/// head_dim]; what lies before the window of a layer that has one is dropped in time.
+/// Keys and values of one sequence, for generation. Two growing buffers a layer, [kv_heads, capacity,
+/// head_dim]: what a head reads lies together. What lies before the window of a layer that has one is dropped
+/// in time.
 class KvCache {
   public:
     explicit KvCache(std::size_t layers) : layers_(layers) {}
@@ -21,12 +24,9 @@ class KvCache {
     /// Of all layers, with the room to grow.
     std::int64_t bytes() const;
 
-    struct KeysValues {
-        at::Tensor keys, values;
-    };
     /// Stores the new rows k, v [n, kv_heads, head_dim] of a layer behind the old ones; returns all that are
     /// kept: all `length()` + n, or with a window (0: none) at least those that the new rows see.
-    KeysValues append(std::int64_t layer, const at::Tensor& k, const at::Tensor& v, std::int64_t window);
+    ops::KeysValues append(std::int64_t layer, const at::Tensor& k, const at::Tensor& v, std::int64_t window);
 
   private:
     struct Layer {

@@ -60,9 +60,15 @@ at::Tensor rotary_attention(const at::Tensor& qkv, const RopeTable& table, const
 at::Tensor rotated(const at::Tensor& qkv, const RopeTable& table, const AttentionShape& shape,
                    const HeadNorms* norms);
 
-/// One new stretch of one sequence against everything before it, without gradient: q [n, heads, head_dim] are
-/// the last n of the m positions of k, v [m, kv_heads, head_dim]. Result [n, q_size]. Used by generation.
-at::Tensor cached_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                            const AttentionShape& shape);
+/// Of one sequence, [m, kv_heads, head_dim] each.
+struct KeysValues {
+    at::Tensor keys, values;
+};
+
+/// New stretches of several sequences, each against all of its sequence, without gradient: of q [T, heads,
+/// head_dim] the rows of sequence s are the last of the m positions of cached[s]. Result [T, q_size]. Used by
+/// generation.
+at::Tensor cached_attention(const at::Tensor& q, const SequenceOffsets& offsets,
+                            const std::vector<KeysValues>& cached, const AttentionShape& shape);
 
 }  // namespace qlora::ops

@@ -68,9 +68,19 @@ void rms_norm(const float* x, const float* weight, double eps, int64_t rows, int
     path().rms_norm(x, weight, eps, rows, size, y, inverse, addend);
 }
 
-void dot_rows(const float* x, const float* w, int64_t rows, int64_t size, float* y, int64_t y_stride) {
-    require(rows >= 0 && size >= 0 && y_stride >= 1, "dot_rows: sizes count from 0, the stride from 1");
-    path().dot_rows(x, w, rows, size, y, y_stride);
+void dot_rows(Rows x, const float* w, float* y, int64_t y_stride) {
+    require(x.count >= 0 && x.size >= 0 && y_stride >= 1, "dot_rows: sizes count from 0, the stride from 1");
+    path().dot_rows(x, w, y, y_stride);
+}
+
+void weigh_rows(Rows x, const float* weights, float* y) {
+    require(x.count >= 0 && x.size >= 0, "weigh_rows: a size is negative");
+    path().weigh_rows(x, weights, y);
+}
+
+void widen(const void* values, FloatType type, int64_t first, int64_t count, float* out) {
+    require(first >= 0 && count >= 0, "widen: a size is negative");
+    path().widen(values, type, first, count, out);
 }
 
 void rms_norm_recompute(const float* x, const float* weight, const float* inverse, int64_t rows, int64_t size,

@@ -7,6 +7,7 @@
 #include "logit_impl.h"
 #include "norm_rope_impl.h"
 #include "softmax_impl.h"
+#include "widen_impl.h"
 
 namespace qlora::kernels::cpu::QLORA_PATH {
 
@@ -23,6 +24,8 @@ const ElementwisePath kElementwise = {
     curve_logits,
     curve_gradients,
     dot_rows,
+    weigh_rows,
+    widen,
     softmax_cross_entropy,
     score_rows,
     attention_softmax,

@@ -19,6 +19,8 @@ struct ElementwisePath {
     decltype(&cpu::curve_logits) curve_logits;
     decltype(&cpu::curve_gradients) curve_gradients;
     decltype(&cpu::dot_rows) dot_rows;
+    decltype(&cpu::weigh_rows) weigh_rows;
+    decltype(&cpu::widen) widen;
     decltype(&cpu::softmax_cross_entropy) softmax_cross_entropy;
     decltype(&cpu::score_rows) score_rows;
     decltype(&cpu::attention_softmax) attention_softmax;

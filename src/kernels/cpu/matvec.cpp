@@ -2,7 +2,6 @@
 #include <stdexcept>
 #include <vector>
 
-#include "load_float.h"
 #include "qlora/kernels/elementwise.h"
 #include "qlora/kernels/kernels.h"
 
@@ -28,25 +27,9 @@ void multiply(const Matvec& product, int64_t begin, int64_t end, const Widen& wi
         const int64_t count = std::min(at_once, end - first);
         widen(first * inputs, count * inputs, weights.data());
         for (int64_t i = 0; i < count; ++i) {
-            dot_rows(product.x, weights.data() + i * inputs, product.rows, inputs, product.y + first + i,
-                     product.outputs);
+            dot_rows({.data = product.x, .count = product.rows, .size = inputs, .stride = inputs},
+                     weights.data() + i * inputs, product.y + first + i, product.outputs);
         }
-    }
-}
-
-template <class Elements>
-void widen_values(const void* from, int64_t first, int64_t count, float* out) {
-    for (int64_t i = 0; i < count; ++i) out[i] = Elements::load(from, first + i);
-}
-
-void widen_values(const void* from, FloatType type, int64_t first, int64_t count, float* out) {
-    switch (type) {
-        case FloatType::kF32:
-            return widen_values<F32Elements>(from, first, count, out);
-        case FloatType::kF16:
-            return widen_values<F16Elements>(from, first, count, out);
-        case FloatType::kBF16:
-            return widen_values<BF16Elements>(from, first, count, out);
     }
 }
 
@@ -65,7 +48,7 @@ void matvec_nf4(const Nf4View& weight, const Matvec& product, int64_t begin, int
         }
         narrow.resize(static_cast<std::size_t>(count));
         dequantize_blockwise_nf4(weight, first, first + count, narrow.data(), product.type);
-        widen_values(narrow.data(), product.type, 0, count, out);
+        cpu::widen(narrow.data(), product.type, 0, count, out);
     });
 }
 
@@ -75,7 +58,7 @@ void matvec_dense(const void* weight, const Matvec& product, int64_t begin, int6
     }
     check_range(begin, end, product.outputs);
     multiply(product, begin, end, [&](int64_t first, int64_t count, float* out) {
-        widen_values(weight, product.type, first, count, out);
+        cpu::widen(weight, product.type, first, count, out);
     });
 }
 

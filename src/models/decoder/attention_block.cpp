@@ -1,5 +1,3 @@
-#include <ATen/ops/empty.h>
-
 #include <c10/util/Exception.h>
 
 #include <optional>
@@ -66,14 +64,14 @@ class AttentionBlock final : public Block {
 
   private:
     at::Tensor attend_to_caches(const at::Tensor& qkv, const LayerPass& pass) const {
-        at::Tensor attended = at::empty({qkv.size(0), shape_.q_size()}, qkv.options());
+        const ops::HeadsOfRows heads(qkv, shape_);
+        std::vector<ops::KeysValues> cached;
         for (std::size_t s = 0; s < pass.caches.size(); ++s) {
             const std::int64_t begin = pass.offsets.host[s], n = pass.offsets.host[s + 1] - begin;
-            const ops::HeadsOfRows heads(qkv.narrow(0, begin, n), shape_);
-            const auto [keys, values] = pass.caches[s]->append(pass.layer, heads.k, heads.v, shape_.window);
-            attended.narrow(0, begin, n).copy_(ops::cached_attention(heads.q, keys, values, shape_));
+            cached.push_back(pass.caches[s]->append(pass.layer, heads.k.narrow(0, begin, n),
+                                                    heads.v.narrow(0, begin, n), shape_.window));
         }
-        return attended;
+        return ops::cached_attention(heads.q, pass.offsets, cached, shape_);
     }
 
     BlockLinears linears_;

@@ -94,8 +94,8 @@ at::Tensor attend_backward(const at::Tensor& g, const at::Tensor& qkv, const Att
     return d_qkv;
 }
 
-at::Tensor cached_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                            const AttentionShape& shape) {
+at::Tensor cached_attention(const at::Tensor& q, const KeysValues& cached, const AttentionShape& shape) {
+    const auto& [k, v] = cached;
     if (shape.softcap != 0.0) return capped_attention(q, k, v, shape);
     const std::int64_t n = q.size(0), m = k.size(0);
     const at::Tensor mask = window_mask(n, m, shape.window, q.options());

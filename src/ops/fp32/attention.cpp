@@ -66,19 +66,23 @@ at::Tensor attend_backward(const at::Tensor& g, const at::Tensor& qkv, const Att
     return d_qkv;
 }
 
-at::Tensor cached_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
-                            const AttentionShape& shape) {
-    const std::int64_t n = q.size(0);
-    at::Tensor out = at::empty({n, shape.q_size()}, q.options());
-    at::Tensor logsumexp = at::empty({n, shape.heads}, q.options());
-    attention_forward({{.n = n,
-                        .m = k.size(0),
-                        .q = head_rows_from(q, 0),
-                        .k = head_rows_from(k, 0),
-                        .v = head_rows_from(v, 0),
-                        .out = head_rows_from(heads_of(out, shape), 0),
-                        .logsumexp = logsumexp.mutable_data_ptr<float>()}},
-                      shape);
+at::Tensor cached_attention(const at::Tensor& q, const SequenceOffsets& offsets,
+                            const std::vector<KeysValues>& cached, const AttentionShape& shape) {
+    at::Tensor out = at::empty({q.size(0), shape.q_size()}, q.options());
+    at::Tensor logsumexp = at::empty({q.size(0), shape.heads}, q.options());
+    const at::Tensor of_out = heads_of(out, shape);
+    std::vector<AttentionSequence> sequences;
+    for (std::size_t s = 0; s < cached.size(); ++s) {
+        const std::int64_t first = offsets.host[s];
+        sequences.push_back({.n = offsets.host[s + 1] - first,
+                             .m = cached[s].keys.size(0),
+                             .q = head_rows_from(q, first),
+                             .k = head_rows_from(cached[s].keys, 0),
+                             .v = head_rows_from(cached[s].values, 0),
+                             .out = head_rows_from(of_out, first),
+                             .logsumexp = logsumexp.mutable_data_ptr<float>() + first * shape.heads});
+    }
+    attention_forward(sequences, shape);
     return out;
 }
 

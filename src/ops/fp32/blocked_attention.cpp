@@ -148,6 +148,19 @@ kernels::cpu::SgemmPart dims_of(const Item& item, std::int64_t dim) {
     return {.first_row = item.first_key, .rows = item.keys, .first_column = 0, .columns = dim};
 }
 
+/// The only query row of a sequence: nothing is packed for it.
+void attend_one_row(const Item& item, const AttentionSequence& s, const AttentionShape& shape,
+                    float* scores) {
+    const std::int64_t kv_head = kv_head_of(shape, item.head);
+    const auto seen = [&](const HeadRows& rows) -> kernels::cpu::Rows {
+        return {rows.at(item.first_key, kv_head), item.keys, shape.head_dim, rows.row_stride};
+    };
+    kernels::cpu::dot_rows(seen(s.k), s.q.at(0, item.head), scores, 1);
+    kernels::cpu::attention_softmax(scores, 1, item.keys, item.keys, rule_of(shape), item.visible,
+                                    s.logsumexp + item.head, shape.heads);
+    kernels::cpu::weigh_rows(seen(s.v), scores, s.out.at(0, item.head));
+}
+
 /// Runs make_worker() on each thread and what it returns, f(piece), for each piece, whichever thread is free.
 template <class MakeWorker>
 void in_parallel(std::size_t pieces, const MakeWorker& make_worker) {
@@ -173,6 +186,10 @@ void attention_forward(const std::vector<AttentionSequence>& sequences, const At
             for (std::size_t i = pieces[piece].begin; i < pieces[piece].end; ++i) {
                 const Item& item = items[i];
                 const AttentionSequence& s = sequences[item.sequence];
+                if (s.n == 1) {
+                    attend_one_row(item, s, shape, scores.data());
+                    continue;
+                }
                 const HeadFactors& head = last.of(s, shape, item.head);
                 head.keys_t.multiply(item.rows, view(s.q, item.first_row, item.head), keys_of(item, dim),
                                      false, scores.data(), item.keys);
