@@ -1,8 +1,5 @@
 #include "qlora/adapters/merge.h"
 
-#include <map>
-
-#include "expert_lora.h"
 #include "merge_files.h"
 #include "merge_plan.h"
 #include "qlora/adapters/peft_format.h"
@@ -29,33 +26,8 @@ void require_same_base(const MergeRequest& request, const MergeInputs& inputs) {
     }
 }
 
-/// Reads updates. Adapters of all experts serve many matrices: the last ones are kept.
-class UpdateReader {
-  public:
-    LowRankUpdate read(const PlannedUpdate& update) {
-        if (update.rows == 0)
-            return {.a = load_fp32(update.a), .b = load_fp32(update.b), .scaling = update.scaling};
-        return {.a = expert_a(shared(update.a), update.experts, update.expert),
-                .b = expert_b(shared(update.b), update.experts, update.expert)
-                         .narrow(0, update.first_row, update.rows)
-                         .contiguous(),
-                .scaling = update.scaling};
-    }
-
-  private:
-    const at::Tensor& shared(const TensorSource& source) {
-        constexpr std::size_t kOfALayer = 4;
-        const auto found = kept_.find(source.view);
-        if (found != kept_.end()) return found->second;
-        if (kept_.size() == kOfALayer) kept_.clear();
-        return kept_[source.view] = load_fp32(source);
-    }
-
-    std::map<const io::TensorView*, at::Tensor> kept_;
-};
-
-void write_tensor(const PlannedTensor& tensor, const MergeRequest& request, UpdateReader& updates,
-                  MergeReport& report, io::SafetensorsWriter& writer) {
+void write_tensor(const PlannedTensor& tensor, const MergeRequest& request, MergeReport& report,
+                  io::SafetensorsWriter& writer) {
     const io::DType dtype = tensor.spec.dtype;
     if (tensor.is_foreign) {
         write_copied(tensor.source, writer);
@@ -63,7 +35,7 @@ void write_tensor(const PlannedTensor& tensor, const MergeRequest& request, Upda
         std::optional<quant::QuantConfig> nf4;
         if (tensor.quantizable) nf4 = report.measured_with;
         LayerMeasure measure =
-            write_merged(tensor.source, updates.read(*tensor.update), request.base, nf4, dtype, writer);
+            write_merged(tensor.source, *tensor.update->load(), request.base, nf4, dtype, writer);
         measure.path = tensor.update->module;
         report.layers.push_back(std::move(measure));
     } else if (tensor.quantizable && request.base == MergeBase::kDequantized) {
@@ -84,10 +56,9 @@ models::ShardSpecs specs_of(const PlannedShard& shard) {
 void write_shard(const PlannedShard& shard, const MergeRequest& request, const fs::path& folder,
                  MergeReport& report) {
     io::SafetensorsWriter writer(folder / shard.file, specs_of(shard).tensors, {{"format", "pt"}});
-    UpdateReader updates;
     for (const PlannedTensor& tensor : shard.tensors) {
         if (request.stop_requested && request.stop_requested()) throw Stopped();
-        write_tensor(tensor, request, updates, report, writer);
+        write_tensor(tensor, request, report, writer);
     }
     writer.finish();
     spdlog::info("wrote {}: {} tensors", shard.file, shard.tensors.size());

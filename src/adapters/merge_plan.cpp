@@ -4,14 +4,13 @@
 #include <set>
 #include <utility>
 
+#include "method.h"
 #include "qlora/adapters/finished_adapter.h"
 #include "qlora/adapters/lora.h"
 #include "qlora/adapters/peft_format.h"
-#include "qlora/adapters/trained_tensors.h"
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
 #include "qlora/models/base_loader.h"
-#include "target_parameters.h"
 
 namespace qlora::adapters {
 namespace {
@@ -144,61 +143,23 @@ MergeInputs::MergeInputs(const MergeRequest& request)
       names(base, config),
       stored(models::check_base(base, config)),
       adapter(request.adapter, config),
-      lora(load_finished_adapter(request.adapter, adapter, config)),
+      plan(plan_adapter(load_finished_adapter(request.adapter, adapter, config), config)),
       trained_on(trained_quantization(request.adapter)) {
     models::log_passed_over(base, config);
-    const MatchResult match = match_targets(lora, adaptable_model(config));
-    for (const std::string& warning : match.warnings) spdlog::warn("{}", warning);
-    const std::vector<TrainedTensor> trained = trained_tensors(match, config);
+    for (const std::string& warning : plan.warnings) spdlog::warn("{}", warning);
     std::vector<io::TensorSpec> expected;
-    for (const TrainedTensor& tensor : trained)
+    for (const TrainedTensor& tensor : plan.trained)
         expected.push_back({tensor.key, io::DType::kF32, tensor.shape});
     check_adapter_tensors(adapter, expected);
     require_no_foreign_updates(adapter);
 
     for (const models::spec::Linear* linear : config.linears()) linears.emplace(linear->weight(), linear);
     quantizable = models::quantizable_weights(config);
-    std::map<std::string, std::vector<std::string>> adapted;  // by what is adapted: weights
-    std::map<std::string, double> scalings;
-    for (const Target& target : match.targets) {
-        scalings[target.path] = target.scaling;
-        if (target.is_parameter) continue;
-        const std::string weight = target.path + ".weight";
-        updates[weight] = {.module = target.path, .scaling = target.scaling, .a = {}, .b = {}};
-        adapted[target.path] = {weight};
-    }
-    for (const RawParameter& parameter : raw_parameters(config)) {
-        const auto scaling = scalings.find(parameter.info.path);
-        if (scaling == scalings.end()) continue;
-        for (const ParameterPart& part : parameter.parts) {
-            updates[part.linear->weight()] = {.module = part.linear->path,
-                                              .scaling = scaling->second,
-                                              .a = {},
-                                              .b = {},
-                                              .experts = parameter.info.experts,
-                                              .expert = part.expert,
-                                              .first_row = part.first_row,
-                                              .rows = part.linear->out};
-            adapted[parameter.info.path].push_back(part.linear->weight());
-        }
-    }
-    for (const TrainedTensor& tensor : trained) {
-        const TensorSource source{&adapter.file(), &adapter.at(tensor.key)};
-        const std::string weight = tensor.module + ".weight";
-        switch (tensor.part) {
-            case TrainedPart::kLoraA:
-                for (const std::string& each : adapted.at(tensor.module)) updates.at(each).a = source;
-                break;
-            case TrainedPart::kLoraB:
-                for (const std::string& each : adapted.at(tensor.module)) updates.at(each).b = source;
-                break;
-            case TrainedPart::kWeight:
-                replacements[weight] = source;
-                break;
-            case TrainedPart::kBias:
-                replacements[tensor.module + ".bias"] = source;
-                break;
-        }
+    updates = method_of(plan.config).merge(plan, config, adapter);
+    for (const TrainedTensor& tensor : plan.trained) {
+        if (tensor.part == TrainedPart::kAdapter) continue;
+        const char* parameter = tensor.part == TrainedPart::kWeight ? ".weight" : ".bias";
+        replacements[tensor.module + parameter] = {&adapter.file(), &adapter.at(tensor.key)};
     }
     require_dequantizable(*this, request);
 }

@@ -1,6 +1,5 @@
 #pragma once
 
-#include <cstdint>
 #include <map>
 #include <optional>
 #include <string>
@@ -8,22 +7,14 @@
 
 #include "merge_tensor.h"
 #include "qlora/adapters/adapter_file.h"
-#include "qlora/adapters/lora_config.h"
+#include "qlora/adapters/plan.h"
 #include "qlora/io/checkpoint.h"
 #include "qlora/models/base_loader.h"
 #include "qlora/models/checkpoint_names.h"
 #include "qlora/models/decoder_spec.h"
+#include "weight_update.h"
 
 namespace qlora::adapters {
-
-/// An adapted layer's matrices in the adapter file.
-struct PlannedUpdate {
-    std::string module;
-    double scaling = 0;
-    TensorSource a, b;
-    // Of adapters of all experts (ExpertLora), the part that is the module's.
-    std::int64_t experts = 1, expert = 0, first_row = 0, rows = 0;
-};
 
 /// One tensor of the merged model and where it comes from.
 struct PlannedTensor {
@@ -52,13 +43,13 @@ struct MergeInputs {
     models::CheckpointNames names;      ///< of `base`
     models::StoredQuantization stored;  ///< of a base stored in 4 bits
     AdapterFile adapter;
-    LoraConfig lora;
+    Plan plan;
     std::optional<quant::QuantConfig> trained_on;
     // By the names of the base's parameters:
     std::map<std::string, const models::spec::Linear*> linears;      ///< all matrices
     std::map<std::string, const models::spec::Linear*> quantizable;  ///< those that training may see in NF4
     std::map<std::string, TensorSource> replacements;
-    std::map<std::string, PlannedUpdate> updates;
+    PlannedUpdates updates;
 };
 
 struct MergePlan {

@@ -7,7 +7,6 @@
 #include <cmath>
 #include <vector>
 
-#include "qlora/adapters/lora.h"
 #include "qlora/core/error.h"
 #include "qlora/quant/matrix_in_rows.h"
 #include "qlora/quant/tensor_bytes.h"
@@ -154,7 +153,7 @@ void write_dequantized(const TensorSource& source, const quant::QuantConfig& con
     sink.finish();
 }
 
-LayerMeasure write_merged(const TensorSource& source, const LowRankUpdate& update, MergeBase base,
+LayerMeasure write_merged(const TensorSource& source, const WeightUpdate& update, MergeBase base,
                           const std::optional<quant::QuantConfig>& config, io::DType dtype,
                           io::SafetensorsWriter& writer) {
     const quant::MatrixInRows matrix(*source.view, source.in_columns && source.stored == nullptr);
@@ -164,14 +163,16 @@ LayerMeasure write_merged(const TensorSource& source, const LowRankUpdate& updat
     MatrixSink sink(source.in_columns, writer);
     LayerMeasure measure;
     double delta_squares = 0, error_squares = 0;
-    for_row_blocks(update.b.size(0), update.a.size(1), [&](std::int64_t first, std::int64_t count) {
+    const std::int64_t rows = packed ? packed->rows : view.shape.at(0);
+    const std::int64_t columns = packed ? packed->columns : view.shape.at(1);
+    for_row_blocks(rows, columns, [&](std::int64_t first, std::int64_t count) {
         at::Tensor nf4, original;
         if (packed) nf4 = nf4_rows(*packed, *config, first, count);
         if (source.stored == nullptr) original = rows_fp32(view, first, count);
         if (!original.defined()) original = nf4;
         if (!nf4.defined()) nf4 = original;
-        const at::Tensor delta = LoraLayer::delta(update.b.narrow(0, first, count), update.a, update.scaling);
         const at::Tensor& start = base == MergeBase::kDequantized ? nf4 : original;
+        const at::Tensor delta = update.delta(start, first);
         const at::Tensor out = rounded(start + delta, dtype, view.name);
         sink.append(out);
 

@@ -7,6 +7,7 @@
 #include "qlora/io/safetensors.h"
 #include "qlora/quant/bnb_matrix.h"
 #include "qlora/quant/quantized_tensor.h"
+#include "weight_update.h"
 
 namespace qlora::adapters {
 
@@ -16,13 +17,6 @@ struct TensorSource {
     const io::TensorView* view = nullptr;
     const quant::BnbMatrix* stored = nullptr;  ///< of a matrix that the base stores in 4 bits
     bool in_columns = false;  ///< a matrix that is [in, out] on disk where it is dense; written so too
-};
-
-/// The update of one layer: scaling * B A with A [r, in], B [out, r], fp32.
-struct LowRankUpdate {
-    at::Tensor a;
-    at::Tensor b;
-    double scaling = 0;
 };
 
 /// Appends the tensor's bytes, whatever they mean.
@@ -38,7 +32,7 @@ void write_dequantized(const TensorSource& source, const quant::QuantConfig& con
 
 /// Appends base + update rounded to `dtype`; the base is the matrix itself or what NF4 makes of it. Without
 /// `config` the matrix is one that is never quantized: it has no error.
-LayerMeasure write_merged(const TensorSource& source, const LowRankUpdate& update, MergeBase base,
+LayerMeasure write_merged(const TensorSource& source, const WeightUpdate& update, MergeBase base,
                           const std::optional<quant::QuantConfig>& config, io::DType dtype,
                           io::SafetensorsWriter& writer);
 

@@ -23,11 +23,11 @@ std::string peft_key(const std::string& module_path, const std::string& suffix) 
     return "base_model.model." + module_path + "." + suffix;
 }
 
-void save_tensors(const std::filesystem::path& file, const std::vector<nn::TrainableParameter>& tensors,
+void save_tensors(const std::filesystem::path& file, const std::vector<nn::Parameter>& tensors,
                   const std::map<std::string, std::string>& metadata) {
     std::vector<io::TensorSpec> specs;
     std::map<std::string, at::Tensor> by_key;
-    for (const nn::TrainableParameter& parameter : tensors) {
+    for (const nn::Parameter& parameter : tensors) {
         const at::Tensor value = parameter.tensor.detach().cpu().contiguous();
         by_key[parameter.key] = value;
         specs.push_back({parameter.key, quant::dtype_of(value.scalar_type()), value.sizes().vec()});
@@ -44,8 +44,8 @@ void save_adapter(const std::filesystem::path& folder, const Adaptation& adaptat
     std::map<std::string, std::string> all = metadata;
     all["format"] = "pt";
     save_tensors(folder / kAdapterWeightsFile, adaptation.parameters, all);
-    LoraConfig config = adaptation.config;
-    if (!config.base_model_name_or_path) config.base_model_name_or_path = base_model;
+    PeftConfig config = adaptation.plan.config;
+    if (!base_name(config)) base_name(config) = base_model;
     write_file_atomically(folder / kAdapterConfigFile, adapter_config_text(config));
 }
 
@@ -64,7 +64,7 @@ void require_adapter_folder(const std::filesystem::path& folder) {
     }
 }
 
-LoraConfig load_adapter_config(const std::filesystem::path& folder) {
+PeftConfig load_adapter_config(const std::filesystem::path& folder) {
     require_adapter_folder(folder);
     return read_adapter_config(folder / kAdapterConfigFile);
 }
@@ -101,13 +101,13 @@ void load_adapter_weights(const std::filesystem::path& folder, const models::Dec
     const AdapterFile file(folder, model);
     file.log_foreign();
     std::vector<io::TensorSpec> expected;
-    for (const nn::TrainableParameter& parameter : adaptation.parameters) {
+    for (const nn::Parameter& parameter : adaptation.parameters) {
         expected.push_back({parameter.key, io::DType::kF32, parameter.tensor.sizes().vec()});
     }
     check_adapter_tensors(file, expected);
     FaultList faults;
     const at::AutoGradMode no_gradients(false);
-    for (nn::TrainableParameter& parameter : adaptation.parameters) {
+    for (nn::Parameter& parameter : adaptation.parameters) {
         const at::Tensor value = quant::tensor_from_view(file.at(parameter.key));
         if (!value.isfinite().all().item<bool>()) {
             faults.add(parameter.key, "holds a value that is not a finite number");

@@ -69,7 +69,7 @@ int evaluate(const EvalFlags& flags) {
     const std::int64_t threads = set_threads(request.settings.model.threads);
 
     ModelFolder folder(request.settings.model.path);
-    std::optional<adapters::LoraConfig> peft;
+    std::optional<adapters::PeftConfig> peft;
     if (request.adapter) {
         peft = adapters::load_finished_adapter(
             *request.adapter, adapters::AdapterFile(*request.adapter, folder.config), folder.config);

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <bit>
 
+#include "qlora/adapters/plan.h"
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
 
@@ -27,23 +28,6 @@ std::int64_t power_of_two_below(std::int64_t value) {
     return value < 2 ? 0 : static_cast<std::int64_t>(std::bit_floor(static_cast<std::uint64_t>(value - 1)));
 }
 
-/// The names of the linears that queries and values come from; one name where one linear holds both.
-adapters::NameList query_and_value(const models::DecoderSpec& model) {
-    const auto name_of = [](const models::spec::Linear& linear) {
-        return linear.path.substr(linear.path.rfind('.') + 1);
-    };
-    for (const models::spec::Layer& layer : model.layers) {
-        for (const models::spec::Branch& branch : layer.branches) {
-            const auto* attention = std::get_if<models::spec::Attention>(&branch.block);
-            if (attention == nullptr) continue;
-            adapters::NameList out = {name_of(attention->entry.front())};
-            if (attention->entry.size() > 1) out.push_back(name_of(attention->entry.back()));
-            return out;
-        }
-    }
-    return {};
-}
-
 }  // namespace
 
 std::vector<train::MemoryOption> memory_options(const RunConfig& config, const models::DecoderSpec& model,
@@ -61,12 +45,11 @@ std::vector<train::MemoryOption> memory_options(const RunConfig& config, const m
         add(std::move(setting),
             [&](train::MemoryRequest& request) { set_micro_batch(request, changed, rows); });
     };
-    const auto add_peft = [&](std::string setting, const auto& change) {
+    const auto add_peft = [&](const adapters::SmallerSetting& setting) {
         RunConfig changed = config;
-        change(changed.peft);
+        changed.peft = setting.config;
         try {
-            add(std::move(setting),
-                [&](train::MemoryRequest& request) { set_trained(request, changed, model); });
+            add(setting.text, [&](train::MemoryRequest& request) { set_trained(request, changed, model); });
         } catch (const ConfigError&) {
             // The other settings leave no room for this one: it is no option.
         }
@@ -99,19 +82,8 @@ std::vector<train::MemoryOption> memory_options(const RunConfig& config, const m
             [](train::MemoryRequest& request) { request.quantization.load_in_4bit = true; });
     }
     if (config.model.adapter) return options;  // its configuration is what it is
-    if (config.peft.r > 1) {
-        add_peft(fmt::format("peft.r: {}", config.peft.r / 2),
-                 [](adapters::LoraConfig& peft) { peft.r /= 2; });
-    }
-    const adapters::NameList fewer = query_and_value(model);
-    std::string names;
-    for (const std::string& name : fewer) names += (names.empty() ? "" : ", ") + Json(name).dump();
-    add_peft(fmt::format("peft.target_modules: [{}]", names),
-             [&](adapters::LoraConfig& peft) { peft.target_modules = fewer; });
-    if (config.peft.modules_to_save) {
-        add_peft("peft.modules_to_save: null",
-                 [](adapters::LoraConfig& peft) { peft.modules_to_save.reset(); });
-    }
+    for (const adapters::SmallerSetting& setting : adapters::smaller_settings(config.peft, model))
+        add_peft(setting);
     return options;
 }
 

@@ -21,8 +21,10 @@ std::vector<std::string> section_names() {
 std::vector<std::string> all_paths() {
     std::vector<std::string> paths;
     RunConfig::sections(RunConfig{}, [&]<class Section>(const char* name, const Section&, bool) {
-        for (const FieldInfo& info : list_fields<Section>())
-            paths.push_back(std::string(name) + "." + info.name);
+        for_each_alternative<Section>([&]<class Struct>() {
+            for (const FieldInfo& info : list_fields<Struct>())
+                paths.push_back(std::string(name) + "." + info.name);
+        });
     });
     return paths;
 }
@@ -125,7 +127,7 @@ quant::QuantConfig quant_config_from_overrides(const std::vector<std::string>& o
 void adopt_adapter_config(RunConfig& config) {
     if (!config.model.adapter) return;
     const std::filesystem::path file = *config.model.adapter / "adapter_config.json";
-    const adapters::LoraConfig adapter = adapters::read_adapter_config(file);
+    const adapters::PeftConfig adapter = adapters::read_adapter_config(file);
     FaultList faults;
     if (config.has_peft_section) {
         for (const std::string& difference : adapters::differences(config.peft, adapter)) {
@@ -135,9 +137,9 @@ void adopt_adapter_config(RunConfig& config) {
     }
     faults.throw_if_any<ConfigError>(file.string());
     // The base's name is this run's own, not that of the run which made the adapter.
-    const std::optional<std::string> base = config.peft.base_model_name_or_path;
+    const std::optional<std::string> base = adapters::base_name(config.peft);
     config.peft = adapter;
-    config.peft.base_model_name_or_path = base;
+    adapters::base_name(config.peft) = base;
 }
 
 void adopt_stored_quantization(RunConfig& config, const std::optional<quant::QuantConfig>& stored) {
@@ -173,8 +175,8 @@ std::vector<std::string> resume_differences(const RunConfig& saved, const RunCon
     const Json before = run_config_json(saved);
     const Json after = run_config_json(now);
     std::vector<std::string> out;
-    RunConfig::sections(RunConfig{}, [&]<class Section>(const char* name, const Section&, bool) {
-        for (const FieldInfo& info : list_fields<Section>()) {
+    RunConfig::sections(now, [&](const char* name, const auto& section, bool) {
+        for (const FieldInfo& info : list_fields_of(section)) {
             if (info.fixed || info.free_on_resume) continue;
             const Json& old_value = before[name][info.name];
             const Json& new_value = after[name][info.name];

@@ -103,7 +103,7 @@ void resolve_defaults(RunConfig& config, ReadState& state) {
 void check_combinations(const RunConfig& config, FaultList& faults) {
     check_model(config, faults);
     check_quantization(config.quantization, faults);
-    adapters::check_lora_config(config.peft, "peft", faults);
+    adapters::check_config(config.peft, "peft", faults);
     check_data(config, faults);
     check_training(config, faults);
 }

@@ -18,6 +18,16 @@ std::string not_built_yet(const std::vector<FieldInfo>& infos) {
     return names;
 }
 
+// Which of a section's forms it is: " with peft_type LORA"; nothing where there is one.
+template <class Section, class Struct>
+std::string chosen_by() {
+    if constexpr (kIsVariant<Section>) {
+        if constexpr (std::variant_size_v < Section >> 1)
+            return std::string(" with ") + Struct::kTagName + " " + std::string(enum_name(Struct::kTag));
+    }
+    return "";
+}
+
 // A bar would end the cell.
 std::string markdown_cell(const std::string& text) {
     std::string out;
@@ -35,17 +45,20 @@ std::string config_help_text() {
         "run.json has the sections below. Unknown keys are errors; relative paths are relative to the file.\n"
         "--set section.key=value changes one setting (the value is JSON, or else a bare string).\n";
     RunConfig::sections(RunConfig{}, [&]<class Section>(const char* name, const Section&, bool is_required) {
-        out += "\n" + std::string(name) + (is_required ? "" : "  (may be left out)") + "\n";
-        const std::vector<FieldInfo> infos = list_fields<Section>();
-        for (const FieldInfo& info : infos) {
-            if (info.fixed) continue;
-            const std::string default_text =
-                info.default_text == "required" ? "required" : "default " + info.default_text;
-            out += "  " + info.name + "  (" + value_text(info) + "; " + default_text + ")\n      " +
-                   info.help + "\n";
-        }
-        const std::string others = not_built_yet(infos);
-        if (!others.empty()) out += "  Known, but accepted only at their defaults: " + others + "\n";
+        for_each_alternative<Section>([&]<class Struct>() {
+            out += "\n" + std::string(name) + chosen_by<Section, Struct>() +
+                   (is_required ? "" : "  (may be left out)") + "\n";
+            const std::vector<FieldInfo> infos = list_fields<Struct>();
+            for (const FieldInfo& info : infos) {
+                if (info.fixed) continue;
+                const std::string default_text =
+                    info.default_text == "required" ? "required" : "default " + info.default_text;
+                out += "  " + info.name + "  (" + value_text(info) + "; " + default_text + ")\n      " +
+                       info.help + "\n";
+            }
+            const std::string others = not_built_yet(infos);
+            if (!others.empty()) out += "  Known, but accepted only at their defaults: " + others + "\n";
+        });
     });
     return out;
 }
@@ -53,19 +66,21 @@ std::string config_help_text() {
 std::string config_table_markdown() {
     std::string out;
     RunConfig::sections(RunConfig{}, [&]<class Section>(const char* name, const Section&, bool) {
-        out += "### `" + std::string(name) +
-               "`\n\n| setting | value | default | meaning |\n| --- | --- | --- | --- |\n";
-        const std::vector<FieldInfo> infos = list_fields<Section>();
-        for (const FieldInfo& info : infos) {
-            if (info.fixed) continue;
-            const std::string default_text =
-                info.default_text == "required" ? "required" : "`" + info.default_text + "`";
-            out += "| `" + info.name + "` | " + markdown_cell(value_text(info)) + " | " + default_text +
-                   " | " + markdown_cell(info.help) + " |\n";
-        }
-        const std::string others = not_built_yet(infos);
-        if (!others.empty()) out += "\nKnown, but accepted only at their defaults: " + others + ".\n";
-        out += "\n";
+        for_each_alternative<Section>([&]<class Struct>() {
+            out += "### `" + std::string(name) + "`" + chosen_by<Section, Struct>() +
+                   "\n\n| setting | value | default | meaning |\n| --- | --- | --- | --- |\n";
+            const std::vector<FieldInfo> infos = list_fields<Struct>();
+            for (const FieldInfo& info : infos) {
+                if (info.fixed) continue;
+                const std::string default_text =
+                    info.default_text == "required" ? "required" : "`" + info.default_text + "`";
+                out += "| `" + info.name + "` | " + markdown_cell(value_text(info)) + " | " + default_text +
+                       " | " + markdown_cell(info.help) + " |\n";
+            }
+            const std::string others = not_built_yet(infos);
+            if (!others.empty()) out += "\nKnown, but accepted only at their defaults: " + others + ".\n";
+            out += "\n";
+        });
     });
     return out;
 }

@@ -60,12 +60,10 @@ std::vector<std::filesystem::path> files_beside_weights(const std::filesystem::p
 }
 
 LoadedModel load_model(const ModelFolder& folder, const quant::QuantConfig& quantization,
-                       const adapters::LoraConfig* peft, const std::optional<std::filesystem::path>& adapter,
+                       const adapters::PeftConfig* peft, const std::optional<std::filesystem::path>& adapter,
                        std::int64_t seed, at::Device device, std::optional<bool> keep_dense) {
     std::vector<std::string> whole;
-    if (peft != nullptr) {
-        whole = adapters::match_targets(*peft, adapters::adaptable_model(folder.config)).modules_to_save;
-    }
+    if (peft != nullptr) whole = adapters::plan_adapter(*peft, folder.config).modules_to_save;
     models::LoadOptions options{.quantization = quantization,
                                 .compute_dtype = compute_dtype(quantization, device),
                                 .device = device,
@@ -76,7 +74,7 @@ LoadedModel load_model(const ModelFolder& folder, const quant::QuantConfig& quan
     out.model = models::load_base(folder.checkpoint, folder.config, options);
     if (peft != nullptr) {
         out.adaptation = adapters::inject(*out.model, *peft, static_cast<std::uint64_t>(seed));
-        for (const std::string& warning : out.adaptation.warnings) spdlog::warn("{}", warning);
+        for (const std::string& warning : out.adaptation.plan.warnings) spdlog::warn("{}", warning);
         if (adapter) adapters::load_adapter_weights(*adapter, folder.config, out.adaptation);
     }
     out.model->to(device);

@@ -50,7 +50,7 @@ struct LoadedModel {
 /// folder whose tensors are taken. Everything lies on `device`. `keep_dense`: whether forms of the frozen
 /// matrices that products read are kept besides; null: when memory allows.
 LoadedModel load_model(const ModelFolder& folder, const quant::QuantConfig& quantization,
-                       const adapters::LoraConfig* peft, const std::optional<std::filesystem::path>& adapter,
+                       const adapters::PeftConfig* peft, const std::optional<std::filesystem::path>& adapter,
                        std::int64_t seed, at::Device device, std::optional<bool> keep_dense = std::nullopt);
 
 /// Metadata of an adapter trained on this folder (fingerprints of base and tokenizer, the quantization; of a

@@ -295,7 +295,7 @@ int Run::train() {
     LoadedModel loaded = load_model(*folder_, config_.quantization, &config_.peft, config_.model.adapter,
                                     config_.training.seed, device_, memory_->keep_dense);
     spdlog::info("{} trainable of {} parameters, {} adapters", loaded.adaptation.trainable_elements(),
-                 loaded.model->parameter_count(), loaded.adaptation.targets.size());
+                 loaded.model->parameter_count(), loaded.adaptation.plan.targets.size());
     const std::unique_ptr<train::Callback> progress = make_progress(program_.quiet());
     train::Trainer trainer(
         {.model = loaded.model.get(),

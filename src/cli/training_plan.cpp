@@ -3,19 +3,10 @@
 #include <algorithm>
 
 #include "compute_dtype.h"
-#include "qlora/adapters/trained_tensors.h"
+#include "qlora/adapters/plan.h"
 #include "qlora/train/adamw.h"
 
 namespace qlora::cli {
-namespace {
-
-std::vector<adapters::TrainedTensor> trained_tensors(const RunConfig& config,
-                                                     const models::DecoderSpec& model) {
-    return adapters::trained_tensors(adapters::match_targets(config.peft, adapters::adaptable_model(model)),
-                                     model);
-}
-
-}  // namespace
 
 data::BatchPlanOptions batch_plan_options(const RunConfig& config) {
     return {.per_device_train_batch_size = config.training.per_device_train_batch_size,
@@ -54,7 +45,7 @@ void set_micro_batch(train::MemoryRequest& request, const RunConfig& config, con
 
 void set_trained(train::MemoryRequest& request, const RunConfig& config, const models::DecoderSpec& model) {
     request.trained_elements = request.moment_bytes = 0;
-    for (const adapters::TrainedTensor& tensor : trained_tensors(config, model)) {
+    for (const adapters::TrainedTensor& tensor : adapters::plan_adapter(config.peft, model).trained) {
         const std::int64_t elements = adapters::trained_elements({tensor});
         request.trained_elements += elements;
         request.moment_bytes += train::moment_bytes(elements, config.training.optim);

@@ -56,19 +56,19 @@ AdamW::Moment AdamW::make_moment(std::string key, const at::Tensor& parameter, O
     return moment;
 }
 
-AdamW::AdamW(const std::vector<nn::TrainableParameter>& parameters, const TrainingConfig& config)
+AdamW::AdamW(const std::vector<nn::Parameter>& parameters, const TrainingConfig& config)
     : beta1_(config.adam_beta1),
       beta2_(config.adam_beta2),
       eps_(config.adam_epsilon),
       weight_decay_(config.weight_decay) {
     std::int64_t room = 0;
-    for (const nn::TrainableParameter& parameter : parameters) {
+    for (const nn::Parameter& parameter : parameters) {
         room += gradient_room(parameter.tensor.numel());
     }
     const at::Device device = parameters.empty() ? at::kCPU : parameters.front().tensor.device();
     gradients_ = at::zeros({room}, at::TensorOptions(device).dtype(at::kFloat));
     std::int64_t offset = 0;
-    for (const nn::TrainableParameter& parameter : parameters) {
+    for (const nn::Parameter& parameter : parameters) {
         at::Tensor tensor = parameter.tensor;
         tensor.mutable_grad() = gradients_.narrow(0, offset, tensor.numel()).view(tensor.sizes());
         offset += gradient_room(tensor.numel());
@@ -168,8 +168,8 @@ std::string AdamW::nonfinite_tensor() const {
     return {};
 }
 
-std::vector<nn::TrainableParameter> AdamW::state() const {
-    std::vector<nn::TrainableParameter> out;
+std::vector<nn::Parameter> AdamW::state() const {
+    std::vector<nn::Parameter> out;
     for (const Slot& slot : slots_) {
         for (const Moment* moment : {&slot.exp_avg, &slot.exp_avg_sq}) {
             out.push_back({moment->key, moment->values});
@@ -181,13 +181,13 @@ std::vector<nn::TrainableParameter> AdamW::state() const {
 
 void AdamW::load_state(const std::filesystem::path& file, std::int64_t steps) {
     const io::SafetensorsFile source(file);
-    const std::vector<nn::TrainableParameter> targets = state();
+    const std::vector<nn::Parameter> targets = state();
     FaultList faults;
     if (source.tensors().size() != targets.size()) {
         faults.add("", "holds " + std::to_string(source.tensors().size()) + " tensors, the run needs " +
                            std::to_string(targets.size()));
     }
-    for (const nn::TrainableParameter& target : targets) {
+    for (const nn::Parameter& target : targets) {
         const io::TensorView* view = source.find(target.key);
         if (view == nullptr || at::IntArrayRef(view->shape) != target.tensor.sizes() ||
             view->dtype != quant::dtype_of(target.tensor.scalar_type())) {

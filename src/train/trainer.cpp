@@ -231,8 +231,12 @@ void Trainer::prove_adapters(double learning_rate) {
     FaultList faults;
     std::vector<std::string> still_zero;
     std::size_t adapters = 0;
-    for (const nn::TrainableParameter& parameter : input_.adaptation->parameters) {
-        if (!parameter.key.ends_with("lora_B.weight")) continue;
+    std::string kind;
+    for (std::size_t i = 0; i < input_.adaptation->parameters.size(); ++i) {
+        const nn::Parameter& parameter = input_.adaptation->parameters[i];
+        const adapters::TrainedTensor& planned = input_.adaptation->plan.trained[i];
+        if (!planned.leaves_zero) continue;
+        kind = planned.name.substr(0, planned.name.find('.'));
         ++adapters;
         const at::Tensor value = parameter.tensor.detach();
         if (!value.isfinite().all().item<bool>()) {
@@ -244,8 +248,8 @@ void Trainer::prove_adapters(double learning_rate) {
     faults.throw_if_any<NonFiniteError>(kHeadline);
     if (!still_zero.empty()) {
         const std::string text =
-            fmt::format("{} of {} lora_B are still zero, so these adapters get no gradient ({})",
-                        still_zero.size(), adapters, first_names(still_zero));
+            fmt::format("{} of {} {} are still zero, so these adapters get no gradient ({})",
+                        still_zero.size(), adapters, kind, first_names(still_zero));
         if (still_zero.size() == adapters) throw NonFiniteError(std::string(kHeadline) + ": " + text);
         // Legal where a row says nothing about them: q and k learn nothing from positions that see one key.
         spdlog::warn("after the first update {}", text);

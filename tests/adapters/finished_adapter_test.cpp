@@ -6,7 +6,7 @@
 
 #include "qlora/adapters/inject.h"
 #include "qlora/adapters/peft_format.h"
-#include "qlora/adapters/trained_tensors.h"
+#include "qlora/adapters/plan.h"
 #include "qlora/core/error.h"
 #include "qlora/models/base_loader.h"
 #include "support/tiny_model.h"
@@ -37,8 +37,8 @@ class FinishedAdapter : public testing::Test {
     }
     /// Writes the tensors under other keys.
     void rename_keys(const std::function<std::string(std::string)>& rename) {
-        std::vector<nn::TrainableParameter> tensors = adaptation_.parameters;
-        for (nn::TrainableParameter& tensor : tensors) tensor.key = rename(tensor.key);
+        std::vector<nn::Parameter> tensors = adaptation_.parameters;
+        for (nn::Parameter& tensor : tensors) tensor.key = rename(tensor.key);
         tensors.insert(tensors.end(), extra_.begin(), extra_.end());
         save_tensors(folder_ / kAdapterWeightsFile, tensors, {});
     }
@@ -50,19 +50,18 @@ class FinishedAdapter : public testing::Test {
     /// Modules that the loaded configuration adapts, its tensors checked against the file's.
     std::vector<std::string> adapted() const {
         const AdapterFile file(folder_.path(), config_);
-        const LoraConfig lora = load_finished_adapter(folder_.path(), file, config_);
-        const MatchResult match = match_targets(lora, adaptable_model(config_));
+        const Plan plan = plan_adapter(load_finished_adapter(folder_.path(), file, config_), config_);
         std::vector<io::TensorSpec> expected;
-        for (const TrainedTensor& tensor : trained_tensors(match, config_))
+        for (const TrainedTensor& tensor : plan.trained)
             expected.push_back({tensor.key, io::DType::kF32, tensor.shape});
         check_adapter_tensors(file, expected);
         std::vector<std::string> out;
-        for (const Target& target : match.targets) out.push_back(target.path);
+        for (const Target& target : plan.targets) out.push_back(target.path);
         return out;
     }
     std::vector<std::string> all() const {
         std::vector<std::string> out;
-        for (const Target& target : adaptation_.targets) out.push_back(target.path);
+        for (const Target& target : adaptation_.plan.targets) out.push_back(target.path);
         return out;
     }
     std::string fault() const {
@@ -82,7 +81,7 @@ class FinishedAdapter : public testing::Test {
     test::TempDir folder_;
     models::DecoderSpec config_;
     Adaptation adaptation_;
-    std::vector<nn::TrainableParameter> extra_;
+    std::vector<nn::Parameter> extra_;
 };
 
 std::string replaced(std::string text, const std::string& from, const std::string& to) {
@@ -97,7 +96,7 @@ TEST_F(FinishedAdapter, KeysWithTheAdaptersNameInThemAreTheSame) {
     });
     EXPECT_EQ(adapted(), all());
     const AdapterFile file(folder_.path(), config_);
-    for (const nn::TrainableParameter& parameter : adaptation_.parameters)
+    for (const nn::Parameter& parameter : adaptation_.parameters)
         EXPECT_TRUE(file.find(parameter.key)->name.find(".default.") != std::string::npos);
     // Both spellings of one tensor contradict each other.
     extra_.push_back(adaptation_.parameters.front());
@@ -174,7 +173,7 @@ TEST_F(FinishedAdapter, NamesThatMatchNothingDoNotStopTensorsThatDo) {
     EXPECT_EQ(adapted(), all());
     set("modules_to_save", Json::array({"classifier"}));
     EXPECT_EQ(adapted(), all());
-    EXPECT_THROW(match_targets(load_adapter_config(folder_.path()), adaptable_model(config_)), ConfigError);
+    EXPECT_THROW(plan_adapter(load_adapter_config(folder_.path()), config_), ConfigError);
 }
 
 TEST_F(FinishedAdapter, WhereAllNamesFitTheyAreStrict) {
@@ -204,7 +203,7 @@ TEST(InjectedAdapter, SaysOfDenseWeightsThatTheyAreStoredInColumns) {
             LoraConfig lora;
             lora.target_modules = NameList{target};
             const Json saved =
-                parse_json(adapter_config_text(inject(*model, lora, 1).config), kAdapterConfigFile);
+                parse_json(adapter_config_text(inject(*model, lora, 1).plan.config), kAdapterConfigFile);
             EXPECT_EQ(saved["fan_in_fan_out"], !quantized && std::string(target) == "q_proj") << target;
         }
     }

@@ -61,7 +61,7 @@ class Merge : public testing::Test {
         test::write_file(model_ / "config.json", kConfig);
         const models::DecoderSpec config = models::load_decoder_spec(model_);
         models::CausalLM empty(config, at::kFloat);
-        std::vector<nn::TrainableParameter> tensors{{"model.embed_tokens.weight", random({50, 60}, 1)}};
+        std::vector<nn::Parameter> tensors{{"model.embed_tokens.weight", random({50, 60}, 1)}};
         for (const nn::Linear* linear : empty.linears()) {
             tensors.push_back({linear->path() + ".weight",
                                random({linear->out_features(), linear->in_features()}, tensors.size() + 1)});
@@ -136,7 +136,7 @@ TEST_F(Merge, ATrainedHeadComesBesideAnEmbeddingStoredAsTheHead) {
     const Adaptation adaptation = inject(*trained, lora, 7);
     {
         const at::NoGradGuard off;
-        for (const nn::TrainableParameter& parameter : adaptation.parameters) {
+        for (const nn::Parameter& parameter : adaptation.parameters) {
             if (parameter.key.ends_with("lm_head.weight")) at::Tensor(parameter.tensor).add_(1.0);
         }
     }
@@ -186,7 +186,7 @@ TEST_F(Merge, MatricesLargerThanABlockAreMergedRowByRow) {
 TEST_F(Merge, DequantizedValuesAreThoseThatTrainingSaw) {
     quantization_.bnb_4bit_compute_dtype = quant::ComputeDtype::kBfloat16;
     const std::filesystem::path file = adapter_ / kAdapterWeightsFile;
-    std::vector<nn::TrainableParameter> tensors;
+    std::vector<nn::Parameter> tensors;
     std::map<std::string, std::string> metadata;
     {
         const io::SafetensorsFile old(file);

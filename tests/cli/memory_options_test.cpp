@@ -20,8 +20,8 @@ models::DecoderSpec small_llama() {
 
 RunConfig small_run() {
     RunConfig config;
-    config.peft.r = 8;
-    config.peft.target_modules = "all-linear";
+    std::get<adapters::LoraConfig>(config.peft).r = 8;
+    std::get<adapters::LoraConfig>(config.peft).target_modules = "all-linear";
     config.training.per_device_train_batch_size = 8;
     config.training.gradient_accumulation_steps = 2;
     return config;
@@ -94,10 +94,10 @@ TEST(MemoryOptions, each_is_planned_as_the_changed_run_would_be) {
     changed.training.per_device_train_batch_size = 4;
     EXPECT_EQ(options.at("training.per_device_train_batch_size: 4"), needed(changed));
     changed = config;
-    changed.peft.r = 4;
+    std::get<adapters::LoraConfig>(changed.peft).r = 4;
     EXPECT_EQ(options.at("peft.r: 4"), needed(changed));
     changed = config;
-    changed.peft.target_modules = adapters::NameList{"q_proj", "v_proj"};
+    std::get<adapters::LoraConfig>(changed.peft).target_modules = adapters::NameList{"q_proj", "v_proj"};
     EXPECT_EQ(options.at(R"(peft.target_modules: ["q_proj", "v_proj"])"), needed(changed));
     EXPECT_EQ(options.at("training.gradient_checkpointing: true"),
               needed(config, some_rows(), nn::Recomputation::kLayers));
@@ -114,7 +114,7 @@ TEST(MemoryOptions, each_is_planned_as_the_changed_run_would_be) {
 TEST(MemoryOptions, follow_what_is_set) {
     RunConfig config = small_run();
     config.quantization.load_in_4bit = false;
-    config.peft.modules_to_save = adapters::NameList{"lm_head"};
+    std::get<adapters::LoraConfig>(config.peft).modules_to_save = adapters::NameList{"lm_head"};
     auto options = options_of(config, nn::Recomputation::kLayers);
     EXPECT_FALSE(options.contains("training.gradient_checkpointing: true")) << "is so already";
     RunConfig changed = config;
@@ -124,7 +124,7 @@ TEST(MemoryOptions, follow_what_is_set) {
     EXPECT_TRUE(options.contains("peft.modules_to_save: null"));
 
     config.data.max_tokens_per_batch = 400;
-    config.peft.r = 1;
+    std::get<adapters::LoraConfig>(config.peft).r = 1;
     options = options_of(config);
     EXPECT_TRUE(options.contains("data.max_tokens_per_batch: 200"));
     for (const auto& [setting, bytes] : options) {
@@ -157,7 +157,7 @@ TEST(MemoryOptions, name_the_linears_that_the_model_has) {
 
 TEST(MemoryOptions, what_contradicts_the_other_settings_is_none) {
     RunConfig config = small_run();
-    config.peft.exclude_modules = adapters::NameList{"q_proj", "v_proj"};
+    std::get<adapters::LoraConfig>(config.peft).exclude_modules = adapters::NameList{"q_proj", "v_proj"};
     EXPECT_EQ(peft_options(config, small_llama()), std::vector<std::string>{"peft.r: 4"});
 }
 

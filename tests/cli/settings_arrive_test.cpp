@@ -177,8 +177,8 @@ TEST_F(SettingsArrive, every_setting_has_an_entry_and_no_entry_is_of_another) {
     std::set<std::string> known;
     for (const Entry& entry : entries(runs()))
         EXPECT_TRUE(known.insert(entry.setting).second) << entry.setting;
-    RunConfig::sections(RunConfig{}, [&]<class Section>(const char* name, const Section&, bool) {
-        for (const FieldInfo& info : list_fields<Section>()) {
+    RunConfig::sections(RunConfig{}, [&](const char* name, const auto& section, bool) {
+        for (const FieldInfo& info : list_fields_of(section)) {
             if (info.fixed) continue;  // refused at any other value: rules/run_config_bad_test.cpp
             EXPECT_EQ(known.erase(std::string(name) + "." + info.name), 1U) << info.name << " has no entry";
         }

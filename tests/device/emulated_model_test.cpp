@@ -98,7 +98,7 @@ Outcome run(const Case& value, const Settings& settings) {
         .training = true, .recomputation = settings.recomputation, .seed = 9, .micro_step = 4};
     Outcome out;
     for (int pass = 0; pass < 2; ++pass) {  // the second meets matrices that were prepared ahead
-        for (const nn::TrainableParameter& parameter : adaptation.parameters) {
+        for (const nn::Parameter& parameter : adaptation.parameters) {
             parameter.tensor.mutable_grad() = at::Tensor();
         }
         const at::Tensor hidden = model->forward(there, context, there.rows);
@@ -106,7 +106,7 @@ Outcome run(const Case& value, const Settings& settings) {
         loss.backward(at::full_like(loss, settings.loss_scale));
         out.loss = loss.item<double>();
     }
-    for (const nn::TrainableParameter& parameter : adaptation.parameters) {
+    for (const nn::Parameter& parameter : adaptation.parameters) {
         out.gradients[parameter.key] = parameter.tensor.grad() / settings.loss_scale;
     }
     const at::AutoGradMode no_gradients(false);

@@ -81,13 +81,15 @@ TEST(RunConfigFaults, of_other_programs_words_say_which_setting_it_is) {
 
 TEST(RunConfigFaults, of_a_setting_in_another_section_name_its_own) {
     RunConfig::sections(RunConfig{}, [&]<class Section>(const char* name, const Section&, bool) {
-        for (const FieldInfo& info : list_fields<Section>()) {
-            const std::string path = std::string(name) + "." + info.name;
-            EXPECT_NE(
-                run_fault(with_section("\"" + info.name + "\": 1")).find("did you mean \"" + path + "\"?"),
-                std::string::npos)
-                << path;
-        }
+        for_each_alternative<Section>([&]<class Struct>() {
+            for (const FieldInfo& info : list_fields<Struct>()) {
+                const std::string path = std::string(name) + "." + info.name;
+                EXPECT_NE(run_fault(with_section("\"" + info.name + "\": 1"))
+                              .find("did you mean \"" + path + "\"?"),
+                          std::string::npos)
+                    << path;
+            }
+        });
     });
     EXPECT_NE(
         run_fault(with_training("\"group_by_length\": true")).find("did you mean \"data.group_by_length\"?"),

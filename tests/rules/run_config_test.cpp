@@ -28,7 +28,7 @@ TEST(RunConfig, defaults_are_those_of_the_documentation) {
     EXPECT_TRUE(config.quantization.bnb_4bit_use_double_quant);
     EXPECT_EQ(config.quantization.bnb_4bit_blocksize, 64);
     EXPECT_FALSE(config.has_peft_section);
-    EXPECT_EQ(config.peft, adapters::LoraConfig{});
+    EXPECT_EQ(config.peft, adapters::PeftConfig(adapters::LoraConfig{}));
     EXPECT_EQ(config.data.max_length, 1024);
     EXPECT_EQ(config.data.overlong, data::Overlong::kDrop);
     EXPECT_EQ(config.data.train_on, data::TrainOn::kAssistant);
@@ -153,7 +153,7 @@ TEST(RunConfig, the_last_override_of_a_setting_wins) {
 TEST(RunConfig, an_override_can_open_a_section) {
     const RunConfig config = run_of(kSmallest, {"peft.r=3"});
     EXPECT_TRUE(config.has_peft_section);
-    EXPECT_EQ(config.peft.r, 3);
+    EXPECT_EQ(std::get<adapters::LoraConfig>(config.peft).r, 3);
 }
 
 TEST(RunConfig, a_pasted_adapter_config_is_a_peft_section) {
@@ -165,7 +165,7 @@ TEST(RunConfig, a_pasted_adapter_config_is_a_peft_section) {
                        {"data", {{"train", "t"}}},
                        {"training", {{"output_dir", "o"}}},
                        {"peft", peft}};
-    EXPECT_EQ(run_of(root.dump()).peft, adapter);
+    EXPECT_EQ(run_of(root.dump()).peft, adapters::PeftConfig(adapter));
 }
 
 TEST(RunConfig, the_resolved_configuration_reads_back_the_same) {
@@ -269,7 +269,7 @@ TEST(RunConfig, going_on_from_an_adapter_takes_its_configuration) {
 
     RunConfig config = run_of(kSmallest, {from});
     adopt_adapter_config(config);
-    EXPECT_EQ(config.peft.r, 5);
+    EXPECT_EQ(std::get<adapters::LoraConfig>(config.peft).r, 5);
 
     RunConfig same = run_of(kSmallest, {from, "peft.r=5", "peft.target_modules=[\"q_proj\"]"});
     EXPECT_NO_THROW(adopt_adapter_config(same));

@@ -4,6 +4,7 @@
 #include <iterator>
 #include <string>
 
+#include "qlora/adapters/peft_config.h"
 #include "qlora/adapters/target_matching.h"
 #include "qlora/core/error.h"
 #include "qlora/models/decoder_spec.h"
@@ -58,7 +59,7 @@ int main() {
     try {
         const std::string text{std::istreambuf_iterator<char>(std::cin), std::istreambuf_iterator<char>()};
         const Json request = qlora::parse_json(text, "stdin");
-        const LoraConfig config = parse_adapter_config(request.at("config"), "config");
+        const auto config = std::get<LoraConfig>(parse_adapter_config(request.at("config"), "config"));
         const MatchResult result = match_targets(config, read_model(request));
         std::cout << describe(result).dump() << "\n";
         return 0;

@@ -68,7 +68,7 @@ qlora::adapters::Adaptation adapt(qlora::models::CausalLM& model, const Json& re
                                    request.value("seed", 1));
 }
 
-using Tensors = std::vector<qlora::nn::TrainableParameter>;
+using Tensors = std::vector<qlora::nn::Parameter>;
 
 /// What the linears multiply with, and how it is stored.
 void put_states(qlora::models::CausalLM& model, Tensors& out) {

@@ -16,15 +16,15 @@ namespace {
 
 using test::TempDir;
 
-std::vector<nn::TrainableParameter> two_parameters() {
-    std::vector<nn::TrainableParameter> out;
+std::vector<nn::Parameter> two_parameters() {
+    std::vector<nn::Parameter> out;
     out.push_back({"a.weight", at::arange(12, at::kFloat).reshape({3, 4}).div(7).set_requires_grad(true)});
     out.push_back({"b.bias", at::ones({5}, at::kFloat).set_requires_grad(true), false});
     return out;
 }
 
-void step_with_gradients(train::AdamW& optimizer, std::vector<nn::TrainableParameter>& parameters, int seed) {
-    for (nn::TrainableParameter& parameter : parameters) {
+void step_with_gradients(train::AdamW& optimizer, std::vector<nn::Parameter>& parameters, int seed) {
+    for (nn::Parameter& parameter : parameters) {
         const auto numbers = at::arange(parameter.tensor.numel(), at::kFloat).add(seed).sin();
         parameter.tensor.mutable_grad().copy_(numbers.reshape(parameter.tensor.sizes()));
     }
@@ -32,7 +32,7 @@ void step_with_gradients(train::AdamW& optimizer, std::vector<nn::TrainableParam
 }
 
 /// One of them just large enough for 8-bit moments, with a short last block.
-std::vector<nn::TrainableParameter> large_and_small() {
+std::vector<nn::Parameter> large_and_small() {
     auto out = two_parameters();
     out.push_back({"c.weight", at::arange(4097, at::kFloat).div(5000).set_requires_grad(true)});
     out.push_back({"d.weight", at::arange(4095, at::kFloat).div(5000).set_requires_grad(true)});
@@ -47,7 +47,7 @@ train::TrainingConfig eight_bits() {
 }
 
 /// Three steps, saved, loaded and three more, against six.
-void expect_equal_resume(const std::function<std::vector<nn::TrainableParameter>()>& parameters,
+void expect_equal_resume(const std::function<std::vector<nn::Parameter>()>& parameters,
                          const train::TrainingConfig& config) {
     const TempDir folder;
     auto straight = parameters(), resumed = parameters();
@@ -89,7 +89,7 @@ TEST(AdamWState, only_large_tensors_have_8_bit_moments_and_their_scales_are_save
     train::AdamW optimizer(parameters, eight_bits());
     step_with_gradients(optimizer, parameters, 1);
     std::vector<std::string> keys;
-    for (const nn::TrainableParameter& each : optimizer.state()) {
+    for (const nn::Parameter& each : optimizer.state()) {
         keys.push_back(each.key);
         const bool is_large = each.key.find("c.weight") != std::string::npos;
         const bool is_scale = each.key.ends_with(".absmax");
@@ -157,7 +157,7 @@ TEST(AdamWState, what_does_not_fit_is_refused_with_every_key) {
     const TempDir folder;
     auto parameters = two_parameters();
     train::AdamW optimizer(parameters, {});
-    const auto load = [&](std::vector<nn::TrainableParameter> state) -> std::string {
+    const auto load = [&](std::vector<nn::Parameter> state) -> std::string {
         adapters::save_tensors(folder / "state.safetensors", state, {});
         try {
             optimizer.load_state(folder / "state.safetensors", 1);

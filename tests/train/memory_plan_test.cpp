@@ -62,7 +62,7 @@ TEST(MemoryPlan, moments_are_planned_as_the_optimizer_makes_them) {
         train::TrainingConfig config;
         config.optim = type;
         std::int64_t planned = 0, made = 0;
-        std::vector<nn::TrainableParameter> parameters;
+        std::vector<nn::Parameter> parameters;
         for (const std::int64_t elements : {3, 4095, 4096, 5000}) {
             parameters.push_back(
                 {std::to_string(elements), at::zeros({elements}, at::kFloat).set_requires_grad(true)});

@@ -166,8 +166,8 @@ std::filesystem::path checkpoint_with_moment(TinyRun& run, const std::string& ke
         }
         train::AdamW optimizer(run.adaptation.parameters, run.training);
         optimizer.load_state(folder / "optimizer.safetensors", 2);
-        std::vector<nn::TrainableParameter> state = optimizer.state();
-        for (nn::TrainableParameter& moment : state) {
+        std::vector<nn::Parameter> state = optimizer.state();
+        for (nn::Parameter& moment : state) {
             if (moment.key.ends_with(key)) moment.tensor.view(-1)[0] = value;
         }
         adapters::save_tensors(temporary / "optimizer.safetensors", state, {});
@@ -211,7 +211,7 @@ TEST(NonFinite, an_update_that_overflows_ends_the_run_on_that_very_step) {
 
 /// Takes their gradient from the lora_B that `is_dead` chooses.
 void deaden(const TinyRun& run, const std::function<bool(const std::string&)>& is_dead) {
-    for (const nn::TrainableParameter& each : run.adaptation.parameters) {
+    for (const nn::Parameter& each : run.adaptation.parameters) {
         if (!each.key.ends_with("lora_B.weight") || !is_dead(each.key)) continue;
         each.tensor.register_hook([](const at::Tensor& gradient) { return at::zeros_like(gradient); });
     }
@@ -248,7 +248,7 @@ TEST(NonFinite, after_the_first_update_every_b_has_moved) {
     run.training.max_steps = 1;
     run.run();
     std::int64_t count = 0;
-    for (const nn::TrainableParameter& parameter : run.adaptation.parameters) {
+    for (const nn::Parameter& parameter : run.adaptation.parameters) {
         if (!parameter.key.ends_with("lora_B.weight")) continue;
         ++count;
         EXPECT_TRUE(parameter.tensor.detach().any().item<bool>()) << parameter.key;

@@ -68,7 +68,7 @@ Gradients gradients_of(const RecomputedCase& value, Recomputation level) {
     const data::StepPlan plan{.micro_batches = {{0, 1}, {2}}};
     const nn::ForwardContext context{.training = true, .recomputation = level, .seed = 4, .micro_step = 6};
     Gradients out{.loss = train::accumulate_gradients(*model, rows(), plan, context, 1.0, {}).loss};
-    for (const nn::TrainableParameter& parameter : adaptation.parameters) {
+    for (const nn::Parameter& parameter : adaptation.parameters) {
         out.of_parameters.push_back(parameter.tensor.grad());
     }
     return out;

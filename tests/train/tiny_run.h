@@ -72,7 +72,7 @@ class TinyRun {
 
     /// The parameter whose key ends like that; the first of several.
     at::Tensor parameter(const std::string& ending) const {
-        for (const nn::TrainableParameter& each : adaptation.parameters) {
+        for (const nn::Parameter& each : adaptation.parameters) {
             if (each.key.ends_with(ending)) return each.tensor;
         }
         throw std::out_of_range(ending);
@@ -80,8 +80,7 @@ class TinyRun {
 
     std::vector<at::Tensor> values() const {
         std::vector<at::Tensor> out;
-        for (const nn::TrainableParameter& each : adaptation.parameters)
-            out.push_back(each.tensor.detach().clone());
+        for (const nn::Parameter& each : adaptation.parameters) out.push_back(each.tensor.detach().clone());
         return out;
     }
 

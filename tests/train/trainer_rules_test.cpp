@@ -26,13 +26,13 @@ std::vector<at::Tensor> b_after_linear_step(double max_grad_norm, double factor,
     run.training.max_steps = 1;
     run.training.max_grad_norm = max_grad_norm;
     run.training.adam_epsilon = 1;  // far above any gradient
-    for (const nn::TrainableParameter& each : run.adaptation.parameters) {
+    for (const nn::Parameter& each : run.adaptation.parameters) {
         each.tensor.register_hook([factor](const at::Tensor& gradient) { return gradient * factor; });
     }
     run.run();
     norm = run.metrics().at(1).at("grad_norm").get<double>();
     std::vector<at::Tensor> out;
-    for (const nn::TrainableParameter& each : run.adaptation.parameters) {
+    for (const nn::Parameter& each : run.adaptation.parameters) {
         if (each.key.ends_with("lora_B.weight")) out.push_back(each.tensor.detach().clone());
     }
     return out;

@@ -1,34 +1,34 @@
 #pragma once
 
-#include <ATen/core/Tensor.h>
-
 #include <cstdint>
-#include <string>
+#include <memory>
 #include <vector>
 
-#include "qlora/adapters/lora_config.h"
-#include "qlora/adapters/target_matching.h"
+#include "qlora/adapters/peft_config.h"
+#include "qlora/adapters/plan.h"
 #include "qlora/models/causal_lm.h"
-#include "qlora/nn/trainable_parameter.h"
+#include "qlora/nn/parameter.h"
 
 namespace qlora::adapters {
 
+/// A method at work in one model, which it outlives or dies with.
+class Adapter {
+  public:
+    virtual ~Adapter() = default;
+    /// What trains, in the order of the plan.
+    virtual std::vector<nn::Parameter> parameters() const = 0;
+};
+
 /// What `inject` made of a model.
 struct Adaptation {
-    LoraConfig config;  ///< with `target_modules` expanded, as it is saved
-    std::vector<Target> targets;
-    std::vector<std::string> modules_to_save;  ///< module paths
-    std::vector<nn::TrainableParameter> parameters;
-    std::vector<std::string> warnings;
+    Plan plan;
+    std::unique_ptr<Adapter> adapter;
+    std::vector<nn::Parameter> parameters;  ///< of the adapter
 
     std::int64_t trainable_elements() const;
 };
 
-/// The modules of the decoder that PEFT would see, for matching.
-AdaptableModel adaptable_model(const models::DecoderSpec& decoder);
-
-/// Sets the adapters that `config` asks for and marks what trains; everything else stays frozen. Throws
-/// ConfigError.
-Adaptation inject(models::CausalLM& model, const LoraConfig& config, std::uint64_t seed);
+/// Sets what `config` asks for and marks what trains; everything else stays frozen. Throws ConfigError.
+Adaptation inject(models::CausalLM& model, const PeftConfig& config, std::uint64_t seed);
 
 }  // namespace qlora::adapters

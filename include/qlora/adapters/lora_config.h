@@ -1,52 +1,15 @@
 #pragma once
 
 #include <cstdint>
-#include <filesystem>
 #include <optional>
 #include <string>
-#include <utility>
 #include <variant>
 #include <vector>
 
+#include "qlora/adapters/peft_types.h"
 #include "qlora/core/fields.h"
 
 namespace qlora::adapters {
-
-enum class PeftType { kLora };
-constexpr EnumTable<PeftType, 1> enum_table(PeftType) {
-    return {{{"LORA", PeftType::kLora}}};
-}
-
-constexpr UnbuiltNames<12> unbuilt_names(PeftType) {
-    return {{{"IA3", "IA3's scaling vectors are not there yet"},
-             {"PROMPT_TUNING", "prompt tuning is not there yet"},
-             {"P_TUNING", "P-tuning is not there yet"},
-             {"PREFIX_TUNING", "prefix tuning is not there yet"},
-             {"BOTTLENECK", "bottleneck adapters are not there yet"},
-             {"ADALORA", "AdaLoRA, which moves ranks between layers, is not there; LORA has a rank_pattern"},
-             {"LOHA", "Hadamard products (LoHa) are not there"},
-             {"LOKR", "Kronecker products (LoKr) are not there"},
-             {"OFT", "orthogonal fine-tuning is not there"},
-             {"BOFT", "orthogonal fine-tuning is not there"},
-             {"VERA", "VeRA's shared random matrices are not there"},
-             {"TRAINABLE_TOKENS", "training single token rows is not there yet"}}};
-}
-
-enum class TaskType { kCausalLm };
-constexpr EnumTable<TaskType, 1> enum_table(TaskType) {
-    return {{{"CAUSAL_LM", TaskType::kCausalLm}}};
-}
-
-/// QUESTION_ANSWERING is no name of PEFT's, but often written.
-constexpr UnbuiltNames<6> unbuilt_names(TaskType) {
-    return {{{"SEQ_CLS", "a head that classifies whole sequences is not there yet"},
-             {"TOKEN_CLS", "a head that classifies each token is not there yet"},
-             {"QUESTION_ANS", "a head that marks the span of an answer is not there yet"},
-             {"QUESTION_ANSWERING",
-              "a head that marks the span of an answer (QUESTION_ANS in PEFT) is not there yet"},
-             {"FEATURE_EXTRACTION", "training a model for its hidden states is not there yet"},
-             {"SEQ_2_SEQ_LM", "models with an encoder and a decoder are not there yet"}}};
-}
 
 /// Which biases of the base train: none, all, or those of adapted layers.
 enum class BiasTraining { kNone, kAll, kLoraOnly };
@@ -64,17 +27,12 @@ constexpr EnumTable<InitLoraWeights, 3> enum_table(InitLoraWeights) {
              {"gaussian", InitLoraWeights::kGaussian}}};
 }
 
-using NameList = std::vector<std::string>;
-/// Null, a regular expression for the whole module path (or "all-linear"), or a list of path endings.
-using ModuleNames = std::variant<std::monostate, std::string, NameList>;
-using LayerIndices = std::variant<std::monostate, std::int64_t, std::vector<std::int64_t>>;
-/// Name or regular expression -> value. The first entry that matches wins, so the order counts.
-template <class T>
-using NamePatterns = std::vector<std::pair<std::string, T>>;
-
 /// PEFT's LoraConfig: the `peft` section of run.json and `adapter_config.json`.
 struct LoraConfig {
-    PeftType peft_type = PeftType::kLora;
+    static constexpr const char* kTagName = "peft_type";
+    static constexpr PeftType kTag = PeftType::kLora;
+
+    PeftType peft_type = kTag;
     std::optional<TaskType> task_type = TaskType::kCausalLm;
     std::optional<std::string> base_model_name_or_path;
     std::int64_t r = 8;
@@ -102,22 +60,7 @@ struct LoraConfig {
 
 /// Combinations that PEFT or we refuse, and regular expressions that do not compile. `path` goes before each
 /// place.
-void check_lora_config(const LoraConfig& config, const std::string& path, FaultList& faults);
-
-/// Reads the content of an `adapter_config.json`. A field this version does not know is logged and passed
-/// over while it switches nothing on, else refused. Throws CheckpointError with all faults; `name` is the
-/// file's.
-LoraConfig parse_adapter_config(const Json& json, const std::string& name);
-LoraConfig read_adapter_config(const std::filesystem::path& file);
-
-/// The content of `adapter_config.json` as PEFT's save_pretrained writes it: all of PEFT's fields, sorted,
-/// two blanks of indentation; only the entries of rank_pattern and alpha_pattern keep their order, since it
-/// decides.
-std::string adapter_config_text(const LoraConfig& config);
-
-/// One line for each setting that makes `ours` and `theirs` different adapters, `r: 16 against 8`. The order
-/// of name lists and the base's name do not count.
-std::vector<std::string> differences(const LoraConfig& ours, const LoraConfig& theirs);
+void check_config(const LoraConfig& config, const std::string& path, FaultList& faults);
 
 template <class Self, class Visitor>
 void LoraConfig::fields(Self& self, Visitor& visit) {

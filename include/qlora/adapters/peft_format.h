@@ -25,7 +25,7 @@ inline constexpr const char* kTokenizerKey = "qlora.tokenizer";        ///< fing
 std::string peft_key(const std::string& module_path, const std::string& suffix);
 
 /// Writes tensors as a safetensors file, atomically: fp32, sorted as the safetensors package sorts.
-void save_tensors(const std::filesystem::path& file, const std::vector<nn::TrainableParameter>& tensors,
+void save_tensors(const std::filesystem::path& file, const std::vector<nn::Parameter>& tensors,
                   const std::map<std::string, std::string>& metadata);
 
 /// Writes adapter_config.json and adapter_model.safetensors as PEFT's save_pretrained does (metadata format
@@ -36,8 +36,8 @@ void save_adapter(const std::filesystem::path& folder, const Adaptation& adaptat
 /// CheckpointError with advice when the folder holds no PEFT adapter with safetensors.
 void require_adapter_folder(const std::filesystem::path& folder);
 
-/// The LoraConfig of an adapter folder, as strict as for one that training goes on from.
-LoraConfig load_adapter_config(const std::filesystem::path& folder);
+/// The configuration of an adapter folder, as strict as for one that training goes on from.
+PeftConfig load_adapter_config(const std::filesystem::path& folder);
 
 /// Throws CheckpointError with all faults unless `file` holds exactly the `expected` tensors with their
 /// shapes (their dtypes are not compared, but must be floating).

@@ -8,7 +8,7 @@
 #include <string>
 #include <vector>
 
-#include "qlora/adapters/lora_config.h"
+#include "qlora/adapters/peft_config.h"
 #include "qlora/core/fields.h"
 #include "qlora/data/data_config.h"
 #include "qlora/quant/quant_config.h"
@@ -30,7 +30,7 @@ struct ModelConfigSection {
         visit("path", self.path, {.required = true, .free_on_resume = true},
               "Hugging Face folder of the base model");
         visit("adapter", self.adapter, {.free_on_resume = true},
-              "adapter folder to go on from; its LoRA configuration is used");
+              "adapter folder to go on from; its configuration is used");
         visit("device", self.device, {.free_on_resume = true},
               "auto (a GPU when there is one), cpu, cuda or cuda:N");
         visit("threads", self.threads, {.min = 1, .max = 4096, .free_on_resume = true},
@@ -42,7 +42,7 @@ struct ModelConfigSection {
 struct RunConfig {
     ModelConfigSection model;
     quant::QuantConfig quantization;
-    adapters::LoraConfig peft;
+    adapters::PeftConfig peft;
     data::DataConfig data;
     train::TrainingConfig training;
 
@@ -78,7 +78,7 @@ RunConfig parse_run_config(Json root, const std::filesystem::path& folder, const
 /// `quantization.key=value` texts alone, for programs without a run.json.
 quant::QuantConfig quant_config_from_overrides(const std::vector<std::string>& overrides);
 
-/// With `model.adapter`: takes its LoraConfig. A `peft` section that differs from it is a ConfigError.
+/// With `model.adapter`: takes its configuration. A `peft` section that differs from it is a ConfigError.
 void adopt_adapter_config(RunConfig& config);
 
 /// For a model whose weights are `stored` in 4 bits: takes their settings. One that was given and differs is

@@ -3,6 +3,7 @@
 #include <functional>
 #include <set>
 #include <string>
+#include <variant>
 #include <vector>
 
 #include "qlora/core/error.h"
@@ -111,6 +112,44 @@ class FieldLister {
     std::vector<FieldInfo> infos;
 };
 
+// A section may be a `std::variant` of such structs, chosen by one of their settings: each alternative has it
+// under the name `kTagName`, and `kTag` is the enum's value that stands for the alternative.
+
+template <class Section>
+inline constexpr bool kIsVariant = false;
+template <class... Alternatives>
+inline constexpr bool kIsVariant<std::variant<Alternatives...>> = true;
+
+/// Calls f.operator()<Struct>() for the section's struct, or for each alternative.
+template <class Section, class F>
+void for_each_alternative(F&& f) {
+    if constexpr (kIsVariant<Section>) {
+        [&]<class... Alternatives>(const std::variant<Alternatives...>*) {
+            (f.template operator()<Alternatives>(), ...);
+        }(static_cast<const Section*>(nullptr));
+    } else {
+        f.template operator()<Section>();
+    }
+}
+
+/// Makes `section` the alternative that the object names, with its defaults; without a tag it stays what it
+/// is. A tag that no alternative has is a fault, and false is returned.
+template <class... Alternatives>
+bool choose_alternative(const Json& object, const std::string& path, std::variant<Alternatives...>& section,
+                        ReadState& state) {
+    using First = std::variant_alternative_t<0, std::variant<Alternatives...>>;
+    const auto tag = object.find(First::kTagName);
+    if (tag == object.end()) return true;
+    auto value = First::kTag;
+    const std::string problem = FieldType<decltype(value)>::read(*tag, {}, value);
+    if (!problem.empty()) {
+        state.faults.add((path.empty() ? "" : path + ".") + First::kTagName, problem);
+        return false;
+    }
+    ((Alternatives::kTag == value ? void(section = Alternatives{}) : void()), ...);
+    return true;
+}
+
 /// Reads one section; all faults go to `state`, none is thrown. An unknown key is a fault.
 template <class Config>
 void read_fields(const Json& object, const std::string& path, Config& config, ReadState& state) {
@@ -118,16 +157,25 @@ void read_fields(const Json& object, const std::string& path, Config& config, Re
         state.faults.add(path, wrong_type("an object", object));
         return;
     }
-    FieldReader reader(object, path, state);
-    Config::fields(config, reader);
-    reader.refuse_unknown_keys();
+    if constexpr (kIsVariant<Config>) {
+        if (!choose_alternative(object, path, config, state)) return;
+        std::visit([&](auto& chosen) { read_fields(object, path, chosen, state); }, config);
+    } else {
+        FieldReader reader(object, path, state);
+        Config::fields(config, reader);
+        reader.refuse_unknown_keys();
+    }
 }
 
 template <class Config>
 Json write_fields(const Config& config) {
-    FieldWriter writer;
-    Config::fields(config, writer);
-    return writer.out;
+    if constexpr (kIsVariant<Config>) {
+        return std::visit([](const auto& chosen) { return write_fields(chosen); }, config);
+    } else {
+        FieldWriter writer;
+        Config::fields(config, writer);
+        return writer.out;
+    }
 }
 
 template <class Config>
@@ -136,6 +184,16 @@ std::vector<FieldInfo> list_fields() {
     FieldLister lister;
     Config::fields(defaults, lister);
     return lister.infos;
+}
+
+/// Of the section's struct, or of the alternative that it is.
+template <class Section>
+std::vector<FieldInfo> list_fields_of(const Section& section) {
+    if constexpr (kIsVariant<Section>) {
+        return std::visit([]<class Chosen>(const Chosen&) { return list_fields<Chosen>(); }, section);
+    } else {
+        return list_fields<Section>();
+    }
 }
 
 /// `section.key=value`: the value is JSON, or else a bare string. Only the named key of `root` changes; a

@@ -9,7 +9,7 @@
 #include <vector>
 
 #include "qlora/kernels/adamw_math.h"
-#include "qlora/nn/trainable_parameter.h"
+#include "qlora/nn/parameter.h"
 #include "qlora/train/training_config.h"
 
 namespace qlora::train {
@@ -26,7 +26,7 @@ class AdamW {
   public:
     /// The parameters are fp32 and contiguous. Their gradients are views of one buffer from here on, into
     /// which autograd adds: their places never change.
-    AdamW(const std::vector<nn::TrainableParameter>& parameters, const TrainingConfig& config);
+    AdamW(const std::vector<nn::Parameter>& parameters, const TrainingConfig& config);
     ~AdamW();
 
     /// One update from the parameters' gradients, each multiplied by `grad_scale` first.
@@ -43,7 +43,7 @@ class AdamW {
     std::int64_t steps() const { return steps_; }
     /// The moments under "exp_avg." and "exp_avg_sq." + the parameter's key; where they are codes, the
     /// blocks' scales follow under the same name + ".absmax".
-    std::vector<nn::TrainableParameter> state() const;
+    std::vector<nn::Parameter> state() const;
     /// Takes what `state` gave from `file`; strict (names, shapes, types, finite). `steps` comes from the run
     /// state.
     void load_state(const std::filesystem::path& file, std::int64_t steps);
@@ -55,7 +55,7 @@ class AdamW {
         at::Tensor absmax;  ///< fp32 scales of the codes, else undefined
     };
     struct Slot {
-        nn::TrainableParameter parameter;
+        nn::Parameter parameter;
         Moment exp_avg, exp_avg_sq;
     };
     void step_on_cpu(Slot& slot, const kernels::AdamwSettings& settings);

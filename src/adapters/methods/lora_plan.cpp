@@ -1,13 +1,12 @@
-#include "qlora/adapters/trained_tensors.h"
-
-#include <algorithm>
 #include <map>
 #include <set>
 
+#include "../target_parameters.h"
+#include "lora.h"
 #include "qlora/adapters/lora.h"
 #include "qlora/adapters/peft_format.h"
 #include "qlora/core/error.h"
-#include "target_parameters.h"
+#include "qlora/core/log.h"
 
 namespace qlora::adapters {
 namespace {
@@ -19,10 +18,27 @@ constexpr const char* kWrappedBias = "base_layer.bias";
 
 TrainedTensor make(const std::string& module, const char* suffix, TrainedPart part,
                    std::vector<std::int64_t> shape, bool decays = true) {
-    return {peft_key(module, suffix), module, part, std::move(shape), decays};
+    return {.key = peft_key(module, suffix),
+            .module = module,
+            .name = suffix,
+            .part = part,
+            .shape = std::move(shape),
+            .decays = decays};
 }
 
-}  // namespace
+/// A and B of what stands at `place` in the file.
+void add_matrices(std::vector<TrainedTensor>& out, const std::string& place, const std::string& module,
+                  std::vector<std::int64_t> a, std::vector<std::int64_t> b) {
+    out.push_back({.key = peft_key(place, LoraLayer::kA),
+                   .module = module,
+                   .name = LoraLayer::kA,
+                   .shape = std::move(a)});
+    out.push_back({.key = peft_key(place, LoraLayer::kB),
+                   .module = module,
+                   .name = LoraLayer::kB,
+                   .shape = std::move(b),
+                   .leaves_zero = true});
+}
 
 std::vector<TrainedTensor> trained_tensors(const MatchResult& match, const models::DecoderSpec& decoder) {
     const std::set<std::string> whole(match.modules_to_save.begin(), match.modules_to_save.end());
@@ -34,8 +50,7 @@ std::vector<TrainedTensor> trained_tensors(const MatchResult& match, const model
         const auto found = adapted.find(linear->path);
         if (found == adapted.end()) continue;
         const std::int64_t r = found->second->r;
-        out.push_back(make(linear->path, LoraLayer::kA, TrainedPart::kLoraA, {r, linear->in}));
-        out.push_back(make(linear->path, LoraLayer::kB, TrainedPart::kLoraB, {linear->out, r}));
+        add_matrices(out, linear->path, linear->path, {r, linear->in}, {linear->out, r});
     }
 
     for (const RawParameter& parameter : raw_parameters(decoder)) {
@@ -45,10 +60,7 @@ std::vector<TrainedTensor> trained_tensors(const MatchResult& match, const model
         // PEFT wraps the module once for each of its parameters.
         const bool is_wrapped = !parameter.outer.empty() && adapted.contains(parameter.outer);
         const std::string wrapper = parameter.module + (is_wrapped ? ".base_layer" : "");
-        out.push_back({peft_key(wrapper, LoraLayer::kA), parameter.info.path, TrainedPart::kLoraA,
-                       parameter.a_shape(r)});
-        out.push_back({peft_key(wrapper, LoraLayer::kB), parameter.info.path, TrainedPart::kLoraB,
-                       parameter.b_shape(r)});
+        add_matrices(out, wrapper, parameter.info.path, parameter.a_shape(r), parameter.b_shape(r));
     }
 
     const std::vector<std::int64_t> table{decoder.vocab_size, decoder.hidden_size};
@@ -91,14 +103,34 @@ std::vector<TrainedTensor> trained_tensors(const MatchResult& match, const model
     return out;
 }
 
-std::int64_t trained_elements(const std::vector<TrainedTensor>& tensors) {
-    std::int64_t total = 0;
-    for (const TrainedTensor& tensor : tensors) {
-        std::int64_t elements = 1;
-        for (const std::int64_t size : tensor.shape) elements *= size;
-        total += elements;
+/// Adapted modules by kind.
+std::vector<std::string> text_of(const MatchResult& match) {
+    std::map<std::string, std::int64_t> kinds;
+    for (const Target& target : match.targets) {
+        // A router's parameter is its module's "weight".
+        const std::size_t last = target.path.rfind('.');
+        const bool is_weight = target.is_parameter && target.path.ends_with(".weight");
+        const std::string kind =
+            target.path.substr((is_weight ? target.path.rfind('.', last - 1) : last) + 1);
+        ++kinds[fmt::format("{} (r {}, scaling {:g})", kind, target.r, target.scaling)];
     }
-    return total;
+    std::vector<std::string> out;
+    for (const auto& [kind, count] : kinds) out.push_back(fmt::format("{} x {}", count, kind));
+    return out;
+}
+
+}  // namespace
+
+Plan plan_lora(const PeftConfig& config, const models::DecoderSpec& decoder) {
+    MatchResult match = match_targets(std::get<LoraConfig>(config), adaptable_model(decoder));
+    Plan plan;
+    plan.trained = trained_tensors(match, decoder);
+    plan.text = text_of(match);
+    plan.config = std::move(match.expanded);
+    plan.targets = std::move(match.targets);
+    plan.modules_to_save = std::move(match.modules_to_save);
+    plan.warnings = std::move(match.warnings);
+    return plan;
 }
 
 }  // namespace qlora::adapters

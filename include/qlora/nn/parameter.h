@@ -7,7 +7,7 @@
 namespace qlora::nn {
 
 /// A tensor that is trained, under its key in PEFT's adapter file.
-struct TrainableParameter {
+struct Parameter {
     std::string key;  ///< "base_model.model.model.layers.0.self_attn.q_proj.lora_A.weight"
     at::Tensor tensor;
     bool decays = true;  ///< weight decay applies (not to biases and norms, as in the HF trainer)

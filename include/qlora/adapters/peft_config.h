@@ -1,0 +1,41 @@
+#pragma once
+
+#include <filesystem>
+#include <optional>
+#include <string>
+#include <variant>
+#include <vector>
+
+#include "qlora/adapters/lora_config.h"
+
+namespace qlora::adapters {
+
+/// The `peft` section of run.json and `adapter_config.json`: `peft_type` chooses; LoRA where it is missing.
+using PeftConfig = std::variant<LoraConfig>;
+
+PeftType type_of(const PeftConfig& config);
+/// base_model_name_or_path of whichever configuration it is.
+std::optional<std::string>& base_name(PeftConfig& config);
+/// modules_to_save of whichever configuration it is.
+std::optional<NameList>& modules_to_save(PeftConfig& config);
+
+/// Combinations that PEFT or we refuse, and regular expressions that do not compile. `path` goes before each
+/// place.
+void check_config(const PeftConfig& config, const std::string& path, FaultList& faults);
+
+/// Reads the content of an `adapter_config.json`. A field this version does not know is logged and passed
+/// over while it switches nothing on, else refused. Throws CheckpointError with all faults; `name` is the
+/// file's.
+PeftConfig parse_adapter_config(const Json& json, const std::string& name);
+PeftConfig read_adapter_config(const std::filesystem::path& file);
+
+/// The content of `adapter_config.json` as PEFT's save_pretrained writes it: all of PEFT's fields, sorted,
+/// two blanks of indentation; only the entries of rank_pattern and alpha_pattern keep their order, since it
+/// decides.
+std::string adapter_config_text(const PeftConfig& config);
+
+/// One line for each setting that makes `ours` and `theirs` different adapters, `r: 16 against 8`. The order
+/// of name lists and the base's name do not count.
+std::vector<std::string> differences(const PeftConfig& ours, const PeftConfig& theirs);
+
+}  // namespace qlora::adapters
