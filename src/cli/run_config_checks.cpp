@@ -68,6 +68,8 @@ void check_schedule(const train::TrainingConfig& training, FaultList& faults) {
 void check_training(const RunConfig& config, FaultList& faults) {
     const train::TrainingConfig& training = config.training;
     check_schedule(training, faults);
+    if (training.loraplus_lr_ratio && adapters::type_of(config.peft) != adapters::PeftType::kLora)
+        faults.add("training.loraplus_lr_ratio", "is a ratio between two matrices of peft_type LORA");
     if (!config.data.eval && training.eval_steps) {
         faults.add("training.eval_steps", "has no effect without data.eval, the held-out rows");
     }

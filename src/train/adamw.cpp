@@ -3,6 +3,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/ops/zeros.h>
 
+#include <algorithm>
 #include <cmath>
 
 #include "device_adamw.h"
@@ -82,7 +83,8 @@ AdamW::AdamW(const std::vector<nn::Parameter>& parameters, const TrainingConfig&
         kernels::AdamwTensor tensor{.p = value.mutable_data_ptr<float>(),
                                     .g = slot.parameter.tensor.grad().const_data_ptr<float>(),
                                     .n = value.numel(),
-                                    .decays = slot.parameter.decays ? 1 : 0};
+                                    .decays = slot.parameter.decays ? 1 : 0,
+                                    .group = group_of(slot.parameter.rate)};
         if (slot.exp_avg.absmax.defined()) {
             tensor.m_codes = slot.exp_avg.values.mutable_data_ptr<std::uint8_t>();
             tensor.v_codes = slot.exp_avg_sq.values.mutable_data_ptr<std::uint8_t>();
@@ -99,6 +101,16 @@ AdamW::AdamW(const std::vector<nn::Parameter>& parameters, const TrainingConfig&
 
 AdamW::~AdamW() = default;
 
+int AdamW::group_of(double rate) {
+    auto place = std::find(rates_.begin(), rates_.end(), rate);
+    if (place == rates_.end()) {
+        if (rates_.size() == kernels::kAdamwGroups)
+            throw Error(ExitCode::kInternal, "more learning rates than the optimizer's kernel takes");
+        place = rates_.insert(rates_.end(), rate);
+    }
+    return static_cast<int>(place - rates_.begin());
+}
+
 void AdamW::step(double learning_rate, float grad_scale) {
     ++steps_;
     kernels::AdamwSettings settings{.lr = learning_rate,
@@ -108,9 +120,13 @@ void AdamW::step(double learning_rate, float grad_scale) {
                                     .weight_decay = weight_decay_,
                                     .step = steps_,
                                     .grad_scale = grad_scale};
-    if (device_) device_->step(settings);
+    if (device_) {
+        std::copy(rates_.begin(), rates_.end(), settings.rates);
+        device_->step(settings);
+    }
     for (Slot& slot : slots_) {
         settings.weight_decay = slot.parameter.decays ? weight_decay_ : 0.0;
+        settings.rates[0] = slot.parameter.rate;
         if (!device_) step_on_cpu(slot, settings);
         // Writes through a pointer are not counted by themselves; kept effective weights depend on the count.
         slot.parameter.tensor.unsafeGetTensorImpl()->bump_version();

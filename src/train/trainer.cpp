@@ -60,6 +60,15 @@ std::string first_names(const std::vector<std::string>& names) {
     return out;
 }
 
+/// The parameters with their shares of the learning rate.
+std::vector<nn::Parameter> with_rates(const adapters::Adaptation& adaptation, const TrainingConfig& config) {
+    std::vector<nn::Parameter> out = adaptation.parameters;
+    for (std::size_t i = 0; i < out.size(); ++i) {
+        if (adaptation.plan.trained[i].raised) out[i].rate = config.loraplus_lr_ratio.value_or(1.0);
+    }
+    return out;
+}
+
 }  // namespace
 
 Trainer::Trainer(TrainerInput input, TrainingConfig config, Callback& callback)
@@ -67,7 +76,7 @@ Trainer::Trainer(TrainerInput input, TrainingConfig config, Callback& callback)
       config_(std::move(config)),
       callback_(callback),
       paths_{config_.output_dir},
-      optimizer_(input_.adaptation->parameters, config_),
+      optimizer_(with_rates(*input_.adaptation, config_), config_),
       scaler_(state_, input_.model->compute_dtype() == at::kHalf) {
     for (const data::Example& example : input_.train) lengths_.push_back(example.tokens());
     total_steps_ = steps_of_run(

@@ -109,6 +109,7 @@ std::vector<Entry> entries(const test::TrainRuns& runs) {
         {"training.warmup_ratio", "0.5", kNumbers},
         {"training.optim", "paged_adamw_8bit", kNumbers, {"peft.r=128"}},
         {"training.weight_decay", "0.5", kNumbers},
+        {"training.loraplus_lr_ratio", "4", kNumbers},
         {"training.adam_beta1", "0.5", kNumbers},
         {"training.adam_beta2", "0.5", kNumbers},
         {"training.adam_epsilon", "1e-2", kNumbers},

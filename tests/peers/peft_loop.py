@@ -11,6 +11,7 @@ import subprocess
 
 import torch
 from peft import PeftModel
+from peft.optimizers import create_loraplus_optimizer
 from transformers import AutoTokenizer, Trainer, get_scheduler
 
 
@@ -106,19 +107,28 @@ class PeerStep:
     learning_rate: float
 
 
-def train_peer(model, steps, training):
-    """Trains `model` on `steps` (lists of rows) with the settings of a run's training section."""
+def make_optimizer(model, training):
+    """AdamW as the HF trainer makes it, or peft's LoRA+."""
+    if "loraplus_lr_ratio" in training:
+        return create_loraplus_optimizer(
+            model, torch.optim.AdamW, lr=training["learning_rate"], loraplus_lr_ratio=training["loraplus_lr_ratio"],
+            loraplus_weight_decay=training["weight_decay"], foreach=False)
     decays = set(Trainer.get_decay_parameter_names(None, model))
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     groups = [
         {"params": [p for name, p in trained if name in decays], "weight_decay": training["weight_decay"]},
         {"params": [p for name, p in trained if name not in decays], "weight_decay": 0.0},
     ]
-    optimizer = torch.optim.AdamW([g for g in groups if g["params"]], lr=training["learning_rate"], foreach=False)
+    return torch.optim.AdamW([g for g in groups if g["params"]], lr=training["learning_rate"], foreach=False)
+
+
+def train_peer(model, steps, training):
+    """Trains `model` on `steps` (lists of rows) with the settings of a run's training section."""
+    optimizer = make_optimizer(model, training)
     scheduler = get_scheduler(
         training["lr_scheduler_type"], optimizer, training["warmup_steps"], training["max_steps"]
     )
-    parameters = [p for _, p in trained]
+    parameters = [p for p in model.parameters() if p.requires_grad]
     model.train()
     results = []
     for rows in steps:

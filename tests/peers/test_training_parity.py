@@ -213,6 +213,16 @@ def test_bf16_logits_are_nearer_to_transformers_than_its_two_attentions_are_to_e
         assert relative_l2(ours, exact) <= 1.1 * relative_l2(logits["sdpa"], exact)
 
 
+def test_twenty_lora_plus_steps_with_biases(root, tiny_model, bin_dir, tmp_path, capsys):
+    """B and biases learn sixteen times faster than A."""
+    folder = tiny_model(model_type="llama", bias=True)
+    base = peer(folder)
+    adapter = seeded_adapter(base, tmp_path / "start", r=4, lora_alpha=8, target_modules="all-linear", bias="all")
+    training = {**TRAINING, "learning_rate": 5e-4, "weight_decay": 0.1, "loraplus_lr_ratio": 16}
+    hold(compare_run(bin_dir, tmp_path, folder, base, adapter, short_rows(root, tmp_path, 60), training,
+                     {"load_in_4bit": False}, capsys, template="chatml"), TINY_FP32)
+
+
 def test_twenty_plain_lora_steps_of_a_tiny_model(root, tiny_model, bin_dir, tmp_path, capsys):
     """Nothing is quantized and the model is small: 1e-5 on every loss."""
     folder = tiny_model(model_type="qwen2", tie=True)

@@ -22,6 +22,7 @@ struct TrainedTensor {
     TrainedPart part = TrainedPart::kAdapter;
     std::vector<std::int64_t> shape;
     bool decays = true;        ///< weight decay applies (not to biases and norms, as in the HF trainer)
+    bool raised = false;       ///< LoRA+ multiplies its learning rate
     bool leaves_zero = false;  ///< the first update must change it where it began as zeros
 };
 

@@ -24,7 +24,8 @@ struct Adamw8bitFactors {
     float grad_scale, beta1, one_minus_beta1, beta2, one_minus_beta2, eps, minus_step_size, decay;
 };
 
-inline Adamw8bitFactors adamw_8bit_factors(const AdamwSettings& settings) {
+inline Adamw8bitFactors adamw_8bit_factors(const AdamwSettings& settings, int group = 0) {
+    const double lr = settings.lr * settings.rates[group];
     const double steps = static_cast<double>(settings.step);
     const double correction1 = 1.0 - std::pow(settings.beta1, steps);
     const double root_correction2 = std::sqrt(1.0 - std::pow(settings.beta2, steps));
@@ -35,8 +36,8 @@ inline Adamw8bitFactors adamw_8bit_factors(const AdamwSettings& settings) {
     factors.beta2 = static_cast<float>(settings.beta2);
     factors.one_minus_beta2 = static_cast<float>(1.0 - settings.beta2);
     factors.eps = static_cast<float>(settings.eps * root_correction2);
-    factors.minus_step_size = static_cast<float>(-(settings.lr * root_correction2 / correction1));
-    factors.decay = static_cast<float>(1.0 - settings.lr * settings.weight_decay);
+    factors.minus_step_size = static_cast<float>(-(lr * root_correction2 / correction1));
+    factors.decay = static_cast<float>(1.0 - lr * settings.weight_decay);
     return factors;
 }
 

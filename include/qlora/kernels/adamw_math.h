@@ -7,8 +7,10 @@
 
 namespace qlora::kernels {
 
+inline constexpr int kAdamwGroups = 4;
+
 /// One optimizer step's settings, as the user gives them. `step` counts from 1. `grad_scale` multiplies every
-/// gradient first (clipping).
+/// gradient first (clipping). Tensors of group g are updated with lr * rates[g].
 struct AdamwSettings {
     double lr = 1e-3;
     double beta1 = 0.9;
@@ -17,6 +19,7 @@ struct AdamwSettings {
     double weight_decay = 0.0;
     int64_t step = 1;
     float grad_scale = 1.0f;
+    double rates[kAdamwGroups] = {1.0, 1.0, 1.0, 1.0};
 };
 
 /// The same, reduced to what an element needs: computed in double and rounded to fp32 once, as
@@ -25,19 +28,20 @@ struct AdamwFactors {
     float grad_scale, decay, one_minus_beta1, beta2, one_minus_beta2, root_correction2, eps, minus_step_size;
 };
 
-inline AdamwFactors adamw_factors(const AdamwSettings& settings) {
+inline AdamwFactors adamw_factors(const AdamwSettings& settings, int group = 0) {
+    const double lr = settings.lr * settings.rates[group];
     const double steps = static_cast<double>(settings.step);
     const double correction1 = 1.0 - std::pow(settings.beta1, steps);
     const double correction2 = 1.0 - std::pow(settings.beta2, steps);
     AdamwFactors factors;
     factors.grad_scale = settings.grad_scale;
-    factors.decay = static_cast<float>(1.0 - settings.lr * settings.weight_decay);
+    factors.decay = static_cast<float>(1.0 - lr * settings.weight_decay);
     factors.one_minus_beta1 = static_cast<float>(1.0 - settings.beta1);
     factors.beta2 = static_cast<float>(settings.beta2);
     factors.one_minus_beta2 = static_cast<float>(1.0 - settings.beta2);
     factors.root_correction2 = static_cast<float>(std::pow(correction2, 0.5));
     factors.eps = static_cast<float>(settings.eps);
-    factors.minus_step_size = static_cast<float>(-(settings.lr / correction1));
+    factors.minus_step_size = static_cast<float>(-(lr / correction1));
     return factors;
 }
 

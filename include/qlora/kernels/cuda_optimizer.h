@@ -23,6 +23,7 @@ struct AdamwTensor {
     float* v_absmax;
     int64_t n;
     int32_t decays;  ///< whether weight decay applies
+    int32_t group;   ///< of AdamwSettings::rates
 };
 
 /// Elements of one tensor that a CUDA block takes: number * kAdamwChunk on. Whole blocks of 8-bit moments.

@@ -58,6 +58,8 @@ class AdamW {
         nn::Parameter parameter;
         Moment exp_avg, exp_avg_sq;
     };
+    /// The place of a rate in `rates_`.
+    int group_of(double rate);
     void step_on_cpu(Slot& slot, const kernels::AdamwSettings& settings);
     static Moment make_moment(std::string key, const at::Tensor& parameter, OptimizerType type);
 
@@ -65,6 +67,7 @@ class AdamW {
     at::Tensor gradients_;  ///< of all parameters, each from a multiple of 64 bytes on; the gaps are zero
     double beta1_, beta2_, eps_, weight_decay_;
     std::int64_t steps_ = 0;
+    std::vector<double> rates_;            ///< that parameters on a device have
     std::unique_ptr<DeviceAdamw> device_;  ///< where kernels of a device serve the parameters
 };
 

@@ -136,6 +136,7 @@ struct TrainingConfig {
         warmup_ratio;  ///< null in a resolved configuration: warmup_steps has taken its value
     OptimizerType optim = OptimizerType::kAdamwTorch;
     double weight_decay = 0;
+    std::optional<double> loraplus_lr_ratio;
     double adam_beta1 = 0.9;
     double adam_beta2 = 0.999;
     double adam_epsilon = 1e-8;
@@ -184,6 +185,9 @@ struct TrainingConfig {
               "names adamw_torch_fused, adamw_hf, paged_adamw and paged_adamw_32bit mean adamw_torch, "
               "paged_adamw_8bit and adamw_bnb_8bit mean adamw_8bit");
         visit("weight_decay", self.weight_decay, {.min = 0}, "decoupled decay of the adapter matrices");
+        visit("loraplus_lr_ratio", self.loraplus_lr_ratio, {.min = 0, .min_excluded = true},
+              "LoRA+: lora_B and trained biases and norms learn this many times faster than lora_A (its "
+              "authors take 16); null: all learn alike");
         visit("adam_beta1", self.adam_beta1, {.min = 0, .max = 1, .max_excluded = true},
               "decay of the first moment");
         visit("adam_beta2", self.adam_beta2, {.min = 0, .max = 1, .max_excluded = true},

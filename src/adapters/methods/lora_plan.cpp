@@ -18,12 +18,15 @@ constexpr const char* kWrappedBias = "base_layer.bias";
 
 TrainedTensor make(const std::string& module, const char* suffix, TrainedPart part,
                    std::vector<std::int64_t> shape, bool decays = true) {
+    // LoRA+ raises what has one dimension too, as PEFT's create_loraplus_optimizer does.
+    const bool raised = shape.size() == 1;
     return {.key = peft_key(module, suffix),
             .module = module,
             .name = suffix,
             .part = part,
             .shape = std::move(shape),
-            .decays = decays};
+            .decays = decays,
+            .raised = raised};
 }
 
 /// A and B of what stands at `place` in the file.
@@ -37,6 +40,7 @@ void add_matrices(std::vector<TrainedTensor>& out, const std::string& place, con
                    .module = module,
                    .name = LoraLayer::kB,
                    .shape = std::move(b),
+                   .raised = true,
                    .leaves_zero = true});
 }
 

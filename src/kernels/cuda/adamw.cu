@@ -21,8 +21,8 @@ static_assert(kThreads == 256, "each thread copies one entry of a map");
 static __device__ const DynamicMap kDeviceUnsignedMap = make_dynamic_map(false);
 
 struct AllFactors {
-    AdamwFactors fp32;
-    Adamw8bitFactors codes;
+    AdamwFactors fp32[kAdamwGroups];
+    Adamw8bitFactors codes[kAdamwGroups];
 };
 
 __device__ bool is_multiple(const void* address, unsigned alignment) {
@@ -168,12 +168,14 @@ __global__ void __launch_bounds__(kThreads) step_chunks(AdamwTables tables, AllF
     if (has_codes) {
         if (span.begin / kAdamwBlocksize * kAdamwBlocksize >= tensor.n) return;  // the whole warp
         span.vectors = span.vectors && is_multiple(tensor.m_codes, 8) && is_multiple(tensor.v_codes, 8);
-        if (tensor.decays == 0) factors.codes.decay = 1.0f;
-        step_8bit(tensor, span, factors.codes, signed_map, unsigned_map);
+        Adamw8bitFactors own = factors.codes[tensor.group];
+        if (tensor.decays == 0) own.decay = 1.0f;
+        step_8bit(tensor, span, own, signed_map, unsigned_map);
     } else {
         span.vectors = span.vectors && is_multiple(tensor.m, 16) && is_multiple(tensor.v, 16);
-        if (tensor.decays == 0) factors.fp32.decay = 1.0f;
-        step_fp32(tensor, span, factors.fp32);
+        AdamwFactors own = factors.fp32[tensor.group];
+        if (tensor.decays == 0) own.decay = 1.0f;
+        step_fp32(tensor, span, own);
     }
 }
 
@@ -204,8 +206,12 @@ void adamw_step(const AdamwTables& tables, const AdamwSettings& settings, Stream
     if (tables.chunk_count < 0) throw std::invalid_argument("adamw_step: a negative count");
     if (tables.chunk_count == 0) return;
     const LaunchConfig config{dim3(grid_size(tables.chunk_count, 1)), dim3(kThreads)};
-    launch<step_chunks>(config, stream, tables,
-                        AllFactors{adamw_factors(settings), adamw_8bit_factors(settings)});
+    AllFactors factors;
+    for (int group = 0; group < kAdamwGroups; ++group) {
+        factors.fp32[group] = adamw_factors(settings, group);
+        factors.codes[group] = adamw_8bit_factors(settings, group);
+    }
+    launch<step_chunks>(config, stream, tables, factors);
 }
 
 void gradient_sum_of_squares(const AdamwTables& tables, double* partial, double* sum, Stream stream) {

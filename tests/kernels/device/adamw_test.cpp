@@ -14,11 +14,18 @@ class DeviceAdamw : public OnDevice {};
 
 /// A trained tensor on the host: fp32 moments, or 8-bit ones in `codes`.
 struct Trained {
-    Trained(int64_t n, bool has_codes_, bool decays_)
-        : codes(n), has_codes(has_codes_), decays(decays_), m(codes.p.size()), v(codes.p.size()) {}
+    Trained(int64_t n, bool has_codes_, bool decays_, int group_ = 0)
+        : codes(n),
+          has_codes(has_codes_),
+          decays(decays_),
+          group(group_),
+          m(codes.p.size()),
+          v(codes.p.size()) {}
 
     void step_on_cpu(const std::vector<float>& g, AdamwSettings settings) {
         if (!decays) settings.weight_decay = 0.0;
+        settings.lr *= settings.rates[group];
+        settings.rates[0] = 1.0;
         if (has_codes) return codes.step(g, settings);
         cpu::adamw_step(codes.p.data(), g.data(), m.data(), v.data(), static_cast<int64_t>(m.size()),
                         settings);
@@ -27,6 +34,7 @@ struct Trained {
 
     Moments8bit codes;
     bool has_codes, decays;
+    int group;
     std::vector<float> m, v;
 };
 
@@ -55,6 +63,7 @@ class OnCard {
         AdamwTensor tensor{.p = p_.data(), .g = g_.data()};
         tensor.n = static_cast<int64_t>(trained_.codes.p.size());
         tensor.decays = trained_.decays ? 1 : 0;
+        tensor.group = trained_.group;
         if (trained_.has_codes) {
             tensor.m_codes = m_codes_.data();
             tensor.v_codes = v_codes_.data();
@@ -128,6 +137,9 @@ AdamwSettings some_settings(int64_t step) {
     settings.weight_decay = 0.1;
     settings.grad_scale = 0.7f;
     settings.step = step;
+    settings.rates[1] = 16.0;
+    settings.rates[2] = 0.3;
+    settings.rates[3] = 0.0;
     return settings;
 }
 
@@ -149,9 +161,9 @@ void compare_steps(std::vector<Trained> expected, int64_t steps, const Shifts& s
 }
 
 TEST_F(DeviceAdamw, OneLaunchTakesFp32And8BitTensorsTogetherUnderEverySchedule) {
-    const std::vector<Trained> mixed = {{1, false, true},    {4100, true, true}, {2048, false, false},
-                                        {2049, true, false}, {0, false, true},   {300, true, true},
-                                        {2047, false, true}, {0, true, true},    {6144, true, false}};
+    const std::vector<Trained> mixed = {{1, false, true, 1},    {4100, true, true}, {2048, false, false, 2},
+                                        {2049, true, false, 1}, {0, false, true},   {300, true, true, 3},
+                                        {2047, false, true, 3}, {0, true, true, 1}, {6144, true, false, 2}};
     const int64_t launches = device_launches();
     compare_steps(mixed, 1, 0);
     if (device_name() == "emulated") {
