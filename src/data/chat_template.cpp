@@ -244,27 +244,46 @@ RenderedRow ChatTemplate::render_prompt(const Record& record) const {
 }
 
 std::optional<tokenizer::TokenId> ChatTemplate::find_turn_end() const {
-    const Record probe{.kind = RecordKind::kConversation,
-                       .text = {},
-                       .messages = {{Role::kUser, "question"}, {Role::kAssistant, "answer"}},
-                       .input = {},
-                       .context = 0,
-                       .tools = {},
-                       .documents = {},
-                       .template_arguments = {},
-                       .task = {},
-                       .passed_over = {}};
-    const Turns turns{.messages = probe.messages, .record = &probe};
-    try {
-        const jinja::Rendering rendering = run(turns, turns.messages.size(), false);
-        const std::vector<InputRun> runs = inputs_of(rendering);
-        if (runs.empty()) return std::nullopt;
-        const std::string tail = rendering.text.substr(runs.back().range.end);
-        for (const tokenizer::TokenId id : tokenizer_.encode_text(tail).ids) {
-            if (tokenizer_.is_special(id)) return id;
+    Record probe{.kind = RecordKind::kConversation,
+                 .text = {},
+                 .messages = {{Role::kUser, "question"},
+                              {Role::kAssistant, "answer"},
+                              {Role::kUser, "question"},
+                              {Role::kAssistant, "answer"}},
+                 .input = {},
+                 .context = 0,
+                 .tools = {},
+                 .documents = {},
+                 .template_arguments = {},
+                 .task = {},
+                 .passed_over = {}};
+    while (!probe.messages.empty()) {
+        try {
+            return turn_end_of({.messages = probe.messages, .record = &probe});
+        } catch (const DataError&) {
+            // Fewer turns then; a template that refuses all says nothing of its end.
+            probe.messages.erase(probe.messages.end() - 2, probe.messages.end());
         }
-    } catch (const DataError&) {
-        // A template that refuses this conversation says nothing of its end.
+    }
+    return std::nullopt;
+}
+
+/// A token that is known to end turns, where it stands behind an answer that another turn follows: others
+/// before it only close the answer's frame. Else the first control token behind the last answer.
+std::optional<tokenizer::TokenId> ChatTemplate::turn_end_of(const Turns& turns) const {
+    const jinja::Rendering rendering = run(turns, turns.messages.size(), false);
+    const std::vector<InputRun> runs = inputs_of(rendering);
+    if (runs.empty()) return std::nullopt;
+    const MessagePlace first = place_of(1, runs, rendering.text.size());
+    const std::string between = rendering.text.substr(first.own.end, first.before - first.own.end);
+    for (const tokenizer::TokenId id : tokenizer_.encode_text(between).ids) {
+        const std::string spelled = tokenizer_.id_to_token(id);
+        const bool is_known = std::find(end_tokens_.begin(), end_tokens_.end(), spelled) != end_tokens_.end();
+        if (is_known && turns.messages.size() > 2) return id;
+    }
+    for (const tokenizer::TokenId id :
+         tokenizer_.encode_text(rendering.text.substr(runs.back().range.end)).ids) {
+        if (tokenizer_.is_special(id)) return id;
     }
     return std::nullopt;
 }

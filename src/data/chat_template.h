@@ -27,7 +27,7 @@ class ChatTemplate {
     /// The turns so far and what the template writes before an answer.
     RenderedRow render_prompt(const Record& record) const;
 
-    /// The control token that the template writes behind an answer, where it writes one.
+    /// The control token that ends an answer, where the template writes one behind it.
     std::optional<tokenizer::TokenId> turn_end() const { return turn_end_; }
     bool mentions(std::string_view variable) const { return program_.mentions(variable); }
 
@@ -48,6 +48,7 @@ class ChatTemplate {
     void mark_by_blocks(const jinja::Rendering& rendering, const Turns& turns, RenderedRow& row) const;
     void refuse_unread_fields(const Record& record) const;
     std::optional<tokenizer::TokenId> find_turn_end() const;
+    std::optional<tokenizer::TokenId> turn_end_of(const Turns& turns) const;
 
     jinja::Template program_;
     const tokenizer::Tokenizer& tokenizer_;

@@ -155,6 +155,31 @@ TEST(OwnTemplate, TheNextRolesMarkerEndsAnAnswerWhereTheModelStopsThere) {
     EXPECT_FALSE(rendered.answers[1].ends);
 }
 
+// Cohere's Command R7B closes the answer's frame before the turn.
+TEST(OwnTemplate, WhatClosesAnAnswersFrameIsNotItsEnd) {
+    const std::string framed =
+        "{% for m in messages %}{{ m.role }}:{{ m.content }}"
+        "{% if m.role == 'assistant' %}<|im_end|>{% endif %}{{ eos_token }}{% endfor %}"
+        "{% if add_generation_prompt %}assistant:{% endif %}";
+    TemplateInputs inputs;
+    inputs.special_tokens = {{"eos_token", kTokenizer.id_to_token(FakeTokenizer::kEos)}};
+    const std::string eos = inputs.special_tokens["eos_token"];
+    const PromptTemplate chat = own(framed, inputs);
+    EXPECT_EQ(chat.answer_end(), FakeTokenizer::kEos);
+    EXPECT_EQ(trained(chat, conversation(kTwoTurns)), "user:a" + eos + "assistant:{b<|im_end|>" + eos +
+                                                          "}user:c" + eos + "assistant:{d<|im_end|>" + eos +
+                                                          "}");
+    // EOS behind the whole text ends no turn.
+    const std::string phi =
+        "{% for m in messages %}{{ m.role }}:{{ m.content }}<|im_end|>{% endfor %}"
+        "{{ 'assistant:' if add_generation_prompt else eos_token }}";
+    EXPECT_EQ(own(phi, inputs).answer_end(), FakeTokenizer::kImEnd);
+    // A template for one question is asked one.
+    const std::string single =
+        "{% if messages | length > 2 %}{{ raise_exception('one question') }}{% endif %}" + phi;
+    EXPECT_EQ(own(single, inputs).answer_end(), FakeTokenizer::kImEnd);
+}
+
 TEST(OwnTemplate, GenerationBlocksSayWhatIsTrained) {
     const std::string blocks =
         "{% macro say(m) %}{% generation %}{{ m.content }}<|im_end|>{% endgeneration %}{% endmacro %}"
