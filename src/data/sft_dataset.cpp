@@ -39,15 +39,36 @@ std::string combine(const std::vector<std::string>& file_hashes) {
     return hash.hex();
 }
 
-void refuse_bad_rows(const Dataset& dataset) {
+std::string listed(const std::vector<std::string>& faults, std::int64_t count) {
+    std::string out;
+    for (const std::string& fault : faults) out += "\n  " + fault;
+    const auto shown = static_cast<std::int64_t>(faults.size());
+    if (count > shown) out += "\n  and " + std::to_string(count - shown) + " more";
+    return out;
+}
+
+std::string fault_of_rows(const Dataset& dataset) {
     const std::int64_t bad = dataset.statistics.rejected;
-    if (bad == 0) return;
-    std::string message = std::to_string(bad) + " of " + std::to_string(dataset.statistics.read) +
-                          " rows cannot be used; mend them, or set data.on_bad_row to \"skip\":";
-    for (const RejectedRow& row : dataset.rejected) message += "\n  " + row.place + ": " + row.reason;
-    const auto listed = static_cast<std::int64_t>(dataset.rejected.size());
-    if (bad > listed) message += "\n  and " + std::to_string(bad - listed) + " more";
-    throw DataError(message);
+    if (bad == 0) return {};
+    std::vector<std::string> rows;
+    for (const RejectedRow& row : dataset.rejected) rows.push_back(row.place + ": " + row.reason);
+    return std::to_string(bad) + " of " + std::to_string(dataset.statistics.read) +
+           " rows cannot be used; mend them, or set data.on_bad_row to \"skip\":" + listed(rows, bad);
+}
+
+/// Files that cannot be read to their end.
+std::string fault_of_files(std::vector<std::string> files) {
+    const auto count = static_cast<std::int64_t>(files.size());
+    if (count < 2) return count == 0 ? "" : files.front();
+    files.resize(std::min(files.size(), kListedBadRows));
+    return std::to_string(count) + " files cannot be read:" + listed(files, count);
+}
+
+void refuse_faults(const std::vector<std::string>& files, const Dataset& dataset, OnBadRow on_bad_row) {
+    const std::string rows = on_bad_row == OnBadRow::kStop ? fault_of_rows(dataset) : "";
+    const std::string message = fault_of_files(files);
+    if (!message.empty() || !rows.empty())
+        throw DataError(message + (message.empty() || rows.empty() ? "" : "\n") + rows);
 }
 
 void refuse_nothing_kept(const DatasetStatistics& statistics, std::int64_t max_length) {
@@ -73,19 +94,23 @@ Dataset load_dataset(const std::vector<std::filesystem::path>& files, const Data
             reading.on_row({raw.number, encoded.place, part.record, part.row});
     };
     NumberedRows rows(reading.only);
-    std::vector<std::string> hashes;
+    std::vector<std::string> hashes, faults;
     for (const std::filesystem::path& file : data_files(files)) {
-        Xxh3 hash;
-        const std::int64_t before = rows.passed();
-        const std::unique_ptr<RowSource> rows_of_file = open_rows(file, hash);
-        rows.set_file(*rows_of_file);
-        encoder.encode_file(rows, file.string(), reading.threads, add);
-        if (rows.passed() == before) throw DataError(file.string() + ": holds no rows");
-        hashes.push_back(hash.hex());
+        try {
+            Xxh3 hash;
+            const std::int64_t before = rows.passed();
+            const std::unique_ptr<RowSource> rows_of_file = open_rows(file, hash);
+            rows.set_file(*rows_of_file);
+            encoder.encode_file(rows, file.string(), reading.threads, add);
+            if (rows.passed() == before) throw DataError(file.string() + ": holds no rows");
+            hashes.push_back(hash.hex());
+        } catch (const DataError& error) {
+            faults.emplace_back(error.what());
+        }
     }
     Dataset dataset = builder.take();
     dataset.fingerprint = combine(hashes);
-    if (config.on_bad_row == OnBadRow::kStop) refuse_bad_rows(dataset);
+    refuse_faults(faults, dataset, config.on_bad_row);
     refuse_nothing_kept(dataset.statistics, config.max_length);
     return dataset;
 }

@@ -191,6 +191,34 @@ TEST_F(SftDataset, FilesAreTakenInOrderAndRowsNumberedThrough) {
     EXPECT_NE(dataset.fingerprint, turned.fingerprint);
 }
 
+// One file that is cut hides neither another one nor the bad rows.
+TEST_F(SftDataset, BadFilesAndBadRowsAreSaidTogether) {
+    const FakeTokenizer tokenizer;
+    const PromptTemplate prompt_template(TemplateName::kNone, std::nullopt, tokenizer, tokenizer.special());
+    write_file(folder_ / "1.jsonl", pair("a", "b") + "[]\n");
+    write_file(folder_ / "2.jsonl.gz", "\x1f\x8b\x08");
+    write_file(folder_ / "3.jsonl", "");
+    write_file(folder_ / "4.jsonl", pair("a", "b") + pair("a", ""));
+    const auto said = [&](const std::vector<std::filesystem::path>& files) -> std::string {
+        try {
+            load_dataset(files, config_, prompt_template, 400);
+        } catch (const DataError& error) {
+            return error.what();
+        }
+        return {};
+    };
+    const std::string message = said({folder_.path()});
+    const std::string place = "\n  " + (folder_ / "").string();
+    EXPECT_EQ(message.find("2 files cannot be read:" + place + "2.jsonl.gz: gzip: "), 0U) << message;
+    EXPECT_NE(message.find(place + "3.jsonl: holds no rows\n2 of 4 rows cannot be used"), std::string::npos)
+        << message;
+    EXPECT_NE(message.find(place + "1.jsonl:2: a row must be"), std::string::npos) << message;
+    EXPECT_NE(message.find(place + "4.jsonl:2: the answer"), std::string::npos) << message;
+    config_.on_bad_row = OnBadRow::kSkip;
+    EXPECT_EQ(said({folder_ / "1.jsonl", folder_ / "3.jsonl"}),
+              (folder_ / "3.jsonl").string() + ": holds no rows");
+}
+
 TEST_F(SftDataset, AChangedFileHasAnotherFingerprint) {
     const std::string before = load(pair("a", "b"), config_).fingerprint;
     EXPECT_EQ(load(pair("a", "b"), config_).fingerprint, before);
