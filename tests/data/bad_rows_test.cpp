@@ -2,7 +2,7 @@
 #include <gtest/gtest.h>
 #include <sys/resource.h>
 
-#include <chrono>
+#include <ctime>
 #include <filesystem>
 #include <fstream>
 #include <string>
@@ -152,13 +152,13 @@ TEST(BadRowsOfAFile, AHugeLineOfNulsIsRefusedFastAndInBoundedMemory) {
         return usage.ru_maxrss;
     };
     const long before = peak_kib();
-    const auto start = std::chrono::steady_clock::now();
+    const std::clock_t start = std::clock();  // of the processor, which other programs may use too
     const Dataset dataset = load(file, OnBadRow::kSkip);
-    const std::chrono::duration<double> took = std::chrono::steady_clock::now() - start;
+    const double took = static_cast<double>(std::clock() - start) / CLOCKS_PER_SEC;
     EXPECT_EQ(dataset.statistics.kept, 2);
     ASSERT_EQ(dataset.rejected.size(), 1U);
     EXPECT_EQ(dataset.rejected[0].place, file.string() + ":2");
-    EXPECT_LT(took.count(), 2.0);
+    EXPECT_LT(took, 2.0);
     EXPECT_LT(peak_kib() - before, 16 * 1024);
 }
 
