@@ -57,6 +57,8 @@ void DelimitedRows::read_header(const std::filesystem::path& file) {
             throw DataError(file.string() + ":" + std::to_string(cells_.line()) + ": " + reason);
         };
         if (!cells_.fault().empty()) fail("the header: " + cells_.fault());
+        if (cells_.cell(0).starts_with("sep="))
+            fail("the line \"sep=\" tells Excel the separator and is no header; take it out");
         std::string faults;
         std::unordered_set<std::string_view> seen;
         for (std::size_t i = 0; i < cells_.count(); ++i) {
@@ -80,12 +82,20 @@ void DelimitedRows::read_header(const std::filesystem::path& file) {
     }
 }
 
+bool DelimitedRows::repeats_header() const {
+    for (std::size_t i = 0; i < names_.size(); ++i) {
+        if (cells_.cell(i) != names_[i]) return false;
+    }
+    return true;
+}
+
 /// Fills text_ with the row as JSON; returns why there is none, or nothing.
 std::string DelimitedRows::make_row() {
     text_.clear();
     if (!cells_.fault().empty()) return cells_.fault();
     if (cells_.count() != names_.size())
         return cells_text(cells_.count()) + ", but the header has " + std::to_string(names_.size());
+    if (repeats_header()) return "the row repeats the header, as where files are put together; take it out";
     text_ += '{';
     for (std::size_t i = 0; i < names_.size(); ++i) {
         const std::string_view cell = cells_.cell(i);

@@ -24,6 +24,7 @@ class DelimitedRows final : public RowSource {
   private:
     void read_header(const std::filesystem::path& file);
     std::string make_row();
+    bool repeats_header() const;
 
     DelimitedCells cells_;
     std::vector<std::string> names_;

@@ -64,6 +64,15 @@ std::string_view without_blanks(std::string_view text) {
     return text;
 }
 
+/// Two characters of ASCII, as they begin any of our files, in two bytes each.
+bool is_utf16_without_mark(std::string_view beginning) {
+    const auto is_pair = [&](std::size_t zero) {
+        return beginning[zero] == '\0' && beginning[zero + 2] == '\0' && beginning[1 - zero] != '\0' &&
+               beginning[3 - zero] != '\0';
+    };
+    return beginning.size() >= 4 && (is_pair(0) || is_pair(1));
+}
+
 /// Whether the first line is a list that was cut off, and not the first line of an array: a row stands below
 /// it.
 bool is_cut_line(std::string_view beginning) {
@@ -127,6 +136,7 @@ std::string fault_of_beginning(std::string_view beginning) {
     for (const Impostor& impostor : kImpostors) {
         if (start.starts_with(impostor.beginning)) return impostor.fault;
     }
+    if (is_utf16_without_mark(beginning)) return kUtf16;
     return {};
 }
 

@@ -25,6 +25,8 @@ std::string fault_of_beginning(std::string_view beginning);
 
 /// The first bytes of every Parquet file.
 inline constexpr std::string_view kParquetMagic = "PAR1";
+/// Of those whose table of contents is encrypted; a table of text may begin so too.
+inline constexpr std::string_view kEncryptedParquetMagic = "PARE";
 
 /// ".jsonl, .json, ...", for messages.
 inline constexpr const char* kDataFileEndings =

@@ -59,6 +59,8 @@ std::unique_ptr<RowSource> open_rows(const std::filesystem::path& file, Xxh3& ha
         case FileKind::kParquet:
             break;
     }
+    if (bytes->peek().starts_with(kEncryptedParquetMagic))
+        throw DataError(file.string() + ": is an encrypted Parquet file; save it without encryption");
     throw DataError(file.string() + ": is named as a Parquet file, but does not begin as one does (PAR1)");
 }
 

@@ -76,6 +76,8 @@ TEST(DelimitedRows, AHeaderMustNameEachFieldOnce) {
     EXPECT_NE(said("\n,a,\n").find("rows.csv:2: column 1 of the header has no name (to_csv of pandas"),
               std::string::npos);
     EXPECT_NE(said(",a,\n").find("; column 3 of the header has no name"), std::string::npos);
+    EXPECT_NE(said("sep=;\na;b\n").find("rows.csv:1: the line \"sep=\" tells Excel the separator"),
+              std::string::npos);
     EXPECT_NE(said("a,\xFF\n").find("rows.csv:1: column 2 of the header is not UTF-8"), std::string::npos);
     EXPECT_NE(said("a,\"b\n1,2\n")
                   .find("rows.csv:1: the header: the quote that opens a cell in line 1 is never closed"),
@@ -138,6 +140,7 @@ TEST(DelimitedRows, ABadRowSpoilsNoOther) {
         {"too many", "1,2,3", "3 cells, but the header has 2"},
         {"text behind a quote", "\"1\"x,2", "text follows the closing quote of cell 1"},
         {"quote not doubled", "1,\"say \"hi\" now\"", "text follows the closing quote of cell 2"},
+        {"header again", "\"a\",b", "the row repeats the header"},
         {"not UTF-8", "1,ab\xFF", "byte 3 of the cell of \"b\" is not UTF-8"},
         {"NUL", std::string("1,a\0b", 5), "a NUL byte at byte 3 of the row"},
         {"huge", "1," + std::string((std::size_t{64} << 20) + 1, 'x'), "the row is longer than 64 MiB"},

@@ -90,6 +90,8 @@ TEST(RowSource, WhatIsNoDataFileIsNamed) {
                      6),
          "is compressed by xz"},
         {std::string("\xff\xfe{\0", 4), "is UTF-16 text"},
+        {std::string("{\0\"\0", 4), "is UTF-16 text"},
+        {std::string("\0{\0\"", 4), "is UTF-16 text"},
         {std::string("ARROW1\0\0", 8), "is an Arrow file"},
         {"\xff\xff\xff\xff\x10", "is an Arrow stream"},
         {std::string("SQLite format 3\0", 16), "is an SQLite database"},
@@ -100,6 +102,12 @@ TEST(RowSource, WhatIsNoDataFileIsNamed) {
             EXPECT_NE(message.find(std::string(name) + ": " + expected), std::string::npos) << message;
         }
     }
+}
+
+TEST(RowSource, AnEncryptedParquetFileIsNamed) {
+    EXPECT_NE(refusal("rows.parquet", "PARE....PARE").find("is an encrypted Parquet file"),
+              std::string::npos);
+    EXPECT_EQ(refusal("rows.csv", "PARENT,b\n1,2\n"), "");
 }
 
 TEST(RowSource, TheNameMustBeOfADataFile) {

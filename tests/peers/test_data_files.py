@@ -1,6 +1,7 @@
 """Rows out of files: Parquet as pyarrow reads it, tables as Python's csv module does, whatever wrote them; hostile files end
 in a sentence; and the programs give the same result for the same rows in any kind of file."""
 
+import base64
 import csv
 import datetime
 import decimal
@@ -148,8 +149,35 @@ def test_cut_and_changed_parquet_files_end_in_one_sentence(bin_dir, pa, tmp_path
         if name.startswith("cut"):
             assert "seems to be cut" in end and not rows, name
         if name.startswith("hole"):
-            assert "the Parquet file cannot be read" in end, name
+            assert "the Parquet file cannot be read" in end and "download or copy it again" in end, name
     assert sum("cannot be read" in end for name, (_, end) in outcomes.items() if name.startswith("changed")) > 100
+
+
+def test_a_parquet_file_that_cannot_be_read_says_what_to_do(bin_dir, pa, tmp_path):
+    table = pa.table({"text": ["a" * 100, "b" * 100]})
+
+    def kms(_):
+        return type("Kms", (pa.parquet.encryption.KmsClient,), {
+            "wrap_key": lambda self, key, _: base64.b64encode(key).decode(),
+            "unwrap_key": lambda self, wrapped, _: base64.b64decode(wrapped)})()  # fmt: skip
+
+    import pyarrow.parquet.encryption as encryption
+
+    for name, settings in (("footer", {"uniform_encryption": True}), ("column", {"plaintext_footer": True, "column_keys": {"c": ["text"]}})):
+        properties = encryption.CryptoFactory(kms).file_encryption_properties(
+            encryption.KmsConnectionConfig(), encryption.EncryptionConfiguration(footer_key="k", **settings))  # fmt: skip
+        with pa.parquet.ParquetWriter(tmp_path / f"{name}.parquet", table.schema, encryption_properties=properties) as writer:
+            writer.write_table(table)
+    sink = io.BytesIO()
+    pa.parquet.write_table(table, sink, compression="snappy", store_schema=False)
+    whole = bytearray(sink.getvalue())
+    # In the table of contents: field "codec", snappy; 6 spells LZO.
+    whole[whole.index(b"\x15\x02", len(whole) - 8 - int.from_bytes(whole[-8:-4], "little") + 40) + 1] = 6
+    (tmp_path / "lzo.parquet").write_bytes(whole)
+    said = {name: end for name, (_, end) in read(bin_dir, tmp_path).items()}
+    assert said["footer.parquet"] == f"{tmp_path}/footer.parquet: is an encrypted Parquet file; save it without encryption"
+    assert said["column.parquet"].endswith("it is encrypted: save it without encryption")
+    assert "LZO" in said["lzo.parquet"] and said["lzo.parquet"].endswith("compressed by snappy, zstd or gzip")
 
 
 def test_a_parquet_file_is_read_in_bounded_memory(bin_dir, pa, tmp_path):

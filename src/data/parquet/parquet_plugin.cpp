@@ -32,6 +32,15 @@ std::string first_line(std::string text) {
     return text;
 }
 
+/// What to do about what Arrow says of a file.
+std::string advice_on(const std::string& reason) {
+    const auto says = [&](const char* words) { return reason.find(words) != std::string::npos; };
+    if (says("ecrypt")) return "; it is encrypted: save it without encryption";
+    if (says("not supported") || says("not built") || says("mplemented"))
+        return "; write it again with pyarrow or datasets, compressed by snappy, zstd or gzip";
+    return "; it seems to be damaged: download or copy it again";
+}
+
 class ParquetRows final : public RowSource {
   public:
     explicit ParquetRows(const std::string& file)
@@ -59,7 +68,8 @@ class ParquetRows final : public RowSource {
         const std::string place = number_ > 0 ? " after row " + std::to_string(number_) : "";
         const bool is_too_large = reason.find("cap exceeded") != std::string::npos;  // of CappedMemoryPool
         throw DataError(file_ + ": the Parquet file cannot be read" + place + ": " +
-                        (is_too_large ? "it unpacks to more than 1 GiB at a time" : first_line(reason)));
+                        (is_too_large ? "it unpacks to more than 1 GiB at a time"
+                                      : first_line(reason) + advice_on(reason)));
     }
     void require(const arrow::Status& status) const {
         if (!status.ok()) fail(status.message());
@@ -109,7 +119,8 @@ class ParquetRows final : public RowSource {
         std::set<std::string> names;
         for (const auto& field : schema->fields()) {
             if (!names.insert(field->name()).second)
-                fail("it has two columns named \"" + field->name() + "\"");
+                throw DataError(file_ + ": the Parquet file has two columns named \"" + field->name() +
+                                "\"; rename one of them");
         }
     }
 
