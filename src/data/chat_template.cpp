@@ -40,6 +40,23 @@ std::vector<ByteRange> plain_ranges(const std::vector<InputRun>& runs) {
     return out;
 }
 
+/// Whether all that the message says stands in blocks.
+bool is_marked_whole(std::size_t message, const std::vector<InputRun>& runs, const RenderedRow& row) {
+    const auto is_inside = [&](const InputRun& run) {
+        return run.message != message ||
+               std::any_of(row.answers.begin(), row.answers.end(), [&](const AnswerText& answer) {
+                   return answer.begin <= run.range.begin && run.range.end <= answer.end;
+               });
+    };
+    return std::all_of(runs.begin(), runs.end(), is_inside);
+}
+
+/// What stands between the turn before an answer and its own text.
+std::string_view gap_before(const MessagePlace& place, std::string_view text) {
+    const bool is_empty = place.own.begin == place.own.end;
+    return text.substr(place.after, (is_empty ? place.before : place.own.begin) - place.after);
+}
+
 std::string answer_of(std::size_t turn) {
     return "the answer in turn " + std::to_string(turn + 1);
 }
@@ -103,6 +120,18 @@ std::size_t ChatTemplate::header_size(std::string_view gap, const std::string& o
     return common_bytes(tokenizer_.encode_text(gap), tokenizer_.encode_text(opening));
 }
 
+/// The same for an answer to nothing. Many templates read the first turn and so cannot be asked for it: what
+/// they write between header and answer is taken from the same answer behind a question.
+std::size_t ChatTemplate::first_header_size(const Turns& turns, std::string_view gap) const {
+    Turns asked{.messages = {{Role::kUser, "question"}}, .record = turns.record};
+    asked.messages.insert(asked.messages.end(), turns.messages.begin(), turns.messages.end());
+    const jinja::Rendering rendering = run(asked, asked.messages.size(), false);
+    const MessagePlace place = place_of(1, inputs_of(rendering), rendering.text.size());
+    std::string_view between = gap_before(place, rendering.text);
+    between.remove_prefix(header_size(between, opening(asked, 1)));
+    return gap.size() - (gap.ends_with(between) ? between.size() : 0);
+}
+
 AnswerText ChatTemplate::answer_between(const Turns& turns, std::size_t answer,
                                         const jinja::Rendering& rendering,
                                         const std::vector<InputRun>& runs) const {
@@ -114,9 +143,9 @@ AnswerText ChatTemplate::answer_between(const Turns& turns, std::size_t answer,
     }
     AnswerText out{.message = answer};
     const bool is_empty = place.own.begin == place.own.end;
-    const std::string_view gap =
-        text.substr(place.after, (is_empty ? place.before : place.own.begin) - place.after);
-    out.begin = place.after + header_size(gap, opening(turns, answer));
+    const std::string_view gap = gap_before(place, text);
+    out.begin =
+        place.after + (answer > 0 ? header_size(gap, opening(turns, answer)) : first_header_size(turns, gap));
     const std::size_t said = is_empty ? out.begin : place.own.end;
     std::size_t end = std::string::npos;
     for (const std::string& token : end_tokens_) {
@@ -140,8 +169,12 @@ void ChatTemplate::mark_by_blocks(const jinja::Rendering& rendering, const Turns
         std::size_t message = InputRun::kNoMessage;
         for (const InputRun& run : runs) {
             const bool meets = run.range.begin < block.end && block.begin < run.range.end;
-            if (meets && run.message != InputRun::kNoMessage && is_answer(turns.messages[run.message]))
-                message = run.message;
+            if (!meets || run.message == InputRun::kNoMessage) continue;
+            if (!is_answer(turns.messages[run.message]) && !row.trains_all)
+                throw DataError("the chat template marks what turn " + std::to_string(run.message + 1) +
+                                " says as an answer ({% generation %}), but its role is \"" +
+                                std::string(name_of(turns.messages[run.message].role())) + "\"");
+            if (is_answer(turns.messages[run.message])) message = run.message;
         }
         const bool goes_on = !row.answers.empty() && row.answers.back().end == block.begin;
         if (message == InputRun::kNoMessage && goes_on) message = row.answers.back().message;
@@ -211,11 +244,17 @@ RenderedRow ChatTemplate::render(const Record& record, TrainOn train_on) const {
     for (std::size_t i = 0; i < count; ++i) {
         if (is_answer(turns.messages[i])) last = i;
     }
+    const auto leave_out = [&](const std::string& name) {
+        if (std::find(row.left_out.begin(), row.left_out.end(), name) == row.left_out.end())
+            row.left_out.push_back(name);
+    };
     for (std::size_t i = 0; i < count; ++i) {
         const Message& message = turns.messages[i];
         const bool is_trained = is_answer(message) && i >= record.context && !message.is_switched_off() &&
                                 (train_on != TrainOn::kLastAssistant || i == last);
         const std::string fault = fault_of_writing(rendering, i, message);
+        if (fault.empty() && is_trained && row.is_marked && !row.trains_all && !is_marked_whole(i, runs, row))
+            leave_out("answers: {% generation %} leaves out a part");
         if (fault.empty()) continue;
         if (is_trained || train_on == TrainOn::kAll) {
             throw DataError("the chat template of this model " + fault + " of turn " + std::to_string(i + 1) +
@@ -226,9 +265,7 @@ RenderedRow ChatTemplate::render(const Record& record, TrainOn train_on) const {
                                    "answer in a row of its own (data.one_row_per_answer), or ") +
                             "take it out of the row");
         }
-        const std::string name = "turns: " + fault;
-        if (std::find(row.left_out.begin(), row.left_out.end(), name) == row.left_out.end())
-            row.left_out.push_back(name);
+        leave_out("turns: " + fault);
     }
     row.text = std::move(rendering.text);
     return row;

@@ -43,6 +43,7 @@ class ChatTemplate {
     /// What the template writes for an answer to come, behind the last input of the turns before it.
     std::string opening(const Turns& turns, std::size_t answer) const;
     std::size_t header_size(std::string_view gap, const std::string& opening) const;
+    std::size_t first_header_size(const Turns& turns, std::string_view gap) const;
     AnswerText answer_between(const Turns& turns, std::size_t answer, const jinja::Rendering& rendering,
                               const std::vector<InputRun>& runs) const;
     void mark_by_blocks(const jinja::Rendering& rendering, const Turns& turns, RenderedRow& row) const;

@@ -59,6 +59,7 @@ std::optional<PromptDifference> prompt_difference(const Record& record, const En
     while (!prompt.messages.empty() && prompt.messages.back().role() != Role::kAssistant)
         prompt.messages.pop_back();
     if (!prompt.messages.empty()) prompt.messages.pop_back();
+    if (prompt.messages.empty()) return std::nullopt;  // nothing is asked, so nothing is generated
     const std::vector<tokenizer::TokenId> alone =
         prompt_template.encode(prompt_template.render_prompt(prompt)).ids;
     const auto answer = row.ids.begin() + static_cast<std::ptrdiff_t>(row.last_answer_begin());

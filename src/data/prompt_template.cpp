@@ -90,8 +90,12 @@ std::shared_ptr<const ChatTemplate> PromptTemplate::parsed(const std::string& te
     };
     if (special_.eos) add(*special_.eos);
     for (const tokenizer::TokenId id : inputs.end_ids) add(id);
-    return std::make_shared<ChatTemplate>(jinja::Template::parse(text, name), tokenizer_, inputs,
-                                          std::move(ends));
+    auto out = std::make_shared<ChatTemplate>(jinja::Template::parse(text, name), tokenizer_, inputs,
+                                              std::move(ends));
+    if (!out->mentions("messages"))
+        throw ConfigError("data.template: " + name +
+                          " does not read \"messages\", so it is no chat template");
+    return out;
 }
 
 void PromptTemplate::use_chat_template(const std::string& text, const std::string& name,

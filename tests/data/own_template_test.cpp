@@ -86,6 +86,26 @@ TEST(OwnTemplate, WhatItWritesBetweenHeaderAndAnswerIsTrained) {
               "<|im_start|>tool\nt<|im_end|>\n");
 }
 
+// As the templates of Qwen and Llama do, which render such rows but no empty conversation.
+TEST(OwnTemplate, AConversationMayBeginWithAnAnswerWhereItReadsTheFirstTurn) {
+    const PromptTemplate chat = own("{% if messages[0].role == 'system' %}S{% else %}T{% endif %}" + kChat);
+    const Record record =
+        row_of(R"({"messages": [{"role": "assistant", "reasoning_content": "r", "content": "b"},
+        {"role": "user", "content": "c"}, {"role": "assistant", "content": "d"}]})");
+    EXPECT_EQ(trained(chat, record),
+              "T<|im_start|>assistant\n{<think>r</think>b<|im_end|>}\n<|im_start|>user\nc<|im_end|>\n"
+              "<|im_start|>assistant\n{d<|im_end|>}\n");
+    // Kimi's has a system turn of its own where there is a first turn.
+    EXPECT_TRUE(
+        trained(own("{% if messages %}<|im_start|>system\nK<|im_end|>\n{% endif %}" + kChat), record)
+            .starts_with(
+                "<|im_start|>system\nK<|im_end|>\n<|im_start|>assistant\n{<think>r</think>b<|im_end|>}"));
+    const Record alone = row_of(R"({"messages": [{"role": "assistant", "content": "b"}]})");
+    EXPECT_EQ(trained(chat, alone), "T<|im_start|>assistant\n{b<|im_end|>}\n");
+    const EncodedRow encoded = chat.encode(chat.render(alone, TrainOn::kAssistant));
+    EXPECT_FALSE(prompt_difference(alone, encoded, chat).has_value());
+}
+
 TEST(OwnTemplate, AnAnswerThatItDoesNotWriteWholeIsRefusedByName) {
     const std::string drops =
         "{%- for m in messages %}<|im_start|>{{ m.role }}\n"
@@ -195,6 +215,22 @@ TEST(OwnTemplate, GenerationBlocksSayWhatIsTrained) {
               "{d<|im_end|>}");
 }
 
+TEST(OwnTemplate, GenerationBlocksThatMarkSomethingElseAreNamed) {
+    const auto marks = [](const std::string& which, const std::string& inside) {
+        return "{% for m in messages %}{% if m.role == '" + which + "' %}{% generation %}" + inside +
+               "{% endgeneration %}{{ m.content[1:] }}{% else %}{{ m.content }}{% endif %}<|im_end|>{% "
+               "endfor %}";
+    };
+    const Record record = conversation({{Role::kUser, "ab"}, {Role::kAssistant, "cd"}});
+    EXPECT_NE(refusal_of([&] {
+                  own(marks("user", "{{ m.content[:1] }}")).render(record, TrainOn::kAssistant);
+              }).find("marks what turn 1 says as an answer ({% generation %}), but its role is \"user\""),
+              std::string::npos);
+    const RenderedRow part =
+        own(marks("assistant", "{{ m.content[:1] }}")).render(record, TrainOn::kAssistant);
+    EXPECT_EQ(part.left_out, std::vector<std::string>{"answers: {% generation %} leaves out a part"});
+}
+
 TEST(OwnTemplate, NoMessageFormsAControlTokenAcrossItsEdges) {
     const std::string glues =
         "{% for m in messages %}{{ '<|' + m.role + '|>' }}<|im_{{ m.content }}|im_end|>{% endfor %}";
@@ -243,6 +279,10 @@ TEST(OwnTemplate, ATemplateThatCannotBeParsedIsNamedWithItsLine) {
     const std::string broken = "a\n{% frobnicate %}";
     EXPECT_NE(refusal_of([&] { own(broken); }).find("the model's own chat template:2"), std::string::npos)
         << refusal_of([&] { own(broken); });
+    for (const char* other : {"", "{\"tokenizer_class\": \"x\"}"}) {
+        EXPECT_NE(refusal_of([&] { own(other); }).find("own chat template does not read \"messages\""),
+                  std::string::npos);
+    }
     EXPECT_NO_THROW(PromptTemplate(TemplateName::kChatml, broken, kTokenizer, kTokenizer.special()));
 }
 
