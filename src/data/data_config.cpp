@@ -4,6 +4,8 @@
 #include <array>
 #include <set>
 
+#include "own_variables.h"
+
 namespace qlora {
 namespace data {
 namespace {
@@ -69,11 +71,8 @@ std::string FieldType<data::TemplateArguments>::read(const Json& value, const Fi
                                                      data::TemplateArguments& out) {
     if (!fits(value)) return wrong_type(kind(), value);
     std::string problems;
-    for (const char* name : {"messages", "tools", "documents", "add_generation_prompt"}) {
-        if (!value.is_object() || !value.contains(name)) continue;
-        problems += (problems.empty() ? "" : "; ") +
-                    ("[\"" + std::string(name) + "\"] is the rows' own; leave it out");
-    }
+    for (const std::string& name : data::own_variables_in(value))
+        problems += (problems.empty() ? "" : "; ") + ("[\"" + name + "\"] is the rows' own; leave it out");
     if (problems.empty()) out.values = value.empty() ? Json() : value;
     return problems;
 }

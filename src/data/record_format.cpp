@@ -6,6 +6,7 @@
 #include "formats/formats.h"
 #include "formats/row_fields.h"
 #include "formats/tool_calls.h"
+#include "own_variables.h"
 #include "qlora/core/error.h"
 
 namespace qlora::data {
@@ -127,6 +128,9 @@ void read_template_fields(RowFields& row, Record& record) {
         }
     }
     record.template_arguments = row.structured_or_null("chat_template_kwargs", Json::value_t::object);
+    for (const std::string& name : own_variables_in(record.template_arguments))
+        throw DataError(row.quoted("chat_template_kwargs") + " holds " + formats::shown(name) +
+                        ", which is the row's own; leave it out");
 }
 
 Json parse_row(std::string_view text) {

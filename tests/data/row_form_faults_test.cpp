@@ -116,6 +116,8 @@ TEST(RowFormFaults, FaultsNameTheFieldAndTheTurn) {
     expect_fault("{\"documents\": [\"x\"], " + good + "}", "\"documents\" must be a list of objects");
     expect_fault("{\"chat_template_kwargs\": [1], " + good + "}",
                  "\"chat_template_kwargs\" must be an object");
+    expect_fault("{\"chat_template_kwargs\": {\"add_generation_prompt\": true}, " + good + "}",
+                 "\"chat_template_kwargs\" holds \"add_generation_prompt\", which is the row's own");
     expect_fault("{\"system\": 3, " + good + "}", "\"system\" must be a string, found a number");
     expect_fault(
         R"({"system": "t", "messages": [{"role": "system", "content": "s"}, {"role": "user", "content": "u"},
