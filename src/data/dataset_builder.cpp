@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "qlora/core/error.h"
+#include "qlora/core/json.h"
 
 namespace qlora::data {
 namespace {
@@ -76,6 +77,7 @@ void DatasetBuilder::add(const RawRow& raw, const EncodedRecord& encoded) {
     dataset_.statistics.read += std::max<std::int64_t>(1, static_cast<std::int64_t>(encoded.parts.size()));
     if (encoded.fault) std::rethrow_exception(encoded.fault);
     if (!encoded.reason.empty()) return reject(raw, encoded.place, encoded.reason);
+    if (!unseen_columns_.empty()) look_for_columns(raw.text);
     for (const EncodedPart& part : encoded.parts) add_part(raw.number, part, encoded.place);
 }
 
@@ -149,6 +151,12 @@ void DatasetBuilder::count_passed_over(const Record& record) {
     }
 }
 
+/// A column that is named for a field which rows need not have may be spelled wrongly.
+void DatasetBuilder::look_for_columns(std::string_view row) {
+    const Json fields = parse_json(row, "");
+    std::erase_if(unseen_columns_, [&](const auto& column) { return fields.contains(column.second); });
+}
+
 void DatasetBuilder::count_length(std::int64_t tokens) {
     std::vector<LengthBin>& bins = dataset_.statistics.lengths;
     if (bins.empty()) bins.push_back({kFirstLengthBin, 0});
@@ -175,6 +183,10 @@ void DatasetBuilder::count_repeats(const EncodedRow& row, bool has_answer, const
 }
 
 Dataset DatasetBuilder::take() {
+    for (const auto& [field, column] : unseen_columns_) {
+        dataset_.statistics.passed_over.push_back(
+            {"data.columns." + field + ": no column " + column, dataset_.statistics.read});
+    }
     return std::move(dataset_);
 }
 

@@ -354,6 +354,18 @@ TEST_F(SftDataset, FieldsThatArePassedOverAreCounted) {
     EXPECT_EQ(passed_over_line(load(pair("a", "b"), config_).statistics), "");
 }
 
+// Rows need not have a system field, so only this tells that its name is spelled wrongly.
+TEST_F(SftDataset, AColumnThatNoRowHasIsNamed) {
+    config_.columns.columns = {{"system", "sistem"}, {"prompt", "q"}, {"task", "kind"}};
+    const Dataset dataset = load(R"({"q": "a", "completion": "b"})"
+                                 "\n"
+                                 R"({"q": "a", "completion": "c", "kind": "k"})",
+                                 config_);
+    ASSERT_EQ(dataset.statistics.passed_over.size(), 1U);
+    EXPECT_EQ(dataset.statistics.passed_over[0].field, "data.columns.system: no column sistem");
+    EXPECT_EQ(dataset.statistics.passed_over[0].rows, 2);
+}
+
 TEST_F(SftDataset, ColumnsAndSwitchesReachTheExamples) {
     config_.columns.columns = {{"prompt", "q"}, {"completion", "a"}};
     EXPECT_EQ(load(R"({"q": "ab", "a": "cd"})", config_).examples.at(0).supervised,
