@@ -143,6 +143,42 @@ def test_ids_and_masks_are_those_of_apply_chat_template(model, templates, tmp_pa
     assert equal > 2 * len(templates)
 
 
+def said(role, content, **fields):
+    return {"role": role, "content": content, **fields}
+
+
+# Rows whose words tell what is trained: YES in answers that are, NO in all else.
+TOLD = [
+    [said("system", "NO"), said("user", "NO"), said("assistant", "YES 1"), said("user", "NO"), said("assistant", "YES 2")],
+    [said("assistant", "YES 1"), said("user", "NO"), said("assistant", "YES 2")],
+    [said("system", "NO"), said("assistant", "YES 1"), said("user", "NO"), said("assistant", "YES 2")],
+    [said("user", "NO"), said("assistant", "NO", weight=0), said("user", "NO"), said("assistant", "YES 1")],
+    [said("user", "NO"), said("assistant", "YES 1"), said("assistant", "YES 2"), said("user", "NO")],
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("model", ["byte level"], indirect=True)
+def test_exactly_the_answers_are_trained(model, templates, tmp_path):
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps({"messages": messages}) + "\n" for messages in TOLD), encoding="utf-8")
+    settings = {"on_bad_row": "skip", "max_length": 100000}
+    tested = 0
+    for name, text in templates.items():
+        file = tmp_path / "template.jinja"
+        file.write_text(text, encoding="utf-8")
+        command = [Path(os.environ["QLORA_BIN"]) / "render_rows", "--model", model, "--data", data, "--settings",
+                   json.dumps(settings | {"template": str(file)})]  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+        for row in map(json.loads, done.stdout.split("\n")[:-2]):
+            trained = tokenizer.decode([id for id, on in zip(row["ids"], row["supervised"]) if on])
+            assert re.findall(r"YES \d|NO", trained) == re.findall(r"YES \d", json.dumps(TOLD[row["row"]])), (name, trained)
+            # Kimi, Qwen and others begin with a system turn of their own.
+            assert not re.search("You are", trained), (name, trained)
+            tested += 1
+    assert tested > 3 * len(templates)
+
+
 def injections(controls):
     """Texts that spell control tokens, whole, in halves, and with what templates put around a text."""
     first, second = controls[0], controls[-1]
