@@ -35,7 +35,11 @@ at::Tensor expert_b(const at::Tensor& b, std::int64_t experts, std::int64_t expe
     return b.view({b.size(0), b.size(1) / experts, experts}).select(2, expert);
 }
 
-ops::LowRank ExpertLoraPart::low_rank(const nn::ForwardContext& /*context*/) const {
+ops::LinearUpdate ExpertLoraPart::update(const nn::ForwardContext& /*context*/) const {
+    return {.low_rank = low_rank()};
+}
+
+ops::LowRank ExpertLoraPart::low_rank() const {
     return {.a = all_->a_of(expert_),
             .b = all_->b_of(expert_).narrow(0, first_row_, rows_),
             .scaling = all_->scaling(),
@@ -43,7 +47,7 @@ ops::LowRank ExpertLoraPart::low_rank(const nn::ForwardContext& /*context*/) con
 }
 
 void ExpertLoraPart::add_delta(at::Tensor& rows, std::int64_t first) const {
-    const ops::LowRank part = low_rank({});
+    const ops::LowRank part = low_rank();
     ops::product(part.b.narrow(0, first, rows.size(0)),
                  {.b = part.a, .out = rows, .start = rows, .alpha = part.scaling});
 }

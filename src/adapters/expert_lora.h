@@ -44,12 +44,15 @@ class ExpertLoraPart final : public nn::LinearAdapter {
                    std::int64_t rows)
         : all_(std::move(all)), expert_(expert), first_row_(first_row), rows_(rows) {}
 
-    ops::LowRank low_rank(const nn::ForwardContext& context) const override;
+    ops::LinearUpdate update(const nn::ForwardContext& context) const override;
     bool folds() const override { return true; }
     void add_delta(at::Tensor& rows, std::int64_t first) const override;
+    std::vector<at::Tensor> matrices() const override { return {all_->a(), all_->b()}; }
     std::vector<std::pair<std::string, at::Tensor>> parameters() const override;
 
   private:
+    ops::LowRank low_rank() const;
+
     std::shared_ptr<const ExpertLora> all_;
     std::int64_t expert_, first_row_, rows_;
 };

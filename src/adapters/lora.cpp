@@ -56,14 +56,12 @@ void LoraLayer::initialize(InitLoraWeights kind, std::uint64_t seed) {
     initialize_lora(a_, b_, a_.size(0), kind, seed, site_);
 }
 
-ops::LowRank LoraLayer::low_rank(const nn::ForwardContext& context) const {
-    return {.a = a_,
-            .b = b_,
-            .scaling = scaling_,
-            .dropout = {.p = context.training ? dropout_ : 0.0,
-                        .seed = context.seed,
-                        .step = context.micro_step,
-                        .site = site_}};
+ops::LinearUpdate LoraLayer::update(const nn::ForwardContext& context) const {
+    const ops::DropoutSite dropout{.p = context.training ? dropout_ : 0.0,
+                                   .seed = context.seed,
+                                   .step = context.micro_step,
+                                   .site = site_};
+    return {.low_rank = ops::LowRank{.a = a_, .b = b_, .scaling = scaling_, .dropout = dropout}};
 }
 
 void LoraLayer::add_delta(at::Tensor& rows, std::int64_t first) const {

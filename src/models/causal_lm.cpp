@@ -92,7 +92,8 @@ void CausalLM::keep_dense(bool keep) {
     for (const std::vector<nn::LinearGroup*>& layer : stack_.groups()) {
         for (nn::LinearGroup* group : layer) {
             groups.push_back(group);
-            if (on_device && !group->move_weights_together()) scratch_users.push_back(group);
+            if (on_device && !group->move_weights_together())
+                scratch_users.push_back(&group->scratch_source());
         }
         // What the weights left is too scattered for the next layer's matrices.
         if (device().is_cuda() && scratch_users.size() < groups.size()) at::accelerator::emptyCache();

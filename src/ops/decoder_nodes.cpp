@@ -41,12 +41,10 @@ struct NormProject : Function<NormProject> {
             ctx->needs_input_grad(0) || (has_pending && ctx->needs_input_grad(has_bias ? 3 : 2));
         const bool wants_weight = ctx->needs_input_grad(1);
         const bool wants_bias = has_bias && ctx->needs_input_grad(2);
-        at::Tensor dx, low_rank;
-        if (wants_hidden || wants_weight || wants_bias) {
-            dx = project_backward(projections, grads[0], &low_rank);
-        }
-        variable_list parameters =
-            parameter_gradients(projections, norm_recompute(hidden, norm, statistics), grads[0], low_rank);
+        ProjectionGradients made(projections, grads[0]);
+        at::Tensor dx;
+        if (wants_hidden || wants_weight || wants_bias) dx = made.of_input();
+        variable_list parameters = made.of_parameters(norm_recompute(hidden, norm, statistics));
         at::Tensor d_hidden, d_weight, d_bias;
         if (wants_hidden) d_hidden = norm_backward(dx, hidden, norm, statistics, grads[1]);
         if (wants_weight) d_weight = norm_weight_gradient(dx, hidden, norm, statistics);
@@ -69,12 +67,12 @@ struct ProjectResidual : Function<ProjectResidual> {
     }
     static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
         const at::Tensor x = ctx->get_saved_variables()[0];
-        const Projections& projections = saved_projections(ctx);
-        const at::Tensor g = scaled(grads[0], ctx->saved_data[kMultiplier].toDouble());
-        at::Tensor dx, low_rank;
-        if (ctx->needs_input_grad(0)) dx = project_backward(projections, g, &low_rank);
+        ProjectionGradients made(saved_projections(ctx),
+                                 scaled(grads[0], ctx->saved_data[kMultiplier].toDouble()));
+        at::Tensor dx;
+        if (ctx->needs_input_grad(0)) dx = made.of_input();
         const at::Tensor d_residual = ctx->saved_data[kResidual].toBool() ? grads[0] : at::Tensor();
-        return gradients({dx, d_residual}, parameter_gradients(projections, x, g, low_rank), 2);
+        return gradients({dx, d_residual}, made.of_parameters(x), 2);
     }
 };
 
@@ -93,19 +91,15 @@ struct ActivateProjectResidual : Function<ActivateProjectResidual> {
     }
     static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
         const at::Tensor entered = ctx->get_saved_variables()[0];
-        const Projections& projections = saved_projections(ctx);
         const ActivationRule rule = saved_value<ActivationRule>(ctx, kRule);
-        const at::Tensor g = scaled(grads[0], ctx->saved_data[kMultiplier].toDouble());
+        ProjectionGradients made(saved_projections(ctx),
+                                 scaled(grads[0], ctx->saved_data[kMultiplier].toDouble()));
         const at::Tensor d_residual = ctx->saved_data[kResidual].toBool() ? grads[0] : at::Tensor();
         if (!ctx->needs_input_grad(0)) {
-            return gradients({at::Tensor(), d_residual},
-                             parameter_gradients(projections, activate(entered, rule), g), 3);
+            return gradients({at::Tensor(), d_residual}, made.of_parameters(activate(entered, rule)), 3);
         }
-        at::Tensor low_rank;
-        const at::Tensor dx = project_backward(projections, g, &low_rank);
-        const ActivationGradient inner = activate_backward(dx, entered, rule);
-        return gradients({inner.entered, d_residual}, parameter_gradients(projections, inner.y, g, low_rank),
-                         3);
+        const ActivationGradient inner = activate_backward(made.of_input(), entered, rule);
+        return gradients({inner.entered, d_residual}, made.of_parameters(inner.y), 3);
     }
 };
 

@@ -11,14 +11,18 @@
 namespace qlora::ops {
 namespace {
 
+const Extended& extended(const Projections& projections) {
+    return std::get<Extended>(projections.weights);
+}
+
 /// Calls f(adapter, first rank, part's first column, part's columns) for each adapter.
 template <class F>
 void for_each_adapter(const Projections& projections, F&& f) {
     std::int64_t rank = 0;
     for_each_part(projections, [&](const Projection& part, std::int64_t first, std::int64_t columns) {
-        if (!part.adapter) return;
-        f(*part.adapter, rank, first, columns);
-        rank += part.adapter->a.size(0);
+        if (!part.update.low_rank) return;
+        f(*part.update.low_rank, rank, first, columns);
+        rank += part.update.low_rank->a.size(0);
     });
 }
 
@@ -88,7 +92,7 @@ at::Tensor device_project(const Projections& projections, const RoomyRows& x, co
     if (y.defined()) {
         if (residual.defined()) y.add_(residual);
     } else {
-        const DeviceOperands operands = projections.device_operands();
+        const DeviceOperands operands = extended(projections).operands();
         const at::Tensor wide = extended_input(projections, x, operands.a);
         y = residual.defined() ? residual.clone().addmm_(wide, operands.weight.t())
                                : at::mm(wide, operands.weight.t());
@@ -100,12 +104,12 @@ at::Tensor device_project(const Projections& projections, const RoomyRows& x, co
 }
 
 at::Tensor device_project_backward(const Projections& projections, const at::Tensor& g,
-                                   at::Tensor* low_rank) {
-    const DeviceOperands operands = projections.device_operands();
+                                   at::Tensor& low_rank) {
+    const DeviceOperands operands = extended(projections).operands();
     const BaseGradient base = base_gradient(operands, g);
     if (!operands.a.defined()) return base.x;
-    const at::Tensor& gh = base.low_rank;
-    if (low_rank != nullptr) *low_rank = gh;
+    low_rank = base.low_rank;
+    const at::Tensor& gh = low_rank;
     if (!has_dropout(projections)) return at::addmm(base.x, gh, operands.a);
     at::Tensor gx = base.x.contiguous();
     for_each_adapter(projections, [&](const LowRank& adapter, std::int64_t rank, auto...) {
@@ -118,11 +122,11 @@ at::Tensor device_project_backward(const Projections& projections, const at::Ten
 
 std::vector<at::Tensor> device_parameter_gradients(const Projections& projections, const at::Tensor& x,
                                                    const at::Tensor& g, at::Tensor low_rank) {
-    const at::Tensor a = projections.device_a();
+    const at::Tensor a = extended(projections).a();
     at::Tensor h, joint_ga;
     if (a.defined()) {
         // The same product as when the gradient of x is wanted: the same bits.
-        if (!low_rank.defined()) low_rank = base_gradient(projections.device_operands(), g).low_rank;
+        if (!low_rank.defined()) low_rank = base_gradient(extended(projections).operands(), g).low_rank;
         h = at::empty({x.size(0), a.size(0)}, x.options());
         low_rank_inputs(projections, x, a, h);
         if (!has_dropout(projections)) joint_ga = mm_to_fp32(low_rank.t(), x);
@@ -135,8 +139,8 @@ std::vector<at::Tensor> device_parameter_gradients(const Projections& projection
         if (part.bias.defined() && part.bias.requires_grad()) {
             out.push_back(part_g.sum(0, false, at::kFloat).to(part.bias.scalar_type()));
         }
-        if (!part.adapter) return;
-        const LowRank& adapter = *part.adapter;
+        if (!part.update.low_rank) return;
+        const LowRank& adapter = *part.update.low_rank;
         const std::int64_t r = adapter.a.size(0);
         out.push_back(joint_ga.defined()
                           ? joint_ga.narrow(0, rank, r)

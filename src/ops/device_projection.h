@@ -7,7 +7,8 @@
 namespace qlora::ops {
 
 at::Tensor device_project(const Projections& projections, const RoomyRows& x, const at::Tensor& residual);
-at::Tensor device_project_backward(const Projections& projections, const at::Tensor& g, at::Tensor* low_rank);
+/// Gradient of x; `low_rank` becomes scaling * g B [T, appended], which the same product makes.
+at::Tensor device_project_backward(const Projections& projections, const at::Tensor& g, at::Tensor& low_rank);
 std::vector<at::Tensor> device_parameter_gradients(const Projections& projections, const at::Tensor& x,
                                                    const at::Tensor& g, at::Tensor low_rank);
 

@@ -85,11 +85,6 @@ void for_each_expert(const ExpertRows& by_expert, F&& f) {
     }
 }
 
-/// values * weights in the dtype of the values; weights [rows].
-at::Tensor weighted(const at::Tensor& values, const at::Tensor& weights) {
-    return (values * weights.unsqueeze(1)).to(values.scalar_type());
-}
-
 /// Sum over the columns of a * b, fp32 [rows].
 at::Tensor row_products(const at::Tensor& a, const at::Tensor& b) {
     return (a.to(at::kFloat) * b.to(at::kFloat)).sum(1);
@@ -202,20 +197,17 @@ class BackwardPass {
             const at::Tensor weight = weights.index_select(0, rows.choices);
             // The gradient of a weight is <g, output(y)> = <output^T(g), y>: the product itself is not
             // needed.
-            at::Tensor low_rank, low_rank_entry;
-            const at::Tensor unweighted = project_backward(mlp.output, g, &low_rank);
+            ProjectionGradients of_g(mlp.output, g);
+            const at::Tensor unweighted = of_g.of_input();
             const std::size_t place = static_cast<std::size_t>(expert);
             const at::Tensor inner = entered(inner_ ? inner_->entered[place] : at::Tensor(), mlp.entry, x);
             const ActivationGradient made =
-                activate_backward(weighted(unweighted, weight), inner, experts_.activation);
+                activate_backward(weighted_rows(unweighted, weight), inner, experts_.activation);
             d_weights.index_copy_(0, rows.choices, row_products(unweighted, made.y));
-            if (of_output.wanted()) {
-                if (low_rank.defined()) low_rank = weighted(low_rank, weight);
-                of_output.add(expert, parameter_gradients(mlp.output, made.y, weighted(g, weight), low_rank));
-            }
-            if (wants_x_) rows.of(dx).copy_(project_backward(mlp.entry, made.entered, &low_rank_entry));
-            if (of_entry.wanted())
-                of_entry.add(expert, parameter_gradients(mlp.entry, x, made.entered, low_rank_entry));
+            if (of_output.wanted()) of_output.add(expert, of_g.weighted(weight).of_parameters(made.y));
+            ProjectionGradients of_entered(mlp.entry, made.entered);
+            if (wants_x_) rows.of(dx).copy_(of_entered.of_input());
+            if (of_entry.wanted()) of_entry.add(expert, of_entered.of_parameters(x));
         });
         if (wants_x_) out.x = sum_of_choices(dx, by_expert_);
         run_router(d_weights.view(routing_.weights.sizes()), out);
@@ -228,31 +220,31 @@ class BackwardPass {
         const at::Tensor balance = experts_.balance ? experts_.balance->probability_gradient() : at::Tensor();
         const at::Tensor d_logits =
             route_backward(d_weights, routing_, experts_.routing, balance).to(x_.scalar_type());
-        at::Tensor low_rank;
-        if (wants_x_) out.x.add_(project_backward(router, d_logits, &low_rank));
-        append(out.parameters, parameter_gradients(router, x_, d_logits, low_rank));
+        ProjectionGradients made(router, d_logits);
+        if (wants_x_) out.x.add_(made.of_input());
+        append(out.parameters, made.of_parameters(x_));
     }
 
     void run_shared(const SharedExpert& shared, Backward& out) const {
-        at::Tensor of_output, of_entry, of_gate;  // what comes with a product of low rank
         const at::Tensor gate =
             at::sigmoid(inner_ ? inner_->shared_gate : project(shared.gate, x_)).squeeze(1);
-        const at::Tensor unweighted = project_backward(shared.mlp.output, g_, &of_output);
+        ProjectionGradients of_g(shared.mlp.output, g_);
+        const at::Tensor unweighted = of_g.of_input();
         Projections entry = shared.mlp.entry;
         const at::Tensor inner = entered(inner_ ? inner_->shared_entered : at::Tensor(), entry, x_);
         const ActivationGradient made =
-            activate_backward(weighted(unweighted, gate), inner, experts_.activation);
+            activate_backward(weighted_rows(unweighted, gate), inner, experts_.activation);
         const at::Tensor wide = gate.to(at::kFloat);
         const at::Tensor d_gate =
             (row_products(unweighted, made.y) * wide * (1 - wide)).unsqueeze(1).to(x_.scalar_type());
-        if (of_output.defined()) of_output = weighted(of_output, gate);
-        variable_list output = parameter_gradients(shared.mlp.output, made.y, weighted(g_, gate), of_output);
+        variable_list output = of_g.weighted(gate).of_parameters(made.y);
+        ProjectionGradients of_entry(entry, made.entered), of_gate(shared.gate, d_gate);
         if (wants_x_) {
-            out.x.add_(project_backward(entry, made.entered, &of_entry));
-            out.x.add_(project_backward(shared.gate, d_gate, &of_gate));
+            out.x.add_(of_entry.of_input());
+            out.x.add_(of_gate.of_input());
         }
-        append(out.parameters, parameter_gradients(shared.gate, x_, d_gate, of_gate));
-        append(out.parameters, parameter_gradients(entry, x_, made.entered, of_entry));
+        append(out.parameters, of_gate.of_parameters(x_));
+        append(out.parameters, of_entry.of_parameters(x_));
         append(out.parameters, std::move(output));
     }
 

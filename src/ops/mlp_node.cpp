@@ -73,8 +73,7 @@ struct MlpResidual : Function<MlpResidual> {
         const MlpForm& form = node.form;
         std::optional<Norm> norm;
         if (node.norm) norm = node.norm->with(saved[1], saved[2]);
-        const at::Tensor g = scaled(grads[0], form.multiplier);
-        const Projections& output = saved_projections(ctx, kOutput);
+        ProjectionGradients of_output(saved_projections(ctx, kOutput), scaled(grads[0], form.multiplier));
         // Arguments that are absent have no number.
         const bool wants_hidden = ctx->needs_input_grad(0), wants_weight = norm && ctx->needs_input_grad(1);
         const bool wants_bias = norm && norm->bias.defined() && ctx->needs_input_grad(2);
@@ -83,22 +82,22 @@ struct MlpResidual : Function<MlpResidual> {
         if (!passes_entry && saved_projections(ctx, kEntry).parameters().empty()) {
             const at::Tensor y = activated(saved_projections(ctx, kEntry), hidden, norm, form.rule);
             return gradients({at::Tensor(), at::Tensor(), at::Tensor(), d_residual},
-                             parameter_gradients(output, y, g), kTrailing);
+                             of_output.of_parameters(y), kTrailing);
         }
         // The dense weights of `output` are released before those of the entry are made: one set at a time.
-        at::Tensor low_rank_output, low_rank_entry;
-        at::Tensor d_inner = project_backward(output, g, &low_rank_output);
+        at::Tensor d_inner = of_output.of_input();
         const Projections entry = with_weights_made(saved_projections(ctx, kEntry));
         Entered entered = enter(entry, hidden, norm);
         ActivationGradient made = activate_backward(d_inner, entered.values, form.rule);
         d_inner.reset();
         entered.values.reset();
-        const variable_list of_output = parameter_gradients(output, made.y, g, low_rank_output);
+        const variable_list output_parameters = of_output.of_parameters(made.y);
         made.y.reset();
+        ProjectionGradients of_entry(entry, made.entered);
         at::Tensor dx, d_hidden, d_weight, d_bias;
-        if (passes_entry) dx = project_backward(entry, made.entered, &low_rank_entry);
-        variable_list parameters = parameter_gradients(entry, entered.x, made.entered, low_rank_entry);
-        parameters.insert(parameters.end(), of_output.begin(), of_output.end());
+        if (passes_entry) dx = of_entry.of_input();
+        variable_list parameters = of_entry.of_parameters(entered.x);
+        parameters.insert(parameters.end(), output_parameters.begin(), output_parameters.end());
         const at::Tensor direct = node.adds_hidden ? grads[0] : at::Tensor();
         if (wants_hidden) d_hidden = gradient_of_hidden(dx, hidden, norm, entered.statistics, direct);
         if (wants_weight) d_weight = norm_weight_gradient(dx, hidden, *norm, entered.statistics);

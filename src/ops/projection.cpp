@@ -28,10 +28,10 @@ SharedInput adapters_of_x(const Projections& projections) {
     std::vector<at::Tensor> a;
     std::int64_t rank = 0;
     for (const Projection& part : projections.parts) {
-        const bool joins = part.adapter && part.adapter->dropout.p <= 0;
+        const bool joins = part.update.low_rank && part.update.low_rank->dropout.p <= 0;
         shared.begins.push_back(joins ? rank : -1);
         if (!joins) continue;
-        a.push_back(part.adapter->a.detach());
+        a.push_back(part.update.low_rank->a.detach());
         rank += a.back().size(0);
     }
     if (a.size() == 1) shared.a = a.front();
@@ -59,9 +59,9 @@ at::Tensor low_rank_gradients(const Projections& projections, const SharedInput&
     for_each_part(projections, [&](const Projection& part, std::int64_t first, std::int64_t columns) {
         const std::int64_t begin = shared.begins[index++];
         if (begin < 0) return;
-        product(g.narrow(1, first, columns), {.b = part.adapter->b.detach(),
-                                              .out = joint.narrow(1, begin, part.adapter->a.size(0)),
-                                              .alpha = part.adapter->scaling});
+        product(g.narrow(1, first, columns), {.b = part.update.low_rank->b.detach(),
+                                              .out = joint.narrow(1, begin, part.update.low_rank->a.size(0)),
+                                              .alpha = part.update.low_rank->scaling});
     });
     return joint;
 }
@@ -72,19 +72,21 @@ void add_adapters(const Projections& projections, const at::Tensor& x, at::Tenso
     std::size_t index = 0;
     for_each_part(projections, [&](const Projection& part, std::int64_t first, std::int64_t columns) {
         const std::int64_t begin = shared.begins[index++];
-        if (!part.adapter) return;
-        const at::Tensor h = low_rank_input(*part.adapter, x, joint, begin);
+        if (!part.update.low_rank) return;
+        const at::Tensor h = low_rank_input(*part.update.low_rank, x, joint, begin);
         const at::Tensor out = y.narrow(1, first, columns);
-        product(
-            h, {.b = part.adapter->b.detach().t(), .out = out, .start = out, .alpha = part.adapter->scaling});
+        product(h, {.b = part.update.low_rank->b.detach().t(),
+                    .out = out,
+                    .start = out,
+                    .alpha = part.update.low_rank->scaling});
     });
 }
 
 /// x W^T, from `residual` on where it is defined.
 at::Tensor gemm_product(const Projections& projections, const at::Tensor& x, const at::Tensor& residual) {
     at::Tensor y = at::empty({x.size(0), projections.out_features()}, x.options());
-    if (projections.stacked) {
-        product(x, {.b = projections.stacked().t(), .out = y, .start = residual});
+    if (const auto* stacked = std::get_if<Stacked>(&projections.weights)) {
+        product(x, {.b = stacked->matrix().t(), .out = y, .start = residual});
         return y;
     }
     for_each_part(projections, [&](const Projection& part, std::int64_t first, std::int64_t columns) {
@@ -93,6 +95,11 @@ at::Tensor gemm_product(const Projections& projections, const at::Tensor& x, con
                     .start = residual.defined() ? residual.narrow(1, first, columns) : residual});
     });
     return y;
+}
+
+bool is_folded(const Projections& projections) {
+    const auto* stacked = std::get_if<Stacked>(&projections.weights);
+    return stacked != nullptr && stacked->folded;
 }
 
 void add_biases(const Projections& projections, at::Tensor& y) {
@@ -108,8 +115,12 @@ at::Tensor sum_rows(const at::Tensor& gradient, const at::Tensor& bias) {
 
 }  // namespace
 
+at::Tensor weighted_rows(const at::Tensor& values, const at::Tensor& weights) {
+    return (values * weights.unsqueeze(1)).to(values.scalar_type());
+}
+
 at::Tensor stored_product(const Projections& projections, const at::Tensor& x) {
-    if (!projections.uses_stored_weights || x.size(0) > kFewRows) return {};
+    if (!projections.from_storage || x.size(0) > kFewRows) return {};
     std::vector<at::Tensor> products;
     for (const Projection& part : projections.parts) {
         if (part.trained_weight.defined()) return {};
@@ -120,8 +131,8 @@ at::Tensor stored_product(const Projections& projections, const at::Tensor& x) {
 }
 
 Projections with_weights_made(Projections projections) {
-    if (projections.stacked) {
-        projections.stacked = [made = projections.stacked()] { return made; };
+    if (auto* stacked = std::get_if<Stacked>(&projections.weights)) {
+        stacked->matrix = [made = stacked->matrix()] { return made; };
     }
     return projections;
 }
@@ -146,7 +157,7 @@ std::vector<at::Tensor> Projections::parameters() const {
     for (const Projection& part : parts) {
         if (part.trained_weight.defined()) out.push_back(part.trained_weight);
         if (part.bias.defined() && part.bias.requires_grad()) out.push_back(part.bias);
-        if (part.adapter) out.insert(out.end(), {part.adapter->a, part.adapter->b});
+        if (part.update.low_rank) out.insert(out.end(), {part.update.low_rank->a, part.update.low_rank->b});
     }
     return out;
 }
@@ -158,8 +169,9 @@ RoomyRows RoomyRows::holding(const at::Tensor& x) const {
 }
 
 RoomyRows projection_input(const Projections& projections, const at::Tensor& like, std::int64_t columns) {
-    if (device_kernels(like) == nullptr || !projections.device_a) return {at::Tensor()};
-    const at::Tensor a = projections.device_a();
+    const auto* extended = std::get_if<Extended>(&projections.weights);
+    if (device_kernels(like) == nullptr || extended == nullptr) return {at::Tensor()};
+    const at::Tensor a = extended->a();
     const std::int64_t appended = a.defined() ? a.size(0) : 0;
     const at::Tensor wide = at::empty({like.size(0), columns + appended}, like.options());
     return {wide.narrow(1, 0, columns), wide};
@@ -179,7 +191,7 @@ at::Tensor project(const Projections& projections, const RoomyRows& input, const
     const LibTorchSums sums(rounds);
     const at::Tensor start = rounds ? at::Tensor() : residual;
     at::Tensor y = stored_product(projections, wide);
-    const bool is_folded = projections.folded && !y.defined();
+    const bool folds = is_folded(projections) && !y.defined();
     if (y.defined()) {
         if (start.defined()) y.add_(start);
     } else {
@@ -187,36 +199,45 @@ at::Tensor project(const Projections& projections, const RoomyRows& input, const
     }
     add_biases(projections, y);
     if (rounds) y = y.to(x.scalar_type()).to(at::kFloat);
-    if (!is_folded) add_adapters(projections, wide, y);
+    if (!folds) add_adapters(projections, wide, y);
     if (!rounds) return y;
     y = y.to(x.scalar_type());
     return residual.defined() ? residual + y : y;
 }
 
-at::Tensor project_backward(const Projections& projections, const at::Tensor& g, at::Tensor* low_rank) {
-    if (device_kernels(g) != nullptr) return device_project_backward(projections, g, low_rank);
-    const at::Tensor wide = fp32(g);
-    const LibTorchSums sums(g.scalar_type() != at::kFloat);
-    at::Tensor gx = at::empty({wide.size(0), projections.in_features()}, wide.options());
-    if (projections.stacked) {
-        std::vector<RightFactor> rights = {{.b = projections.stacked(), .out = gx}};
+ProjectionGradients::ProjectionGradients(const Projections& projections, at::Tensor g)
+    : projections_(projections), g_(std::move(g)) {}
+
+ProjectionGradients ProjectionGradients::weighted(const at::Tensor& weights) const {
+    ProjectionGradients out(projections_, weighted_rows(g_, weights));
+    if (low_rank_.defined()) out.low_rank_ = weighted_rows(low_rank_, weights);
+    return out;
+}
+
+at::Tensor ProjectionGradients::of_input() {
+    if (device_kernels(g_) != nullptr) return device_project_backward(projections_, g_, low_rank_);
+    const at::Tensor wide = fp32(g_);
+    const LibTorchSums sums(g_.scalar_type() != at::kFloat);
+    at::Tensor gx = at::empty({wide.size(0), projections_.in_features()}, wide.options());
+    if (const auto* stacked = std::get_if<Stacked>(&projections_.weights)) {
+        std::vector<RightFactor> rights = {{.b = stacked->matrix(), .out = gx}};
         // The adapter of the one part sees the whole of g: g B comes with the same product.
-        const std::optional<LowRank>& adapter = projections.parts.front().adapter;
-        if (low_rank != nullptr && projections.parts.size() == 1 && adapter && adapter->dropout.p <= 0) {
-            *low_rank = at::empty({wide.size(0), adapter->a.size(0)}, wide.options());
-            rights.push_back({.b = adapter->b.detach(), .out = *low_rank, .alpha = adapter->scaling});
+        const std::optional<LowRank>& adapter = projections_.parts.front().update.low_rank;
+        if (projections_.parts.size() == 1 && adapter && adapter->dropout.p <= 0) {
+            low_rank_ = at::empty({wide.size(0), adapter->a.size(0)}, wide.options());
+            rights.push_back({.b = adapter->b.detach(), .out = low_rank_, .alpha = adapter->scaling});
         }
         products(wide, rights);
     } else {
-        for_each_part(projections, [&](const Projection& part, std::int64_t first, std::int64_t columns) {
+        for_each_part(projections_, [&](const Projection& part, std::int64_t first, std::int64_t columns) {
             product(wide.narrow(1, first, columns),
                     {.b = weight_of(part), .out = gx, .start = first > 0 ? gx : at::Tensor()});
         });
     }
-    if (!projections.folded) {
-        for_each_part(projections, [&](const Projection& part, std::int64_t first, std::int64_t columns) {
-            if (!part.adapter) return;
-            const LowRank& adapter = *part.adapter;
+    if (!is_folded(projections_)) {
+        for_each_part(projections_, [&](const Projection& part, std::int64_t first, std::int64_t columns) {
+            if (!part.update.low_rank) return;
+            const LowRank& adapter = *part.update.low_rank;
             const at::Tensor gh = low_rank_gradient(adapter, wide.narrow(1, first, columns));
             if (adapter.dropout.p > 0) {
                 gx.add_(apply_dropout(product(gh, adapter.a.detach()), adapter.dropout));
@@ -225,31 +246,31 @@ at::Tensor project_backward(const Projections& projections, const at::Tensor& g,
             }
         });
     }
-    return gx.to(g.scalar_type());
+    return gx.to(g_.scalar_type());
 }
 
-std::vector<at::Tensor> parameter_gradients(const Projections& projections, const at::Tensor& x,
-                                            const at::Tensor& g, const at::Tensor& low_rank) {
-    if (device_kernels(x) != nullptr) return device_parameter_gradients(projections, x, g, low_rank);
-    const at::Tensor wide = fp32(x), wide_g = fp32(g);
+std::vector<at::Tensor> ProjectionGradients::of_parameters(const at::Tensor& x) const {
+    if (device_kernels(x) != nullptr) return device_parameter_gradients(projections_, x, g_, low_rank_);
+    const at::Tensor wide = fp32(x), wide_g = fp32(g_);
     const LibTorchSums sums(x.scalar_type() != at::kFloat);
-    const SharedInput shared = adapters_of_x(projections);
+    const SharedInput shared = adapters_of_x(projections_);
     at::Tensor joint_h, joint_ga;  // x A^T and the gradients of the A that share x
     if (shared.a.defined()) {
         joint_h = product(wide, shared.a.t());
-        const at::Tensor joint_gh =
-            low_rank.defined() ? low_rank : low_rank_gradients(projections, shared, wide_g, joint_h.size(1));
+        const at::Tensor joint_gh = low_rank_.defined()
+                                        ? low_rank_
+                                        : low_rank_gradients(projections_, shared, wide_g, joint_h.size(1));
         joint_ga = product(joint_gh.t(), wide);
     }
     std::vector<at::Tensor> out;
     std::size_t index = 0;
-    for_each_part(projections, [&](const Projection& part, std::int64_t first, std::int64_t columns) {
+    for_each_part(projections_, [&](const Projection& part, std::int64_t first, std::int64_t columns) {
         const at::Tensor part_g = wide_g.narrow(1, first, columns);
         const std::int64_t begin = shared.begins[index++];
         if (part.trained_weight.defined()) out.push_back(product(part_g.t(), wide));
         if (part.bias.defined() && part.bias.requires_grad()) out.push_back(sum_rows(part_g, part.bias));
-        if (!part.adapter) return;
-        const LowRank& adapter = *part.adapter;
+        if (!part.update.low_rank) return;
+        const LowRank& adapter = *part.update.low_rank;
         if (begin >= 0) {
             const std::int64_t rank = adapter.a.size(0);
             out.push_back(joint_ga.narrow(0, begin, rank));

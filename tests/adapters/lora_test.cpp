@@ -74,7 +74,7 @@ std::vector<ops::DropoutSite> dropouts(const nn::ForwardContext& context) {
     inject(*model, config, 1);
     std::vector<ops::DropoutSite> out;
     for (const nn::Linear* linear : model->linears())
-        out.push_back(linear->adapter()->low_rank(context).dropout);
+        out.push_back(linear->adapter()->update(context).low_rank->dropout);
     return out;
 }
 

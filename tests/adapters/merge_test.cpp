@@ -81,7 +81,7 @@ class Merge : public testing::Test {
             {{kBaseKey, checkpoint.fingerprint()}, {kQuantizationKey, write_fields(quantization_).dump()}});
         for (const nn::Linear* linear : model->linears()) {
             if (linear->adapter() == nullptr) continue;
-            const ops::LowRank adapter = linear->adapter()->low_rank({});
+            const ops::LowRank adapter = *linear->adapter()->update({}).low_rank;
             deltas_[linear->path()] = at::mm(adapter.b, adapter.a).detach() * adapter.scaling;
         }
     }

@@ -42,9 +42,10 @@ struct Layer {
         wide.narrow(1, kIn, kRank).copy_(adapter.b * adapter.scaling);
         a.narrow(0, 0, kRank).copy_(adapter.a);
         Projections out;
-        out.parts.push_back({.weight = &weight, .trained_weight = {}, .bias = {}, .adapter = adapter});
-        out.device_operands = [=] { return DeviceOperands{.weight = wide, .a = a}; };
-        out.device_a = [=] { return a; };
+        out.parts.push_back(
+            {.weight = &weight, .trained_weight = {}, .bias = {}, .update = {.low_rank = adapter}});
+        out.weights = Extended{.operands = [=] { return DeviceOperands{.weight = wide, .a = a}; },
+                               .a = [=] { return a; }};
         return out;
     }
     at::Tensor expected(const at::Tensor& x) const {

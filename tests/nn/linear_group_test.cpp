@@ -89,17 +89,19 @@ void expect_close(const Pass& a, const Pass& b, double bound) {
 /// The same parts as separate products.
 ops::Projections apart(const LinearGroup& group, const ForwardContext& context = {}) {
     ops::Projections projections = group.projections(context);
-    projections.stacked = nullptr;
-    projections.folded = false;
+    projections.weights = ops::Apart{};
     return projections;
+}
+
+const ops::Stacked& stacked(const ops::Projections& projections) {
+    return std::get<ops::Stacked>(projections.weights);
 }
 
 TEST(LinearGroup, one_folded_product_equals_separate_ones) {
     const Layer layer;
     const LinearGroup group = layer.group();
     const ops::Projections projections = group.projections({});
-    ASSERT_TRUE(projections.stacked);
-    ASSERT_TRUE(projections.folded);
+    ASSERT_TRUE(stacked(projections).folded);
     expect_close(run(layer, projections), run(layer, apart(group)), kBound);
 }
 
@@ -116,7 +118,8 @@ TEST(LinearGroup, a_kept_matrix_gives_the_bits_of_a_fresh_one) {
         for (std::size_t i = 0; i < a.gradients.size(); ++i)
             EXPECT_TRUE(a.gradients[i].equal(b.gradients[i]));
     }
-    EXPECT_EQ(kept.projections({}).stacked().data_ptr(), kept.projections({}).stacked().data_ptr());
+    EXPECT_EQ(stacked(kept.projections({})).matrix().data_ptr(),
+              stacked(kept.projections({})).matrix().data_ptr());
 }
 
 // More rows than are made at once.
@@ -132,7 +135,7 @@ TEST(LinearGroup, blocks_of_rows_have_the_bits_of_the_whole) {
         adapter->add_delta(whole, 0);
         linear.set_adapter(std::move(adapter));
         EXPECT_FALSE(whole.equal(weight.dense()));
-        EXPECT_TRUE(LinearGroup({&linear}).projections({}).stacked().equal(whole));
+        EXPECT_TRUE(stacked(LinearGroup({&linear}).projections({})).matrix().equal(whole));
     }
 }
 
@@ -140,14 +143,14 @@ TEST(LinearGroup, a_kept_matrix_follows_its_adapters) {
     const Layer layer;
     LinearGroup kept = layer.group();
     kept.keep_dense(true);
-    const at::Tensor before = kept.projections({}).stacked().clone();
+    const at::Tensor before = stacked(kept.projections({})).matrix().clone();
     for (at::Tensor parameter : layer.parameters()) {
         const at::AutoGradMode off(false);
-        const at::Tensor earlier = kept.projections({}).stacked().clone();
+        const at::Tensor earlier = stacked(kept.projections({})).matrix().clone();
         parameter.add_(0.01);
-        const at::Tensor now = kept.projections({}).stacked();
+        const at::Tensor now = stacked(kept.projections({})).matrix();
         EXPECT_FALSE(now.equal(earlier));
-        EXPECT_TRUE(now.equal(layer.group().projections({}).stacked()));
+        EXPECT_TRUE(now.equal(stacked(layer.group().projections({})).matrix()));
     }
 }
 
@@ -157,13 +160,12 @@ TEST(LinearGroup, dropout_and_bf16_keep_the_adapter_apart) {
     for (const ForwardContext& context : {training, ForwardContext{}}) {
         const LinearGroup group = dropping.group();
         const ops::Projections projections = group.projections(context);
-        ASSERT_TRUE(projections.stacked);
-        EXPECT_FALSE(projections.folded);
+        EXPECT_FALSE(stacked(projections).folded);
         expect_close(run(dropping, projections), run(dropping, apart(group, context)), kBound);
     }
     const Layer rounded(0.0, at::kBFloat16);
     const LinearGroup group = rounded.group();
-    EXPECT_FALSE(group.projections({}).folded);
+    EXPECT_FALSE(stacked(group.projections({})).folded);
     const Pass a = run(rounded, group.projections({}), at::kBFloat16),
                b = run(rounded, apart(group), at::kBFloat16);
     EXPECT_TRUE(a.y.equal(b.y)) << "the same products, only side by side";
@@ -178,17 +180,17 @@ TEST(LinearGroup, a_few_rows_are_multiplied_from_the_packed_weights_when_nothing
             linear.set_weight(packed(linear.weight(), compute));
         }
         const LinearGroup group = layer.group();
-        EXPECT_FALSE(group.projections({}).uses_stored_weights) << "gradients are on";
+        EXPECT_FALSE(group.projections({}).from_storage) << "gradients are on";
         const at::AutoGradMode off(false);
-        EXPECT_FALSE(group.projections({.training = true}).uses_stored_weights);
-        EXPECT_FALSE(group.projections({.recomputation = Recomputation::kLayers}).uses_stored_weights);
+        EXPECT_FALSE(group.projections({.training = true}).from_storage);
+        EXPECT_FALSE(group.projections({.recomputation = Recomputation::kLayers}).from_storage);
         const ops::Projections projections = group.projections({});
-        ASSERT_TRUE(projections.uses_stored_weights);
+        ASSERT_TRUE(projections.from_storage);
         for (const std::int64_t rows : {1, 8, 9}) {
             const at::Tensor x = gaussian({rows, kIn}, 1).to(compute),
                              residual = gaussian({rows, 96}, 2).to(compute);
             ops::Projections whole = projections;
-            whole.uses_stored_weights = false;
+            whole.from_storage = false;
             const at::Tensor expected = ops::project(whole, x, residual),
                              y = ops::project(projections, x, residual);
             EXPECT_LE(difference(y, expected), compute == at::kFloat ? kBound : ops::test::kBf16Rounding);
@@ -202,7 +204,7 @@ TEST(LinearGroup, a_part_that_trains_its_weight_is_multiplied_apart) {
     layer.linears[1].train_whole_module();
     const LinearGroup group = layer.group();
     const ops::Projections projections = group.projections({});
-    EXPECT_FALSE(projections.stacked);
+    EXPECT_TRUE(std::holds_alternative<ops::Apart>(projections.weights));
     EXPECT_EQ(projections.parameters().size(), 5U);
     run(layer, projections);
     const at::Tensor weight = layer.linears[1].trained_weight();

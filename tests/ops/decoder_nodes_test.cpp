@@ -29,7 +29,7 @@ Projections adapted(const FrozenWeight& weight, const at::Tensor& a, const at::T
     out.parts.push_back({.weight = &weight,
                          .trained_weight = {},
                          .bias = {},
-                         .adapter = LowRank{.a = a, .b = b, .scaling = 0.5, .dropout = {}}});
+                         .update = {.low_rank = LowRank{.a = a, .b = b, .scaling = 0.5, .dropout = {}}}});
     return out;
 }
 
@@ -150,7 +150,7 @@ TEST(ProjectResidual, bf16_rounds_the_projection_before_the_sum) {
     const at::Tensor x = gaussian({kNodeTokens, kNodeSize}, 1).to(at::kBFloat16),
                      residual = gaussian({kNodeTokens, kNodeSize}, 2).to(at::kBFloat16);
     Projections plain;
-    plain.parts.push_back({.weight = &weight, .trained_weight = {}, .bias = {}, .adapter = {}});
+    plain.parts.push_back({.weight = &weight, .trained_weight = {}, .bias = {}});
     const at::Tensor expected = residual + project(plain, x);
     EXPECT_TRUE(project_residual(x, residual, plain).equal(expected));
 }

@@ -25,7 +25,7 @@ constexpr double kExpertEps = 1e-5, kExpertScaling = 0.5;
 /// What one projection of a matrix is, with or without an adapter.
 Projections single_part(const FrozenWeight& weight, const std::optional<LowRank>& adapter = {}) {
     Projections out;
-    out.parts = {{.weight = &weight, .trained_weight = {}, .bias = {}, .adapter = adapter}};
+    out.parts = {{.weight = &weight, .trained_weight = {}, .bias = {}, .update = {.low_rank = adapter}}};
     return out;
 }
 
@@ -55,8 +55,9 @@ struct SmallExperts {
                 {.weight = &up[place],
                  .trained_weight = {},
                  .bias = {},
-                 .adapter = LowRank{
-                     .a = a, .b = b.narrow(0, kExpertInner, kExpertInner), .scaling = kExpertScaling}});
+                 .update = {.low_rank = LowRank{.a = a,
+                                                .b = b.narrow(0, kExpertInner, kExpertInner),
+                                                .scaling = kExpertScaling}}});
             mlp.output = single_part(down[place], LowRank{.a = slice_a(output.a.detach(), e),
                                                           .b = slice_b(output.b.detach(), e),
                                                           .scaling = kExpertScaling});

@@ -15,20 +15,21 @@ inline at::Tensor single(const at::Tensor& x, Projection part) {
 }
 
 inline at::Tensor frozen_linear(const at::Tensor& x, const FrozenWeight& weight, const at::Tensor& bias) {
-    return single(x, {.weight = &weight, .trained_weight = {}, .bias = bias, .adapter = {}});
+    return single(x, {.weight = &weight, .trained_weight = {}, .bias = bias});
 }
 
 inline at::Tensor trainable_linear(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& bias) {
-    return single(x, {.weight = nullptr, .trained_weight = weight, .bias = bias, .adapter = {}});
+    return single(x, {.weight = nullptr, .trained_weight = weight, .bias = bias});
 }
 
 inline at::Tensor lora_linear(const at::Tensor& x, const FrozenWeight& weight, const at::Tensor& bias,
                               const at::Tensor& a, const at::Tensor& b, double scaling,
                               const DropoutSite& dropout) {
-    return single(x, {.weight = &weight,
-                      .trained_weight = {},
-                      .bias = bias,
-                      .adapter = LowRank{.a = a, .b = b, .scaling = scaling, .dropout = dropout}});
+    return single(x,
+                  {.weight = &weight,
+                   .trained_weight = {},
+                   .bias = bias,
+                   .update = {.low_rank = LowRank{.a = a, .b = b, .scaling = scaling, .dropout = dropout}}});
 }
 
 }  // namespace qlora::ops::test

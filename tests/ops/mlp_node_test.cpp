@@ -54,12 +54,12 @@ struct Mlp {
     }
 
     Projection part(const FrozenWeight& weight, std::size_t i, bool adapts) const {
-        Projection out{.weight = &weight, .trained_weight = {}, .bias = {}, .adapter = {}};
+        Projection out{.weight = &weight, .trained_weight = {}, .bias = {}};
         if (variant.trains_biases) out.bias = biases[i];
         if (adapts) {
             const DropoutSite site{
                 .p = variant.dropout, .seed = 7, .step = 2, .site = static_cast<std::uint32_t>(i)};
-            out.adapter = LowRank{.a = a[i], .b = b[i], .scaling = 0.5, .dropout = site};
+            out.update.low_rank = LowRank{.a = a[i], .b = b[i], .scaling = 0.5, .dropout = site};
         }
         return out;
     }
@@ -78,12 +78,12 @@ struct Mlp {
         }
         if (variant.trains_up) {
             out.parts[1].trained_weight = trained_up;
-            out.parts[1].adapter.reset();
+            out.parts[1].update = {};
         } else if (variant.stacked) {
-            out.stacked = [this] {
+            out.weights = Stacked{.matrix = [this] {
                 ++times_made;
                 return at::cat({gate.dense(), up.dense()}, 0);
-            };
+            }};
         }
         return out;
     }

@@ -31,9 +31,10 @@ class LoraLayer final : public nn::LinearAdapter {
     /// Initial values as peft's reset_lora_parameters defines their distribution, drawn from (seed, site).
     void initialize(InitLoraWeights kind, std::uint64_t seed);
 
-    ops::LowRank low_rank(const nn::ForwardContext& context) const override;
+    ops::LinearUpdate update(const nn::ForwardContext& context) const override;
     bool folds() const override { return dropout_ == 0.0; }
     void add_delta(at::Tensor& rows, std::int64_t first) const override;
+    std::vector<at::Tensor> matrices() const override { return {a_, b_}; }
     /// scaling * B A, or the rows of it that belong to the rows `b`.
     static at::Tensor delta(const at::Tensor& b, const at::Tensor& a, double scaling);
     std::vector<std::pair<std::string, at::Tensor>> parameters() const override;

@@ -28,6 +28,8 @@ class Linear {
     void set_bias(at::Tensor bias) { bias_ = std::move(bias); }
 
     LinearAdapter* adapter() const { return adapter_.get(); }
+    /// The adapter, unless the whole linear is trained in its place.
+    const LinearAdapter* used_adapter() const { return trains_whole_module() ? nullptr : adapter_.get(); }
     void set_adapter(std::unique_ptr<LinearAdapter> adapter) { adapter_ = std::move(adapter); }
 
     /// Trains the whole module (modules_to_save): an fp32 copy of the weight, and of the bias if there is

@@ -5,6 +5,7 @@
 #include <cstdint>
 #include <functional>
 #include <optional>
+#include <variant>
 #include <vector>
 
 #include "qlora/ops/frozen_weight.h"
@@ -31,12 +32,17 @@ struct LowRank {
     DropoutSite dropout;
 };
 
+/// All that an adapter may make of a linear.
+struct LinearUpdate {
+    std::optional<LowRank> low_rank = {};
+};
+
 /// One linear layer as products see it.
 struct Projection {
     const FrozenWeight* weight = nullptr;
     at::Tensor trained_weight;  ///< fp32 [out, in] in the place of `weight` (modules_to_save), else undefined
     at::Tensor bias;            ///< [out] or undefined
-    std::optional<LowRank> adapter;
+    LinearUpdate update = {};
 
     std::int64_t out_features() const;
 };
@@ -52,26 +58,35 @@ constexpr std::int64_t appended_columns(std::int64_t rank) {
     return (rank + 7) / 8 * 8;
 }
 
+/// Each weight by itself: on the CPU where one of them trains.
+struct Apart {};
+
+/// On the CPU: all weights one under the other, so that one product serves all.
+struct Stacked {
+    std::function<at::Tensor()> matrix;  ///< fp32 [sum of out, in]; called once in each pass
+    /// Whether it holds W + scaling * B A, so that adapters need no products of their own.
+    bool folded = false;
+};
+
+/// On a device: weights and adapters as operands of one product.
+struct Extended {
+    /// Its weight may be a scratch that the next call of any group writes over.
+    std::function<DeviceOperands()> operands;
+    std::function<at::Tensor()> a;  ///< the operands' `a` alone
+};
+
 /// Linear layers of one input, their outputs side by side: y [T, sum of out] = x W^T + bias + adapters.
 /// Everything that `parts` point to must outlive backward.
 struct Projections {
     std::vector<Projection> parts;
-    /// fp32 [sum of out, in]: all weights one under the other, so that one product serves all; empty when a
-    /// part trains its weight. Called once in each pass.
-    std::function<at::Tensor()> stacked;
-    /// Whether `stacked` holds W + scaling * B A, so that adapters need no products of their own.
-    bool folded = false;
+    std::variant<Apart, Stacked, Extended> weights;
     /// Without gradients and for at most kFewRows rows, weights are multiplied as they are stored and
     /// adapters apart: generation reads an eighth of the bytes. The same sums in another order.
-    bool uses_stored_weights = false;
-    /// On a device, in the place of `stacked`. The weight may be a scratch that the next call of any group
-    /// writes over; `device_a` is the operands' `a` alone.
-    std::function<DeviceOperands()> device_operands;
-    std::function<at::Tensor()> device_a;
+    bool from_storage = false;
 
     std::int64_t out_features() const;
     std::int64_t in_features() const;
-    /// What requires a gradient, in the order of `parameter_gradients`.
+    /// What requires a gradient, in the order of ProjectionGradients::of_parameters.
     std::vector<at::Tensor> parameters() const;
 };
 
@@ -109,12 +124,26 @@ RoomyRows projection_input(const Projections& projections, const at::Tensor& lik
 at::Tensor project(const Projections& projections, const RoomyRows& x, const at::Tensor& residual = {},
                    double multiplier = 1.0);
 
-/// Gradient of x for g [T, sum of out], the gradient of y; g's dtype. Where the product makes scaling * g B
-/// besides, it becomes *low_rank, which saves `parameter_gradients` that product.
-at::Tensor project_backward(const Projections& projections, const at::Tensor& g,
-                            at::Tensor* low_rank = nullptr);
-/// Gradients of projections.parameters().
-std::vector<at::Tensor> parameter_gradients(const Projections& projections, const at::Tensor& x,
-                                            const at::Tensor& g, const at::Tensor& low_rank = {});
+/// Gradients behind y = project(projections, x), which must live as long.
+class ProjectionGradients {
+  public:
+    /// g [T, sum of out]: that of y.
+    ProjectionGradients(const Projections& projections, at::Tensor g);
+
+    /// Of x, in g's dtype. Where its product makes scaling * g B besides, `of_parameters` saves one.
+    at::Tensor of_input();
+    /// Of projections.parameters().
+    std::vector<at::Tensor> of_parameters(const at::Tensor& x) const;
+    /// The same for g with each row times its weight, `weights` [T].
+    ProjectionGradients weighted(const at::Tensor& weights) const;
+
+  private:
+    const Projections& projections_;
+    at::Tensor g_;
+    at::Tensor low_rank_;  ///< scaling * g B of all adapters, if it is made
+};
+
+/// values * weights, a weight a row, in the dtype of the values.
+at::Tensor weighted_rows(const at::Tensor& values, const at::Tensor& weights);
 
 }  // namespace qlora::ops
