@@ -138,6 +138,39 @@ struct DropoutParams {
     FloatType type;
 };
 
+struct ScaleColumnsParams {
+    const void* x;  ///< [rows, size], rows x_stride apart
+    int64_t x_stride;
+    const float* scale;  ///< [size]
+    const float* bias;   ///< [size], or null
+    const void* start;   ///< [rows, size], rows start_stride apart, or null
+    int64_t start_stride;
+    int64_t rows, size;
+    void* y;  ///< [rows, size], rows y_stride apart; may be x or start
+    int64_t y_stride;
+    FloatType type;
+};
+
+/// Rows whose products one CUDA block adds up.
+inline constexpr int64_t kColumnSumRows = 256;
+constexpr int64_t column_sum_parts(int64_t rows) {
+    return (rows + kColumnSumRows - 1) / kColumnSumRows;
+}
+
+struct ScaleColumnsBackwardParams {
+    const void* g;  ///< [rows, size], rows g_stride apart
+    int64_t g_stride;
+    const void* x;  ///< [rows, size], rows x_stride apart
+    int64_t x_stride;
+    const float* scale;  ///< [size]
+    int64_t rows, size;
+    void* scaled;  ///< [rows, size], rows scaled_stride apart, or null; may be g
+    int64_t scaled_stride;
+    float* parts;  ///< [column_sum_parts(rows), size], to work in
+    float* sums;   ///< [size]
+    FloatType type;
+};
+
 }  // namespace qlora::kernels
 
 namespace qlora::kernels::QLORA_KERNEL_BACKEND {
@@ -172,5 +205,12 @@ void activate_backward(const ActivateBackwardParams& params, Stream stream);
 /// y = x * (1 / (1 - p)) where dropout_keep (philox.h) of the element's index, else 0: the bits of the CPU.
 /// p is in [0, 1].
 void dropout(const DropoutParams& params, Stream stream);
+
+/// y = round((scale * x + bias) + start).
+void scale_columns(const ScaleColumnsParams& params, Stream stream);
+/// scaled = round(scale * g), and the columns' sums of g * x: 32 threads add every 32nd of 256 rows, their
+/// sums are added one after another, then those of the blocks of 256 rows in double. The order depends on
+/// `rows` alone.
+void scale_columns_backward(const ScaleColumnsBackwardParams& params, Stream stream);
 
 }  // namespace qlora::kernels::QLORA_KERNEL_BACKEND

@@ -90,6 +90,15 @@ struct Rows {
 void dot_rows(Rows x, const float* w, float* y, int64_t y_stride);
 /// y [size] = the rows of x, each times its weight, added in the order of the rows; 0 of no rows.
 void weigh_rows(Rows x, const float* weights, float* y);
+/// y = (scale * x + bias) + start, columns each with a factor of its own: scale, bias [x.size], bias may be
+/// null; start and y like x, each with a stride of its own, start null: (scale * x + bias) alone. y may be x
+/// or start.
+void scale_columns(Rows x, const float* scale, const float* bias, const float* start, int64_t start_stride,
+                   float* y, int64_t y_stride);
+/// sums [g.size] += the columns' sums of g * x in double, row after row; scaled = scale * g unless null. x
+/// and scaled like g; scaled may be g. A split by columns gives the same bits.
+void scale_columns_backward(Rows g, const float* x, int64_t x_stride, const float* scale, float* scaled,
+                            int64_t scaled_stride, double* sums);
 /// out[i] = value first + i of `values`, which need not be aligned; exact, a signaling NaN of
 /// 16 bits becomes quiet.
 void widen(const void* values, FloatType type, int64_t first, int64_t count, float* out);

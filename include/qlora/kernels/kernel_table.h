@@ -35,6 +35,8 @@ struct KernelTable {
     void (*activate)(const ActivateParams&, void* stream);
     void (*activate_backward)(const ActivateBackwardParams&, void* stream);
     void (*dropout)(const DropoutParams&, void* stream);
+    void (*scale_columns)(const ScaleColumnsParams&, void* stream);
+    void (*scale_columns_backward)(const ScaleColumnsBackwardParams&, void* stream);
 
     void (*softmax_cross_entropy)(const CrossEntropyParams&, void* stream);
     void (*score_rows)(const ScoreRowsParams&, void* stream);

@@ -78,6 +78,18 @@ void weigh_rows(Rows x, const float* weights, float* y) {
     path().weigh_rows(x, weights, y);
 }
 
+void scale_columns(Rows x, const float* scale, const float* bias, const float* start, int64_t start_stride,
+                   float* y, int64_t y_stride) {
+    require(x.count >= 0 && x.size >= 0, "scale_columns: a size is negative");
+    path().scale_columns(x, scale, bias, start, start_stride, y, y_stride);
+}
+
+void scale_columns_backward(Rows g, const float* x, int64_t x_stride, const float* scale, float* scaled,
+                            int64_t scaled_stride, double* sums) {
+    require(g.count >= 0 && g.size >= 0, "scale_columns_backward: a size is negative");
+    path().scale_columns_backward(g, x, x_stride, scale, scaled, scaled_stride, sums);
+}
+
 void widen(const void* values, FloatType type, int64_t first, int64_t count, float* out) {
     require(first >= 0 && count >= 0, "widen: a size is negative");
     path().widen(values, type, first, count, out);

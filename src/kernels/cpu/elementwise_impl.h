@@ -1,6 +1,7 @@
 #pragma once
 
 #include "activation_impl.h"
+#include "column_impl.h"
 #include "dot_impl.h"
 #include "elementwise_path.h"
 #include "layer_norm_impl.h"
@@ -25,6 +26,8 @@ const ElementwisePath kElementwise = {
     curve_gradients,
     dot_rows,
     weigh_rows,
+    scale_columns,
+    scale_columns_backward,
     widen,
     softmax_cross_entropy,
     score_rows,

@@ -20,6 +20,8 @@ struct ElementwisePath {
     decltype(&cpu::curve_gradients) curve_gradients;
     decltype(&cpu::dot_rows) dot_rows;
     decltype(&cpu::weigh_rows) weigh_rows;
+    decltype(&cpu::scale_columns) scale_columns;
+    decltype(&cpu::scale_columns_backward) scale_columns_backward;
     decltype(&cpu::widen) widen;
     decltype(&cpu::softmax_cross_entropy) softmax_cross_entropy;
     decltype(&cpu::score_rows) score_rows;

@@ -40,6 +40,8 @@ const KernelTable& kernel_table() {
                                    .activate = activate,
                                    .activate_backward = activate_backward,
                                    .dropout = dropout,
+                                   .scale_columns = scale_columns,
+                                   .scale_columns_backward = scale_columns_backward,
                                    .softmax_cross_entropy = softmax_cross_entropy,
                                    .score_rows = score_rows,
                                    .adamw_step = adamw_step,
