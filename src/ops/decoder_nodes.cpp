@@ -25,23 +25,24 @@ struct NormProject : Function<NormProject> {
         const Norm norm = form.with(weight, bias);
         const NormResult normed = norm_forward(hidden, norm, into.rows(), pending.value_or(at::Tensor()));
         const at::Tensor stream = pending ? normed.sum : hidden;
-        save_with_norm(ctx, {stream}, {norm, normed.statistics});
+        at::Tensor product;
+        const at::Tensor y = project(holder->value, into.holding(normed.y), {}, 1.0, &product);
+        save_with_norm(ctx, {stream, product}, {norm, normed.statistics});
         ctx->saved_data[kPending] = pending.has_value();
         save(ctx, holder);
-        return {project(holder->value, into.holding(normed.y)), stream};
+        return {y, stream};
     }
     static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
         const variable_list saved = ctx->get_saved_variables();
         const at::Tensor& hidden = saved[0];
         const auto [norm, statistics] = saved_norm(ctx, saved);
-        const Projections& projections = saved_projections(ctx);
         // Arguments that are absent have no number.
         const bool has_bias = norm.bias.defined(), has_pending = ctx->saved_data[kPending].toBool();
         const bool wants_hidden =
             ctx->needs_input_grad(0) || (has_pending && ctx->needs_input_grad(has_bias ? 3 : 2));
         const bool wants_weight = ctx->needs_input_grad(1);
         const bool wants_bias = has_bias && ctx->needs_input_grad(2);
-        ProjectionGradients made(projections, grads[0]);
+        ProjectionGradients made(saved_projections(ctx), grads[0], saved[1]);
         at::Tensor dx;
         if (wants_hidden || wants_weight || wants_bias) dx = made.of_input();
         variable_list parameters = made.of_parameters(norm_recompute(hidden, norm, statistics));
@@ -59,16 +60,19 @@ struct ProjectResidual : Function<ProjectResidual> {
     static at::Tensor forward(AutogradContext* ctx, const at::Tensor& x,
                               const std::optional<at::Tensor>& residual, at::TensorList /*parameters*/,
                               double multiplier, const Holder& holder) {
-        ctx->save_for_backward({x});
+        at::Tensor product;
+        const at::Tensor y = project(holder->value, x, residual.value_or(at::Tensor()), multiplier, &product);
+        ctx->save_for_backward({x, product});
         ctx->saved_data[kResidual] = residual.has_value();
         ctx->saved_data[kMultiplier] = multiplier;
         save(ctx, holder);
-        return project(holder->value, x, residual.value_or(at::Tensor()), multiplier);
+        return y;
     }
     static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-        const at::Tensor x = ctx->get_saved_variables()[0];
+        const variable_list saved = ctx->get_saved_variables();
+        const at::Tensor& x = saved[0];
         ProjectionGradients made(saved_projections(ctx),
-                                 scaled(grads[0], ctx->saved_data[kMultiplier].toDouble()));
+                                 scaled(grads[0], ctx->saved_data[kMultiplier].toDouble()), saved[1]);
         at::Tensor dx;
         if (ctx->needs_input_grad(0)) dx = made.of_input();
         const at::Tensor d_residual = ctx->saved_data[kResidual].toBool() ? grads[0] : at::Tensor();
@@ -80,20 +84,23 @@ struct ActivateProjectResidual : Function<ActivateProjectResidual> {
     static at::Tensor forward(AutogradContext* ctx, const at::Tensor& entered,
                               const std::optional<at::Tensor>& residual, at::TensorList /*parameters*/,
                               ActivationRule rule, double multiplier, const Holder& holder) {
-        ctx->save_for_backward({entered});
         ctx->saved_data[kResidual] = residual.has_value();
         ctx->saved_data[kMultiplier] = multiplier;
         save_value(ctx, kRule, rule);
         save(ctx, holder);
         const RoomyRows into = projection_input(holder->value, entered, rule.size(entered.size(1)));
-        return project(holder->value, into.holding(activate(entered, rule, into.rows())),
-                       residual.value_or(at::Tensor()), multiplier);
+        at::Tensor product;
+        const at::Tensor y = project(holder->value, into.holding(activate(entered, rule, into.rows())),
+                                     residual.value_or(at::Tensor()), multiplier, &product);
+        ctx->save_for_backward({entered, product});
+        return y;
     }
     static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
-        const at::Tensor entered = ctx->get_saved_variables()[0];
+        const variable_list saved = ctx->get_saved_variables();
+        const at::Tensor& entered = saved[0];
         const ActivationRule rule = saved_value<ActivationRule>(ctx, kRule);
         ProjectionGradients made(saved_projections(ctx),
-                                 scaled(grads[0], ctx->saved_data[kMultiplier].toDouble()));
+                                 scaled(grads[0], ctx->saved_data[kMultiplier].toDouble()), saved[1]);
         const at::Tensor d_residual = ctx->saved_data[kResidual].toBool() ? grads[0] : at::Tensor();
         if (!ctx->needs_input_grad(0)) {
             return gradients({at::Tensor(), d_residual}, made.of_parameters(activate(entered, rule)), 3);

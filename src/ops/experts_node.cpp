@@ -225,6 +225,13 @@ class BackwardPass {
         append(out.parameters, made.of_parameters(x_));
     }
 
+    /// What output scales multiplied in forward, made again; undefined where none trains.
+    static at::Tensor product_again(const Projections& projections, const at::Tensor& x) {
+        at::Tensor product;
+        if (projections.keeps_product()) project(projections, x, {}, 1.0, &product);
+        return product;
+    }
+
     void run_shared(const SharedExpert& shared, Backward& out) const {
         const at::Tensor gate =
             at::sigmoid(inner_ ? inner_->shared_gate : project(shared.gate, x_)).squeeze(1);
@@ -235,10 +242,14 @@ class BackwardPass {
         const ActivationGradient made =
             activate_backward(weighted_rows(unweighted, gate), inner, experts_.activation);
         const at::Tensor wide = gate.to(at::kFloat);
-        const at::Tensor d_gate =
-            (row_products(unweighted, made.y) * wide * (1 - wide)).unsqueeze(1).to(x_.scalar_type());
-        variable_list output = of_g.weighted(gate).of_parameters(made.y);
-        ProjectionGradients of_entry(entry, made.entered), of_gate(shared.gate, d_gate);
+        at::Tensor along = row_products(unweighted, made.y);
+        if (const at::Tensor constant = constant_of(shared.mlp.output); constant.defined())
+            along.add_(row_products(g_, constant));
+        const at::Tensor d_gate = (along * wide * (1 - wide)).unsqueeze(1).to(x_.scalar_type());
+        variable_list output =
+            of_g.weighted(gate, product_again(shared.mlp.output, made.y)).of_parameters(made.y);
+        ProjectionGradients of_entry(entry, made.entered, product_again(entry, x_)),
+            of_gate(shared.gate, d_gate, product_again(shared.gate, x_));
         if (wants_x_) {
             out.x.add_(of_entry.of_input());
             out.x.add_(of_gate.of_input());

@@ -32,13 +32,21 @@ struct Entered {
     at::Tensor x;               ///< [T, d]
     NormStatistics statistics;  ///< of the norm, if there is one
     at::Tensor values;          ///< [T, 2 * intermediate], or [T, intermediate]
+    at::Tensor product;         ///< what output scales multiplied, if any trains
 };
 
 Entered enter(const Projections& entry, const at::Tensor& hidden, const std::optional<Norm>& norm) {
-    if (!norm) return {.x = hidden, .statistics = {}, .values = project(entry, hidden)};
+    Entered out{.x = hidden, .statistics = {}, .values = {}, .product = {}};
+    if (!norm) {
+        out.values = project(entry, hidden, {}, 1.0, &out.product);
+        return out;
+    }
     const RoomyRows into = projection_input(entry, hidden, hidden.size(1));
     const NormResult normed = norm_forward(hidden, *norm, into.rows());
-    return {.x = normed.y, .statistics = normed.statistics, .values = project(entry, into.holding(normed.y))};
+    out.x = normed.y;
+    out.statistics = normed.statistics;
+    out.values = project(entry, into.holding(normed.y), {}, 1.0, &out.product);
+    return out;
 }
 
 /// The output of `entry` is gone when it returns.
@@ -54,16 +62,19 @@ struct MlpResidual : Function<MlpResidual> {
                               const MlpNode& node, const Holder& entry, const Holder& output) {
         std::optional<Norm> norm;
         if (node.norm) norm = node.norm->with(*weight, bias);
-        ctx->save_for_backward({hidden, weight.value_or(at::Tensor()), bias.value_or(at::Tensor())});
         ctx->saved_data[kSeparate] = residual.has_value();
         save_value(ctx, kNode, node);
         save(ctx, entry, kEntry);
         save(ctx, output, kOutput);
-        if (node.form.output == NodeOutput::kGraphOnly) {
-            return at::empty_strided(hidden.sizes(), {0, 0}, hidden.options());
+        const bool is_read = node.form.output == NodeOutput::kUsed;
+        at::Tensor y, product;
+        if (is_read || output->value.keeps_product()) {
+            y = project(output->value, activated(entry->value, hidden, norm, node.form.rule),
+                        node.adds_hidden ? hidden : residual.value_or(at::Tensor()), node.form.multiplier,
+                        &product);
         }
-        return project(output->value, activated(entry->value, hidden, norm, node.form.rule),
-                       node.adds_hidden ? hidden : residual.value_or(at::Tensor()), node.form.multiplier);
+        ctx->save_for_backward({hidden, weight.value_or(at::Tensor()), bias.value_or(at::Tensor()), product});
+        return is_read ? y : at::empty_strided(hidden.sizes(), {0, 0}, hidden.options());
     }
 
     static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
@@ -73,7 +84,8 @@ struct MlpResidual : Function<MlpResidual> {
         const MlpForm& form = node.form;
         std::optional<Norm> norm;
         if (node.norm) norm = node.norm->with(saved[1], saved[2]);
-        ProjectionGradients of_output(saved_projections(ctx, kOutput), scaled(grads[0], form.multiplier));
+        ProjectionGradients of_output(saved_projections(ctx, kOutput), scaled(grads[0], form.multiplier),
+                                      saved[3]);
         // Arguments that are absent have no number.
         const bool wants_hidden = ctx->needs_input_grad(0), wants_weight = norm && ctx->needs_input_grad(1);
         const bool wants_bias = norm && norm->bias.defined() && ctx->needs_input_grad(2);
@@ -93,7 +105,7 @@ struct MlpResidual : Function<MlpResidual> {
         entered.values.reset();
         const variable_list output_parameters = of_output.of_parameters(made.y);
         made.y.reset();
-        ProjectionGradients of_entry(entry, made.entered);
+        ProjectionGradients of_entry(entry, made.entered, entered.product);
         at::Tensor dx, d_hidden, d_weight, d_bias;
         if (passes_entry) dx = of_entry.of_input();
         variable_list parameters = of_entry.of_parameters(entered.x);

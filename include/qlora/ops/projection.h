@@ -24,17 +24,35 @@ struct DropoutSite {
 /// its own.
 at::Tensor apply_dropout(const at::Tensor& x, const DropoutSite& site);
 
-/// scaling * (dropout(x) A^T) B^T, A [r, in] and B [out, r] fp32 (Hu et al. 2021, equation 3; peft's
+/// scaling * ((dropout(x) A^T) B^T + bias), A [r, in] and B [out, r] fp32 (Hu et al. 2021, equation 3; peft's
 /// lora.Linear.forward).
 struct LowRank {
     at::Tensor a, b;
+    at::Tensor bias = {};  ///< [out] fp32 or undefined (peft's lora_bias)
     double scaling = 1.0;
     DropoutSite dropout;
 };
 
-/// All that an adapter may make of a linear.
+/// A factor on each output, [out] fp32: value / norm, which leaves the layer's own bias alone (DoRA's
+/// magnitude over the norms of rows, which are constants; Liu et al. 2024), or, without `norm`, value alone,
+/// which scales the bias too (IA3).
+struct OutputScale {
+    at::Tensor value;
+    at::Tensor norm = {};
+
+    at::Tensor factor() const;
+    bool scales_bias() const { return !norm.defined(); }
+};
+
+/// All that an adapter may make of a linear: scale * (W (input_scale x) + low_rank(x)) + bias. Under an
+/// output scale what a low rank's dropout drops is dropped for W too, as peft does: y = W (x - dropped) +
+/// bias + scale * (W dropped + low_rank(x)), dropped = dropout(x).
 struct LinearUpdate {
     std::optional<LowRank> low_rank = {};
+    at::Tensor input_scale = {};  ///< [in] fp32 (IA3); only where no other linear shares the input
+    std::optional<OutputScale> output_scale = {};
+
+    bool drops_base() const { return output_scale && low_rank && low_rank->dropout.p > 0; }
 };
 
 /// One linear layer as products see it.
@@ -75,7 +93,8 @@ struct Extended {
     std::function<at::Tensor()> a;  ///< the operands' `a` alone
 };
 
-/// Linear layers of one input, their outputs side by side: y [T, sum of out] = x W^T + bias + adapters.
+/// Linear layers of one input, their outputs side by side: y [T, sum of out], of each part what LinearUpdate
+/// says.
 /// Everything that `parts` point to must outlive backward.
 struct Projections {
     std::vector<Projection> parts;
@@ -86,6 +105,9 @@ struct Projections {
 
     std::int64_t out_features() const;
     std::int64_t in_features() const;
+    bool scales_outputs() const;
+    /// Whether an output scale trains: backward reads the products that it scaled.
+    bool keeps_product() const;
     /// What requires a gradient, in the order of ProjectionGradients::of_parameters.
     std::vector<at::Tensor> parameters() const;
 };
@@ -120,27 +142,39 @@ RoomyRows projection_input(const Projections& projections, const at::Tensor& lik
 /// `residual` [T, sum of out], if defined, is where the sums start; in bf16 on the CPU it is added to the
 /// rounded y.
 /// With a multiplier the result is residual + multiplier * y, each operation rounded.
-/// The room behind x, if any, is written.
+/// The room behind x, if any, is written. Output scales multiply the sums in fp32 before a residual is added.
+/// `product`, unless null, gets what they multiplied [T, sum of out of the parts whose scale trains], in x's
+/// dtype, where keeps_product().
 at::Tensor project(const Projections& projections, const RoomyRows& x, const at::Tensor& residual = {},
-                   double multiplier = 1.0);
+                   double multiplier = 1.0, at::Tensor* product = nullptr);
 
 /// Gradients behind y = project(projections, x), which must live as long.
 class ProjectionGradients {
   public:
-    /// g [T, sum of out]: that of y.
-    ProjectionGradients(const Projections& projections, at::Tensor g);
+    /// g [T, sum of out]: that of y. `product`: what `project` gave; without it `of_parameters` is not asked
+    /// for the gradients of output scales.
+    ProjectionGradients(const Projections& projections, at::Tensor g, at::Tensor product = {});
 
     /// Of x, in g's dtype. Where its product makes scaling * g B besides, `of_parameters` saves one.
     at::Tensor of_input();
-    /// Of projections.parameters().
-    std::vector<at::Tensor> of_parameters(const at::Tensor& x) const;
+    /// Of projections.parameters(); x as `project` read it.
+    std::vector<at::Tensor> of_parameters(const at::Tensor& x);
     /// The same for g with each row times its weight, `weights` [T].
-    ProjectionGradients weighted(const at::Tensor& weights) const;
+    ProjectionGradients weighted(const at::Tensor& weights, at::Tensor product = {}) const;
 
   private:
+    /// Of input_scale * x, which the products read.
+    at::Tensor of_read_input();
+    /// Of each part all but its scales.
+    std::vector<std::vector<at::Tensor>> of_matrices_and_biases(const at::Tensor& x) const;
+
     const Projections& projections_;
     at::Tensor g_;
-    at::Tensor low_rank_;  ///< scaling * g B of all adapters, if it is made
+    at::Tensor behind_;  ///< g times the output scales: that of the products
+    std::vector<at::Tensor>
+        scales_;               ///< of each part's output scale, where it trains and `product` was given
+    at::Tensor low_rank_;      ///< scaling * behind_ B of all adapters, if it is made
+    at::Tensor scaled_input_;  ///< of input_scale * x, if it is made
 };
 
 /// values * weights, a weight a row, in the dtype of the values.
