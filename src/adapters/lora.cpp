@@ -2,6 +2,7 @@
 
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/mm.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
 #include <cmath>
 
@@ -45,15 +46,24 @@ void initialize_lora(at::Tensor& a, at::Tensor& b, std::int64_t rank, InitLoraWe
 }
 
 LoraLayer::LoraLayer(std::int64_t in_features, std::int64_t out_features, std::int64_t r, double scaling,
-                     double dropout, std::uint32_t site)
+                     double dropout, std::uint32_t site, const LoraExtras& extras)
     : a_(at::zeros({r, in_features}, at::kFloat).requires_grad_()),
       b_(at::zeros({out_features, r}, at::kFloat).requires_grad_()),
       scaling_(scaling),
       dropout_(dropout),
-      site_(site) {}
+      site_(site) {
+    TORCH_CHECK(!extras.bias || extras.dora_base == nullptr, "DoRA takes no bias of the adapter");
+    if (extras.bias) bias_ = at::zeros({out_features}, at::kFloat).requires_grad_();
+    if (extras.dora_base == nullptr) return;
+    norms_.emplace(*extras.dora_base);
+    magnitude_ = at::ones({out_features}, at::kFloat).requires_grad_();
+}
 
 void LoraLayer::initialize(InitLoraWeights kind, std::uint64_t seed) {
     initialize_lora(a_, b_, a_.size(0), kind, seed, site_);
+    if (!norms_) return;
+    const at::AutoGradMode no_gradients(false);
+    magnitude_.copy_(norms_->of(a_, b_, scaling_));
 }
 
 ops::LinearUpdate LoraLayer::update(const nn::ForwardContext& context) const {
@@ -61,7 +71,11 @@ ops::LinearUpdate LoraLayer::update(const nn::ForwardContext& context) const {
                                    .seed = context.seed,
                                    .step = context.micro_step,
                                    .site = site_};
-    return {.low_rank = ops::LowRank{.a = a_, .b = b_, .scaling = scaling_, .dropout = dropout}};
+    ops::LinearUpdate out{
+        .low_rank = ops::LowRank{.a = a_, .b = b_, .bias = bias_, .scaling = scaling_, .dropout = dropout}};
+    if (norms_)
+        out.output_scale = ops::OutputScale{.value = magnitude_, .norm = norms_->of(a_, b_, scaling_)};
+    return out;
 }
 
 void LoraLayer::add_delta(at::Tensor& rows, std::int64_t first) const {
@@ -74,7 +88,10 @@ at::Tensor LoraLayer::delta(const at::Tensor& b, const at::Tensor& a, double sca
 }
 
 std::vector<std::pair<std::string, at::Tensor>> LoraLayer::parameters() const {
-    return {{kA, a_}, {kB, b_}};
+    std::vector<std::pair<std::string, at::Tensor>> out = {{kA, a_}, {kB, b_}};
+    if (bias_.defined()) out.emplace_back(kBias, bias_);
+    if (magnitude_.defined()) out.emplace_back(kMagnitude, magnitude_);
+    return out;
 }
 
 }  // namespace qlora::adapters

@@ -3,6 +3,7 @@
 #include <ATen/core/grad_mode.h>
 
 #include "grouped_linears.h"
+#include "qlora/core/error.h"
 #include "qlora/ops/device.h"
 
 namespace qlora::nn {
@@ -30,6 +31,11 @@ ops::Projections LinearGroup::projections(const ForwardContext& context) const {
         ops::Projection part{
             .weight = &linear->weight(), .trained_weight = linear->trained_weight(), .bias = linear->bias()};
         if (linear->used_adapter() != nullptr) part.update = linear->used_adapter()->update(context);
+        if (part.update.input_scale.defined() && linears_.size() > 1) {
+            throw ConfigError(linear->path() +
+                              ": a factor on its input (feedforward_modules of IA3) would scale that of " +
+                              linears_[linears_.front() == linear ? 1 : 0]->path() + " too");
+        }
         out.parts.push_back(std::move(part));
     }
     // Never with recomputation: its second pass has gradients on and must give the bits of the first.
