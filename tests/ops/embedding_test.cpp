@@ -1,5 +1,6 @@
 #include "qlora/ops/embedding.h"
 
+#include <ATen/ops/cat.h>
 #include <ATen/ops/embedding.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
@@ -56,6 +57,34 @@ TEST(Embedding, rows_and_gradients_are_scaled) {
     const at::Tensor table = gaussian({10, 7}, 1);
     EXPECT_TRUE(embedding(table, sample_ids(), at::kBFloat16, -1, 1.7)
                     .equal(table.to(at::kBFloat16).index_select(0, sample_ids()) * 1.7));
+}
+
+/// Ids 10, 11 and 12 are further rows of a table of 10.
+const at::Tensor& ids_with_further_rows() {
+    static const at::Tensor ids =
+        at::tensor(at::ArrayRef<std::int64_t>{10, 11, 3, 9, 10, 11, 0, 11}, at::kLong);
+    return ids;
+}
+
+TEST(Embedding, further_rows_go_on_where_the_table_ends) {
+    const auto ours = [](const auto& in) {
+        return embedding(in[0], ids_with_further_rows(), at::kFloat, -1, 1.7, {.rows = in[1], .scale = 0.6});
+    };
+    expect_equal_with_gradients(
+        {gaussian({10, 7}, 1), gaussian({3, 7}, 2)}, ours,
+        [](const auto& in) {
+            return at::cat({in[0] * 1.7, in[1] * 0.6}).index_select(0, ids_with_further_rows());
+        },
+        4e-7);  // a product, then sums of at most 3 values
+    // In 16 bits both are rounded, and the gradient of what is a parameter is not.
+    const at::Tensor table = gaussian({10, 7}, 1), rows = gaussian({3, 7}, 2).requires_grad_();
+    const at::Tensor y = embedding(table, ids_with_further_rows(), at::kBFloat16, -1, 1.0, {.rows = rows});
+    EXPECT_TRUE(y.equal(at::cat({table, rows}).to(at::kBFloat16).index_select(0, ids_with_further_rows())));
+    const at::Tensor g = gaussian({8, 7}, 3).to(at::kBFloat16);
+    y.backward(g);
+    const at::Tensor exact = g.to(at::kFloat);
+    EXPECT_TRUE(rows.grad()[1].equal(exact[1] + exact[5] + exact[7])) << "in the order of the places";
+    EXPECT_FALSE(rows.grad()[2].any().item<bool>());
 }
 
 TEST(Embedding, a_frozen_table_asks_for_no_gradient) {
