@@ -3,7 +3,11 @@
 #include <ATen/TensorOperators.h>
 #include <ATen/core/grad_mode.h>
 #include <ATen/ops/arange.h>
+#include <ATen/ops/cat.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
+#include <ATen/ops/stack.h>
+#include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 #include <torch/csrc/autograd/custom_function.h>
 
@@ -22,17 +26,16 @@ using torch::autograd::AutogradContext;
 using torch::autograd::Function;
 using torch::autograd::variable_list;
 
-Attended attend(const at::Tensor& qkv, const SequenceOffsets& offsets, const AttentionShape& shape) {
-    if (qkv.is_cuda()) return on_device::attend(qkv, offsets, shape);
-    return is_fp32(qkv) ? in_fp32::attend(qkv, offsets, shape) : in_bf16::attend(qkv, offsets, shape);
+Attended attend(const HeadsOfRows& in, const AttentionOffsets& offsets, const AttentionShape& shape) {
+    if (in.q.is_cuda()) return on_device::attend(in, offsets, shape);
+    return is_fp32(in.q) ? in_fp32::attend(in, offsets, shape) : in_bf16::attend(in, offsets, shape);
 }
 
-/// Gradient of the rotated qkv.
-at::Tensor attend_backward(const at::Tensor& g, const at::Tensor& qkv, const Attended& saved,
-                           const SequenceOffsets& offsets, const AttentionShape& shape) {
-    if (qkv.is_cuda()) return on_device::attend_backward(g, qkv, saved, offsets, shape);
-    return is_fp32(qkv) ? in_fp32::attend_backward(g, qkv, saved, offsets, shape)
-                        : in_bf16::attend_backward(g, qkv, saved, offsets, shape);
+void attend_backward(const at::Tensor& g, const HeadsOfRows& in, const Attended& saved,
+                     const AttentionOffsets& offsets, const AttentionShape& shape, const HeadsOfRows& to) {
+    if (in.q.is_cuda()) return on_device::attend_backward(g, in, saved, offsets, shape, to);
+    if (is_fp32(in.q)) return in_fp32::attend_backward(g, in, saved, offsets, shape, to);
+    in_bf16::attend_backward(g, in, saved, offsets, shape, to);
 }
 
 void rotate_heads(at::Tensor& qkv, const RopeTable& table, const AttentionShape& shape,
@@ -50,14 +53,57 @@ void rotate_heads(at::Tensor& qkv, const RopeTable& table, const AttentionShape&
     }
 }
 
+/// The prefix before the keys and values of each sequence.
+HeadsOfRows joined(const HeadsOfRows& text, const at::Tensor& keys_values, const PrefixedKeys& keys) {
+    const auto join = [&](const at::Tensor& of_text, std::int64_t which) {
+        const at::Tensor prefix =
+            keys_values[which].to(of_text.scalar_type()).unflatten(1, of_text.sizes().slice(1));
+        return at::cat({prefix, of_text}).index_select(0, keys.source);
+    };
+    return {text.q, join(text.k, 0), join(text.v, 1)};
+}
+
 /// What a node keeps besides tensors.
 struct Settings {
     SequenceOffsets offsets;
+    std::shared_ptr<const PrefixedKeys> keys;  ///< null: no prefix
     AttentionShape shape;
     bool turns_pairs;
     /// Of the head norms all but weights and biases; none: heads have no norms.
     std::optional<HeadNorms> norms;
+
+    AttentionOffsets attention_offsets() const { return {offsets, keys ? keys->offsets : offsets}; }
 };
+
+/// Gradients of the rotated qkv and of the prefix, if any.
+struct RotatedGradients {
+    at::Tensor qkv, keys_values;
+};
+
+RotatedGradients rotated_gradients(const at::Tensor& g, const at::Tensor& turned,
+                                   const at::Tensor& keys_values, const Attended& saved,
+                                   const Settings& settings) {
+    const AttentionShape& shape = settings.shape;
+    RotatedGradients out{.qkv = at::empty_like(turned), .keys_values = {}};
+    const HeadsOfRows in(turned, shape), to(out.qkv, shape);
+    if (!settings.keys) {
+        attend_backward(g, in, saved, settings.attention_offsets(), shape, to);
+        return out;
+    }
+    const PrefixedKeys& keys = *settings.keys;
+    const HeadsOfRows all = joined(in, keys_values, keys);
+    const HeadsOfRows of_all(to.q, at::empty_like(all.k), at::empty_like(all.v));
+    attend_backward(g, all, saved, settings.attention_offsets(), shape, of_all);
+    to.k.copy_(of_all.k.index_select(0, keys.of_text));
+    to.v.copy_(of_all.v.index_select(0, keys.of_text));
+    const auto of_prefix = [&](const at::Tensor& gradient) {
+        return gradient.index_select(0, keys.of_prefix)
+            .view({-1, keys.tokens, shape.kv_size()})
+            .sum(0, /*keepdim=*/false, at::kFloat);
+    };
+    out.keys_values = at::stack({of_prefix(of_all.k), of_prefix(of_all.v)});
+    return out;
+}
 
 /// Weights of q and k, then biases if there are any.
 std::vector<at::Tensor> tensors_of(const HeadNorms& norms) {
@@ -90,6 +136,7 @@ struct RotaryAttention : Function<RotaryAttention> {
         kOffset,
         kCos,
         kSin,
+        kPrefix,
         kRaw,
         kQueryInverse,
         kQueryMean,
@@ -99,8 +146,9 @@ struct RotaryAttention : Function<RotaryAttention> {
     };
 
     static at::Tensor forward(AutogradContext* ctx, const at::Tensor& qkv,
-                              const std::optional<at::Tensor>& cos, const std::optional<at::Tensor>& sin,
-                              at::TensorList norm_tensors, const Settings& settings) {
+                              const std::optional<at::Tensor>& prefix, const std::optional<at::Tensor>& cos,
+                              const std::optional<at::Tensor>& sin, at::TensorList norm_tensors,
+                              const Settings& settings) {
         const AttentionShape& shape = settings.shape;
         at::Tensor turned = qkv;
         variable_list of_norms;
@@ -115,9 +163,12 @@ struct RotaryAttention : Function<RotaryAttention> {
                               .sin = sin.value_or(at::Tensor()),
                               .pairs = settings.turns_pairs};
         rotate_heads(turned, table, shape, RopeDirection::kForward);
-        const Attended attended = attend(turned, settings.offsets, shape);
+        const at::Tensor keys_values = prefix.value_or(at::Tensor());
+        const HeadsOfRows heads(turned, shape);
+        const Attended attended = attend(settings.keys ? joined(heads, keys_values, *settings.keys) : heads,
+                                         settings.attention_offsets(), shape);
         variable_list saved = {turned,          attended.out, attended.logsumexp, attended.seed,
-                               attended.offset, table.cos,    table.sin};
+                               attended.offset, table.cos,    table.sin,          keys_values};
         saved.insert(saved.end(), of_norms.begin(), of_norms.end());
         ctx->save_for_backward(saved);
         save_value(ctx, "settings", settings);
@@ -131,14 +182,15 @@ struct RotaryAttention : Function<RotaryAttention> {
                                 .logsumexp = saved[kLogsumexp],
                                 .seed = saved[kSeed],
                                 .offset = saved[kOffset]};
-        at::Tensor d_qkv = attend_backward(grads[0], saved[kTurned], attended, settings.offsets, shape);
+        auto [d_qkv, d_prefix] =
+            rotated_gradients(grads[0], saved[kTurned], saved[kPrefix], attended, settings);
         const RopeTable table{.cos = saved[kCos], .sin = saved[kSin], .pairs = settings.turns_pairs};
         rotate_heads(d_qkv, table, shape, RopeDirection::kBackward);
-        variable_list result = {d_qkv, {}, {}};
+        variable_list result = {d_qkv, d_prefix, {}, {}};
         if (settings.norms) {
             const at::TensorList tensors = at::TensorList(saved).slice(kNormTensors);
-            // Among the arguments that are tensors, which those of an absent table are not.
-            const std::size_t first = table.cos.defined() ? 3 : 1;
+            // Among the arguments that are tensors, which absent ones are not.
+            const std::size_t first = 1 + (settings.keys ? 1 : 0) + (table.cos.defined() ? 2 : 0);
             const auto wants = [&](std::size_t i) {
                 return i < tensors.size() && ctx->needs_input_grad(first + i);
             };
@@ -189,6 +241,31 @@ at::Tensor window_mask(std::int64_t n, std::int64_t m, std::int64_t window,
     return at::zeros({n, m}, options).masked_fill_(hidden, -std::numeric_limits<float>::infinity());
 }
 
+PrefixedKeys::PrefixedKeys(const SequenceOffsets& text, std::int64_t prefix, at::Device device)
+    : tokens(prefix) {
+    std::vector<std::int64_t> from, text_places, prefix_places;
+    const auto here = [&] { return static_cast<std::int64_t>(from.size()); };
+    offsets.host.push_back(0);
+    for (std::size_t s = 0; s + 1 < text.host.size(); ++s) {
+        for (std::int64_t v = 0; v < prefix; ++v) {
+            prefix_places.push_back(here());
+            from.push_back(v);
+        }
+        for (std::int64_t t = text.host[s]; t < text.host[s + 1]; ++t) {
+            text_places.push_back(here());
+            from.push_back(prefix + t);
+        }
+        offsets.host.push_back(here());
+    }
+    const auto there = [&](const std::vector<std::int64_t>& list) {
+        return at::tensor(list, at::TensorOptions(at::kLong)).to(device);
+    };
+    source = there(from);
+    of_text = there(text_places);
+    of_prefix = there(prefix_places);
+    offsets.device = there(offsets.host).to(at::kInt);
+}
+
 std::int64_t SequenceOffsets::longest() const {
     std::int64_t most = 0;
     for (std::size_t s = 0; s + 1 < host.size(); ++s) most = std::max(most, host[s + 1] - host[s]);
@@ -196,12 +273,14 @@ std::int64_t SequenceOffsets::longest() const {
 }
 
 at::Tensor rotary_attention(const at::Tensor& qkv, const RopeTable& table, const SequenceOffsets& offsets,
-                            const AttentionShape& shape, const HeadNorms* norms) {
+                            const AttentionShape& shape, const HeadNorms* norms,
+                            const AttentionPrefix& prefix) {
     const std::vector<at::Tensor> tensors = norms == nullptr ? std::vector<at::Tensor>() : tensors_of(*norms);
-    Settings settings{.offsets = offsets, .shape = shape, .turns_pairs = table.pairs, .norms = {}};
+    Settings settings{
+        .offsets = offsets, .keys = prefix.keys, .shape = shape, .turns_pairs = table.pairs, .norms = {}};
     if (norms != nullptr) settings.norms = without_tensors(*norms);
-    return RotaryAttention::apply(qkv, if_defined(table.cos), if_defined(table.sin), at::TensorList(tensors),
-                                  settings);
+    return RotaryAttention::apply(qkv, if_defined(prefix.keys_values), if_defined(table.cos),
+                                  if_defined(table.sin), at::TensorList(tensors), settings);
 }
 
 at::Tensor rotated(const at::Tensor& qkv, const RopeTable& table, const AttentionShape& shape,

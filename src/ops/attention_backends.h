@@ -27,12 +27,25 @@ inline at::Tensor rows_of_heads(const at::Tensor& heads) {
     return heads.squeeze(0).transpose(0, 1).reshape({heads.size(2), -1});
 }
 
-// qkv is rotated; the gradient is that of qkv.
-#define QLORA_ATTENTION_BACKEND(backend)                                                                 \
-    namespace backend {                                                                                  \
-    Attended attend(const at::Tensor& qkv, const SequenceOffsets& offsets, const AttentionShape& shape); \
-    at::Tensor attend_backward(const at::Tensor& g, const at::Tensor& qkv, const Attended& saved,        \
-                               const SequenceOffsets& offsets, const AttentionShape& shape);             \
+/// Where the sequences of a batch lie: their queries are the last of their keys.
+struct AttentionOffsets {
+    SequenceOffsets queries, keys;
+
+    std::size_t sequences() const { return queries.host.size() - 1; }
+    std::int64_t first_query(std::size_t s) const { return queries.host[s]; }
+    std::int64_t first_key(std::size_t s) const { return keys.host[s]; }
+    std::int64_t n(std::size_t s) const { return queries.host[s + 1] - queries.host[s]; }
+    std::int64_t m(std::size_t s) const { return keys.host[s + 1] - keys.host[s]; }
+    bool prefixed() const { return keys.host.back() != queries.host.back(); }
+};
+
+// `in` is rotated; its gradient is written to `to`, which has the shapes of `in`.
+#define QLORA_ATTENTION_BACKEND(backend)                                                                  \
+    namespace backend {                                                                                   \
+    Attended attend(const HeadsOfRows& in, const AttentionOffsets& offsets, const AttentionShape& shape); \
+    void attend_backward(const at::Tensor& g, const HeadsOfRows& in, const Attended& saved,               \
+                         const AttentionOffsets& offsets, const AttentionShape& shape,                    \
+                         const HeadsOfRows& to);                                                          \
     }
 QLORA_ATTENTION_BACKEND(in_fp32)
 QLORA_ATTENTION_BACKEND(in_bf16)

@@ -4,7 +4,6 @@
 #include <ATen/ops/arange.h>
 #include <ATen/ops/bmm.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <ATen/ops/softmax.h>
 #include <ATen/ops/tanh_backward.h>
 #include <ATen/ops/zeros.h>
@@ -75,10 +74,10 @@ struct KeyValueSums {
 
 /// The block's part; returns the gradient of its queries.
 at::Tensor block_backward(const QueryBlock& block, const at::Tensor& d_out, const HeadsOfRows& heads,
-                          const AttentionShape& shape, const KeyValueSums& sums) {
+                          std::int64_t before, const AttentionShape& shape, const KeyValueSums& sums) {
     const at::Tensor queries = by_kv_head(heads.q, block, shape), g = by_kv_head(d_out, block, shape);
     const at::Tensor keys = seen(heads.k, block), values = seen(heads.v, block);
-    const auto [capped, p] = probabilities(queries, keys, block, 0, shape);
+    const auto [capped, p] = probabilities(queries, keys, block, before, shape);
     const at::Tensor weights = p.to(queries.scalar_type());
     sums.dv.narrow(1, block.first_key, block.keys).add_(at::bmm(weights.transpose(1, 2), g));
     at::Tensor d = at::bmm(g, values.transpose(1, 2)).to(at::kFloat);
@@ -90,11 +89,9 @@ at::Tensor block_backward(const QueryBlock& block, const at::Tensor& d_out, cons
 }
 
 /// One sequence of a batch.
-HeadsOfRows sequence_of(const HeadsOfRows& heads, const SequenceOffsets& offsets, std::size_t sequence) {
-    const std::int64_t begin = offsets.host[sequence], n = offsets.host[sequence + 1] - begin;
-    HeadsOfRows out = heads;
-    for (at::Tensor* tensor : {&out.q, &out.k, &out.v}) *tensor = tensor->narrow(0, begin, n);
-    return out;
+HeadsOfRows sequence_of(const HeadsOfRows& heads, const AttentionOffsets& offsets, std::size_t s) {
+    const auto of_keys = [&](const at::Tensor& x) { return x.narrow(0, offsets.first_key(s), offsets.m(s)); };
+    return {heads.q.narrow(0, offsets.first_query(s), offsets.n(s)), of_keys(heads.k), of_keys(heads.v)};
 }
 
 }  // namespace
@@ -112,38 +109,35 @@ at::Tensor capped_attention(const at::Tensor& q, const at::Tensor& k, const at::
     return out.flatten(1);
 }
 
-at::Tensor capped_attention(const at::Tensor& qkv, const SequenceOffsets& offsets,
+at::Tensor capped_attention(const HeadsOfRows& in, const AttentionOffsets& offsets,
                             const AttentionShape& shape) {
-    const HeadsOfRows all(qkv, shape);
-    at::Tensor out = at::empty({qkv.size(0), shape.q_size()}, qkv.options());
-    for (std::size_t s = 0; s + 1 < offsets.host.size(); ++s) {
-        const HeadsOfRows heads = sequence_of(all, offsets, s);
-        out.narrow(0, offsets.host[s], heads.q.size(0))
+    at::Tensor out = at::empty({in.q.size(0), shape.q_size()}, in.q.options());
+    for (std::size_t s = 0; s < offsets.sequences(); ++s) {
+        const HeadsOfRows heads = sequence_of(in, offsets, s);
+        out.narrow(0, offsets.first_query(s), offsets.n(s))
             .copy_(capped_attention(heads.q, heads.k, heads.v, shape));
     }
     return out;
 }
 
-at::Tensor capped_attention_backward(const at::Tensor& g, const at::Tensor& qkv,
-                                     const SequenceOffsets& offsets, const AttentionShape& shape) {
-    at::Tensor d_qkv = at::empty_like(qkv);
-    const HeadsOfRows all(qkv, shape), d_all(d_qkv, shape);
+void capped_attention_backward(const at::Tensor& g, const HeadsOfRows& in, const AttentionOffsets& offsets,
+                               const AttentionShape& shape, const HeadsOfRows& to) {
     const at::Tensor d_out = g.contiguous().unflatten(1, {shape.heads, shape.head_dim});
-    for (std::size_t s = 0; s + 1 < offsets.host.size(); ++s) {
-        const HeadsOfRows heads = sequence_of(all, offsets, s), to = sequence_of(d_all, offsets, s);
-        const std::int64_t n = heads.q.size(0);
+    for (std::size_t s = 0; s < offsets.sequences(); ++s) {
+        const HeadsOfRows heads = sequence_of(in, offsets, s), of_heads = sequence_of(to, offsets, s);
+        const std::int64_t n = offsets.n(s), m = offsets.m(s);
         const auto sum = [&] {
-            return at::zeros({shape.kv_heads, n, shape.head_dim}, qkv.options().dtype(at::kFloat));
+            return at::zeros({shape.kv_heads, m, shape.head_dim}, in.q.options().dtype(at::kFloat));
         };
         const KeyValueSums sums{.dk = sum(), .dv = sum()};
-        for (const QueryBlock& block : blocks_of(n, n, shape)) {
-            to.q.narrow(0, block.first_row, block.rows)
-                .copy_(block_backward(block, d_out.narrow(0, offsets.host[s], n), heads, shape, sums));
+        for (const QueryBlock& block : blocks_of(n, m, shape)) {
+            of_heads.q.narrow(0, block.first_row, block.rows)
+                .copy_(block_backward(block, d_out.narrow(0, offsets.first_query(s), n), heads, m - n, shape,
+                                      sums));
         }
-        to.k.copy_(sums.dk.transpose(0, 1));
-        to.v.copy_(sums.dv.transpose(0, 1));
+        of_heads.k.copy_(sums.dk.transpose(0, 1));
+        of_heads.v.copy_(sums.dv.transpose(0, 1));
     }
-    return d_qkv;
 }
 
 }  // namespace qlora::ops

@@ -1,6 +1,6 @@
 #pragma once
 
-#include "qlora/ops/attention.h"
+#include "attention_backends.h"
 
 /// Attention with a softcap by LibTorch's operations, whose own kernels know none: sequence by sequence, some
 /// query rows at a time, so that no [T, T] matrix exists. In 16 bits it rounds where transformers' eager
@@ -11,11 +11,11 @@ namespace qlora::ops {
 at::Tensor capped_attention(const at::Tensor& q, const at::Tensor& k, const at::Tensor& v,
                             const AttentionShape& shape);
 
-/// Of all sequences of rows qkv: [T, q_size].
-at::Tensor capped_attention(const at::Tensor& qkv, const SequenceOffsets& offsets,
+/// Of all sequences: [T, q_size].
+at::Tensor capped_attention(const HeadsOfRows& in, const AttentionOffsets& offsets,
                             const AttentionShape& shape);
-/// Gradient of qkv for that of the result.
-at::Tensor capped_attention_backward(const at::Tensor& g, const at::Tensor& qkv,
-                                     const SequenceOffsets& offsets, const AttentionShape& shape);
+/// Writes the gradient of `in` for that of the result.
+void capped_attention_backward(const at::Tensor& g, const HeadsOfRows& in, const AttentionOffsets& offsets,
+                               const AttentionShape& shape, const HeadsOfRows& to);
 
 }  // namespace qlora::ops

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <ATen/ops/arange.h>
 #include <ATen/ops/cat.h>
 #include <ATen/ops/mm.h>
 #include <ATen/ops/softmax.h>
@@ -63,18 +64,15 @@ inline at::Tensor exact_attention(const at::Tensor& q, const at::Tensor& k, cons
     std::vector<at::Tensor> sequences;
     for (std::size_t s = 0; s + 1 < c.offsets.size(); ++s) {
         const std::int64_t begin = c.offsets[s], n = c.offsets[s + 1] - begin;
+        const at::Tensor place = at::arange(n, at::kLong), row = place.unsqueeze(1);
+        at::Tensor hidden = place.gt(row);
+        if (c.window > 0) hidden = hidden.logical_or(place.le(row - c.window));
         std::vector<at::Tensor> heads;
         for (std::int64_t head = 0; head < c.heads; ++head) {
             const std::int64_t shared = head / (c.heads / c.kv_heads);
             const at::Tensor queries = q.narrow(0, begin, n).select(1, head);
             const at::Tensor keys = k.narrow(0, begin, n).select(1, shared);
             const at::Tensor values = v.narrow(0, begin, n).select(1, shared);
-            at::Tensor hidden = at::zeros({n, n}, at::kBool);
-            for (std::int64_t i = 0; i < n; ++i) {
-                for (std::int64_t j = 0; j < n; ++j) {
-                    if (j > i || (c.window > 0 && j <= i - c.window)) hidden[i][j] = true;
-                }
-            }
             at::Tensor scores = at::mm(queries, keys.t()) * c.shape().scale;
             if (c.softcap != 0.0) scores = c.softcap * at::tanh(scores / c.softcap);
             heads.push_back(at::mm(at::softmax(scores.masked_fill(hidden, -INFINITY), 1), values));

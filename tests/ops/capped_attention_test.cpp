@@ -2,6 +2,7 @@
 
 #include <ATen/ops/arange.h>
 #include <ATen/ops/matmul.h>
+#include <ATen/ops/zeros_like.h>
 
 #include "ops/attention_case.h"
 
@@ -56,11 +57,12 @@ TEST(CappedAttention, by_libtorchs_operations_equals_the_blocks_of_fp32) {
     const at::Tensor input = qkv.clone().requires_grad_();
     const at::Tensor out = rotary_attention(input.clone(), {}, c.offsets, c.shape(), nullptr);
     out.backward(g);
-    EXPECT_LE(difference(capped_attention(qkv, SequenceOffsets(c.offsets), c.shape()), out.detach()),
-              kAttentionBound);
-    EXPECT_LE(
-        difference(capped_attention_backward(g, qkv, SequenceOffsets(c.offsets), c.shape()), input.grad()),
-        kAttentionBound);
+    const AttentionOffsets offsets{c.offsets, c.offsets};
+    const HeadsOfRows in(qkv, c.shape());
+    EXPECT_LE(difference(capped_attention(in, offsets, c.shape()), out.detach()), kAttentionBound);
+    const at::Tensor gradient = at::zeros_like(qkv);
+    capped_attention_backward(g, in, offsets, c.shape(), HeadsOfRows(gradient, c.shape()));
+    EXPECT_LE(difference(gradient, input.grad()), kAttentionBound);
 }
 
 /// KvCache drops them, and must not change what is generated.
@@ -82,15 +84,16 @@ TEST(CachedAttention, keys_before_the_window_may_be_missing_in_whole_blocks) {
     }
 }
 
-/// Three blocks of 150 rows and one of the rest: what the window hides is not computed, and must not show.
+/// Blocks of 150 rows and one of the rest, of 73 rows or one: what the window hides is not computed, and must
+/// not show.
 TEST(WindowedAttention, blocks_of_16_bits_are_near_fp32) {
-    const Case c{"", 4, 2, 16, {0, 37, 560}, 150};
+    const Case c{"", 4, 2, 16, {0, 37, 560, 1161}, 150};
     std::vector<at::Tensor> results[2];
     for (const at::ScalarType type : {at::kFloat, at::kBFloat16}) {
         std::vector<at::Tensor>& out = results[type == at::kFloat ? 0 : 1];
         std::vector<at::Tensor> in;
         for (std::uint64_t i : {0, 1, 2})
-            in.push_back(gaussian({560, i == 0 ? c.heads : c.kv_heads, c.head_dim}, i + 1)
+            in.push_back(gaussian({c.offsets.back(), i == 0 ? c.heads : c.kv_heads, c.head_dim}, i + 1)
                              .to(at::kBFloat16)
                              .to(type)
                              .requires_grad_());

@@ -1,7 +1,6 @@
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu.h>
 #include <ATen/ops/_scaled_dot_product_flash_attention_for_cpu_backward.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <ATen/ops/zeros.h>
 
 #include "../attention_backends.h"
@@ -15,10 +14,11 @@ namespace {
 
 /// Queries of a block and the keys and values that they see, no copy.
 struct HeadsFirst {
-    HeadsFirst(const HeadsOfRows& rows, std::int64_t begin, const QueryBlock& block)
-        : q(heads_first(rows.q.narrow(0, begin + block.first_row, block.rows))),
-          k(heads_first(rows.k.narrow(0, begin + block.first_key, block.keys))),
-          v(heads_first(rows.v.narrow(0, begin + block.first_key, block.keys))) {}
+    HeadsFirst(const HeadsOfRows& rows, std::int64_t first_query, std::int64_t first_key,
+               const QueryBlock& block)
+        : q(heads_first(rows.q.narrow(0, first_query + block.first_row, block.rows))),
+          k(heads_first(rows.k.narrow(0, first_key + block.first_key, block.keys))),
+          v(heads_first(rows.v.narrow(0, first_key + block.first_key, block.keys))) {}
 
     at::Tensor q, k, v;
 };
@@ -36,11 +36,17 @@ at::Tensor mask_of(const QueryBlock& block, const AttentionShape& shape, const a
     return window_mask(block.rows, block.keys, shape.window, options);
 }
 
+/// Whether the kernel is to hide keys by itself. It does so from the first key on, so that the one row of a
+/// block that sees all its keys would see the first alone.
+bool is_causal(const QueryBlock& block, const at::Tensor& mask) {
+    return block.rows == block.keys && !mask.defined();
+}
+
 /// Adds up the gradients of keys and values that several blocks see, in fp32.
 class KeyValueGradients {
   public:
-    KeyValueGradients(const HeadsOfRows& to, std::int64_t begin, std::int64_t n, bool is_one_block)
-        : k_(to.k.narrow(0, begin, n)), v_(to.v.narrow(0, begin, n)) {
+    KeyValueGradients(const HeadsOfRows& to, std::int64_t begin, std::int64_t m, bool is_one_block)
+        : k_(to.k.narrow(0, begin, m)), v_(to.v.narrow(0, begin, m)) {
         if (is_one_block) return;
         k_sum_ = at::zeros(k_.sizes(), k_.options().dtype(at::kFloat));
         v_sum_ = at::zeros(v_.sizes(), v_.options().dtype(at::kFloat));
@@ -67,18 +73,18 @@ class KeyValueGradients {
 
 }  // namespace
 
-Attended attend(const at::Tensor& qkv, const SequenceOffsets& offsets, const AttentionShape& shape) {
-    if (shape.softcap != 0.0) return {.out = capped_attention(qkv, offsets, shape)};
-    const HeadsOfRows rows(qkv, shape);
-    Attended result{.out = at::empty({qkv.size(0), shape.q_size()}, qkv.options()),
-                    .logsumexp = at::empty({qkv.size(0), shape.heads}, at::kFloat)};
-    for (std::size_t s = 0; s + 1 < offsets.host.size(); ++s) {
-        const std::int64_t begin = offsets.host[s], n = offsets.host[s + 1] - begin;
-        for (const QueryBlock& block : blocks_of(n, n, shape)) {
-            const at::Tensor mask = mask_of(block, shape, qkv.options());
-            const HeadsFirst in(rows, begin, block);
+Attended attend(const HeadsOfRows& in, const AttentionOffsets& offsets, const AttentionShape& shape) {
+    if (shape.softcap != 0.0) return {.out = capped_attention(in, offsets, shape)};
+    const std::int64_t tokens = in.q.size(0);
+    Attended result{.out = at::empty({tokens, shape.q_size()}, in.q.options()),
+                    .logsumexp = at::empty({tokens, shape.heads}, at::kFloat)};
+    for (std::size_t s = 0; s < offsets.sequences(); ++s) {
+        const std::int64_t begin = offsets.first_query(s);
+        for (const QueryBlock& block : blocks_of(offsets.n(s), offsets.m(s), shape)) {
+            const at::Tensor mask = mask_of(block, shape, in.q.options());
+            const HeadsFirst seen(in, begin, offsets.first_key(s), block);
             const auto [y, logsumexp] = at::_scaled_dot_product_flash_attention_for_cpu(
-                in.q, in.k, in.v, 0.0, !mask.defined(), if_defined(mask), shape.scale);
+                seen.q, seen.k, seen.v, 0.0, is_causal(block, mask), if_defined(mask), shape.scale);
             const std::int64_t row = begin + block.first_row;
             result.out.narrow(0, row, block.rows).copy_(rows_of_heads(y));
             result.logsumexp.narrow(0, row, block.rows).copy_(logsumexp.squeeze(0).t());
@@ -87,20 +93,17 @@ Attended attend(const at::Tensor& qkv, const SequenceOffsets& offsets, const Att
     return result;
 }
 
-at::Tensor attend_backward(const at::Tensor& g, const at::Tensor& qkv, const Attended& saved,
-                           const SequenceOffsets& offsets, const AttentionShape& shape) {
-    if (shape.softcap != 0.0) return capped_attention_backward(g, qkv, offsets, shape);
-    at::Tensor d_qkv = at::empty_like(qkv);
+void attend_backward(const at::Tensor& g, const HeadsOfRows& in, const Attended& saved,
+                     const AttentionOffsets& offsets, const AttentionShape& shape, const HeadsOfRows& to) {
+    if (shape.softcap != 0.0) return capped_attention_backward(g, in, offsets, shape, to);
     const at::Tensor d_out = g.contiguous();
-    const HeadsOfRows rows(qkv, shape), d_rows(d_qkv, shape);
-    for (std::size_t s = 0; s + 1 < offsets.host.size(); ++s) {
-        const std::int64_t begin = offsets.host[s], n = offsets.host[s + 1] - begin;
-        const std::vector<QueryBlock> blocks = blocks_of(n, n, shape);
-        KeyValueGradients of_keys(d_rows, begin, n, blocks.size() == 1);
+    for (std::size_t s = 0; s < offsets.sequences(); ++s) {
+        const std::vector<QueryBlock> blocks = blocks_of(offsets.n(s), offsets.m(s), shape);
+        KeyValueGradients of_keys(to, offsets.first_key(s), offsets.m(s), blocks.size() == 1);
         for (const QueryBlock& block : blocks) {
-            const at::Tensor mask = mask_of(block, shape, qkv.options());
-            const HeadsFirst in(rows, begin, block);
-            const std::int64_t row = begin + block.first_row;
+            const at::Tensor mask = mask_of(block, shape, in.q.options());
+            const HeadsFirst seen(in, offsets.first_query(s), offsets.first_key(s), block);
+            const std::int64_t row = offsets.first_query(s) + block.first_row;
             const auto of_queries = [&](const at::Tensor& x) {
                 return heads_first(
                     x.narrow(0, row, block.rows).view({block.rows, shape.heads, shape.head_dim}));
@@ -110,14 +113,13 @@ at::Tensor attend_backward(const at::Tensor& g, const at::Tensor& qkv, const Att
             const at::Tensor logsumexp =
                 saved.logsumexp.narrow(0, row, block.rows).contiguous().t().unsqueeze(0);
             const auto [dq, dk, dv] = at::_scaled_dot_product_flash_attention_for_cpu_backward(
-                of_queries(d_out), in.q, in.k, in.v, of_queries(saved.out), logsumexp, 0.0, !mask.defined(),
-                if_defined(mask), shape.scale);
-            heads_first(d_rows.q.narrow(0, row, block.rows)).copy_(dq);
+                of_queries(d_out), seen.q, seen.k, seen.v, of_queries(saved.out), logsumexp, 0.0,
+                is_causal(block, mask), if_defined(mask), shape.scale);
+            heads_first(to.q.narrow(0, row, block.rows)).copy_(dq);
             of_keys.add(block, dk, dv);
         }
         of_keys.finish();
     }
-    return d_qkv;
 }
 
 at::Tensor cached_attention(const at::Tensor& q, const KeysValues& cached, const AttentionShape& shape) {
@@ -132,7 +134,7 @@ at::Tensor cached_attention(const at::Tensor& q, const KeysValues& cached, const
         };
         const auto [y, logsumexp] = at::_scaled_dot_product_flash_attention_for_cpu(
             heads_first(q.narrow(0, block.first_row, block.rows)), of_keys(k), of_keys(v), 0.0,
-            block.rows == block.keys && !mask.defined(), if_defined(mask), shape.scale);
+            is_causal(block, mask), if_defined(mask), shape.scale);
         out.narrow(0, block.first_row, block.rows).copy_(rows_of_heads(y));
     }
     return out;

@@ -2,7 +2,6 @@
 #include <ATen/ops/_efficient_attention_forward.h>
 #include <ATen/ops/_flash_attention_backward.h>
 #include <ATen/ops/_flash_attention_forward.h>
-#include <ATen/ops/empty_like.h>
 #include <ATen/ops/scaled_dot_product_attention.h>
 
 #include "../attention_backends.h"
@@ -15,8 +14,13 @@
 namespace qlora::ops::on_device {
 namespace {
 
-/// LibTorch's name for a causal mask aligned to the first token, among its custom_mask_type values.
-constexpr std::int64_t kCausalFromTopLeft = 1;
+/// LibTorch's names for causal masks, among its custom_mask_type values: aligned to the first token or, as
+/// flash's always is, to the last.
+constexpr std::int64_t kCausalFromTopLeft = 1, kCausalFromBottomRight = 2;
+
+std::int64_t mask_kind(const AttentionOffsets& offsets) {
+    return offsets.prefixed() ? kCausalFromBottomRight : kCausalFromTopLeft;
+}
 constexpr int kFirstFlashCapability = 80;
 
 bool uses_flash(const at::Tensor& x, const AttentionShape& shape) {
@@ -49,49 +53,46 @@ at::Tensor summed(const at::Tensor& x, const AttentionShape& shape) {
 
 }  // namespace
 
-Attended attend(const at::Tensor& qkv, const SequenceOffsets& offsets, const AttentionShape& shape) {
-    if (shape.softcap != 0.0) return {.out = capped_attention(qkv, offsets, shape)};
-    const HeadsOfRows in(qkv, shape);
-    const std::int64_t longest = offsets.longest();
-    if (uses_flash(qkv, shape)) {
-        auto [out, logsumexp, seed, offset, debug] =
-            at::_flash_attention_forward(in.q, in.k, in.v, offsets.device, offsets.device, longest, longest,
-                                         0.0, true, false, shape.scale, tokens_before(shape), std::nullopt);
+Attended attend(const HeadsOfRows& in, const AttentionOffsets& offsets, const AttentionShape& shape) {
+    if (shape.softcap != 0.0) return {.out = capped_attention(in, offsets, shape)};
+    const auto& [queries, keys] = offsets;
+    if (uses_flash(in.q, shape)) {
+        auto [out, logsumexp, seed, offset, debug] = at::_flash_attention_forward(
+            in.q, in.k, in.v, queries.device, keys.device, queries.longest(), keys.longest(), 0.0, true,
+            false, shape.scale, tokens_before(shape), std::nullopt);
         return {.out = out.flatten(1), .logsumexp = logsumexp, .seed = seed, .offset = offset};
     }
     auto [out, logsumexp, seed, offset, max_q, max_k] = at::_efficient_attention_forward(
-        in.q.unsqueeze(0), repeated(in.k, shape), repeated(in.v, shape), std::nullopt, offsets.device,
-        offsets.device, longest, longest, 0.0, kCausalFromTopLeft, true, shape.scale, std::nullopt,
-        window_of(shape));
+        in.q.unsqueeze(0), repeated(in.k, shape), repeated(in.v, shape), std::nullopt, queries.device,
+        keys.device, queries.longest(), keys.longest(), 0.0, mask_kind(offsets), true, shape.scale,
+        std::nullopt, window_of(shape));
     return {.out = out.squeeze(0).flatten(1), .logsumexp = logsumexp, .seed = seed, .offset = offset};
 }
 
-at::Tensor attend_backward(const at::Tensor& g, const at::Tensor& qkv, const Attended& saved,
-                           const SequenceOffsets& offsets, const AttentionShape& shape) {
-    if (shape.softcap != 0.0) return capped_attention_backward(g, qkv, offsets, shape);
-    const HeadsOfRows in(qkv, shape);
-    const std::int64_t longest = offsets.longest();
+void attend_backward(const at::Tensor& g, const HeadsOfRows& in, const Attended& saved,
+                     const AttentionOffsets& offsets, const AttentionShape& shape, const HeadsOfRows& to) {
+    if (shape.softcap != 0.0) return capped_attention_backward(g, in, offsets, shape, to);
+    const auto& [queries, keys] = offsets;
     const at::Tensor d_out = g.contiguous().unflatten(1, {shape.heads, shape.head_dim});
     const at::Tensor out = saved.out.unflatten(1, {shape.heads, shape.head_dim});
-    at::Tensor d_qkv = at::empty_like(qkv);
-    const HeadsOfRows to(d_qkv, shape);
-    if (uses_flash(qkv, shape)) {
+    if (uses_flash(in.q, shape)) {
         const auto [dq, dk, dv] = at::_flash_attention_backward(
-            d_out, in.q, in.k, in.v, out, saved.logsumexp, offsets.device, offsets.device, longest, longest,
-            0.0, true, saved.seed, saved.offset, shape.scale, tokens_before(shape), std::nullopt);
+            d_out, in.q, in.k, in.v, out, saved.logsumexp, queries.device, keys.device, queries.longest(),
+            keys.longest(), 0.0, true, saved.seed, saved.offset, shape.scale, tokens_before(shape),
+            std::nullopt);
         to.q.copy_(dq);
         to.k.copy_(dk);
         to.v.copy_(dv);
-        return d_qkv;
+        return;
     }
     const auto [dq, dk, dv, d_bias] = at::_efficient_attention_backward(
         d_out.unsqueeze(0), in.q.unsqueeze(0), repeated(in.k, shape), repeated(in.v, shape), std::nullopt,
-        out.unsqueeze(0), offsets.device, offsets.device, longest, longest, saved.logsumexp, 0.0, saved.seed,
-        saved.offset, kCausalFromTopLeft, false, shape.scale, std::nullopt, window_of(shape));
+        out.unsqueeze(0), queries.device, keys.device, queries.longest(), keys.longest(), saved.logsumexp,
+        0.0, saved.seed, saved.offset, mask_kind(offsets), false, shape.scale, std::nullopt,
+        window_of(shape));
     to.q.copy_(dq.squeeze(0));
     to.k.copy_(summed(dk, shape));
     to.v.copy_(summed(dv, shape));
-    return d_qkv;
 }
 
 at::Tensor cached_attention(const at::Tensor& q, const KeysValues& cached, const AttentionShape& shape) {

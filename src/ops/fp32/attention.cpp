@@ -1,5 +1,4 @@
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 
 #include "../attention_backends.h"
 #include "blocked_attention.h"
@@ -19,21 +18,19 @@ at::Tensor heads_of(const at::Tensor& rows, const AttentionShape& shape) {
     return rows.view({rows.size(0), shape.heads, shape.head_dim});
 }
 
-std::vector<AttentionSequence> sequences_of(const at::Tensor& qkv, const at::Tensor& out,
-                                            const at::Tensor& logsumexp,
-                                            const std::vector<std::int64_t>& offsets,
+std::vector<AttentionSequence> sequences_of(const HeadsOfRows& in, const at::Tensor& out,
+                                            const at::Tensor& logsumexp, const AttentionOffsets& offsets,
                                             const AttentionShape& shape) {
-    const HeadsOfRows in(qkv, shape);
     const at::Tensor of_out = heads_of(out, shape);
     float* sums = const_cast<float*>(logsumexp.const_data_ptr<float>());
     std::vector<AttentionSequence> sequences;
-    for (std::size_t s = 0; s + 1 < offsets.size(); ++s) {
-        const std::int64_t first = offsets[s], n = offsets[s + 1] - first;
-        sequences.push_back({.n = n,
-                             .m = n,
+    for (std::size_t s = 0; s < offsets.sequences(); ++s) {
+        const std::int64_t first = offsets.first_query(s);
+        sequences.push_back({.n = offsets.n(s),
+                             .m = offsets.m(s),
                              .q = head_rows_from(in.q, first),
-                             .k = head_rows_from(in.k, first),
-                             .v = head_rows_from(in.v, first),
+                             .k = head_rows_from(in.k, offsets.first_key(s)),
+                             .v = head_rows_from(in.v, offsets.first_key(s)),
                              .out = head_rows_from(of_out, first),
                              .logsumexp = sums + first * shape.heads});
     }
@@ -42,28 +39,25 @@ std::vector<AttentionSequence> sequences_of(const at::Tensor& qkv, const at::Ten
 
 }  // namespace
 
-Attended attend(const at::Tensor& qkv, const SequenceOffsets& offsets, const AttentionShape& shape) {
-    Attended result{.out = at::empty({qkv.size(0), shape.q_size()}, qkv.options()),
-                    .logsumexp = at::empty({qkv.size(0), shape.heads}, qkv.options())};
-    attention_forward(sequences_of(qkv, result.out, result.logsumexp, offsets.host, shape), shape);
+Attended attend(const HeadsOfRows& in, const AttentionOffsets& offsets, const AttentionShape& shape) {
+    const std::int64_t tokens = in.q.size(0);
+    Attended result{.out = at::empty({tokens, shape.q_size()}, in.q.options()),
+                    .logsumexp = at::empty({tokens, shape.heads}, in.q.options())};
+    attention_forward(sequences_of(in, result.out, result.logsumexp, offsets, shape), shape);
     return result;
 }
 
-at::Tensor attend_backward(const at::Tensor& g, const at::Tensor& qkv, const Attended& saved,
-                           const SequenceOffsets& offsets, const AttentionShape& shape) {
-    at::Tensor d_qkv = at::empty_like(qkv);
+void attend_backward(const at::Tensor& g, const HeadsOfRows& in, const Attended& saved,
+                     const AttentionOffsets& offsets, const AttentionShape& shape, const HeadsOfRows& to) {
     const at::Tensor d_out = heads_of(g.contiguous(), shape);
-    const HeadsOfRows to(d_qkv, shape);
     std::vector<AttentionGradients> gradients;
-    for (std::size_t s = 0; s + 1 < offsets.host.size(); ++s) {
-        const std::int64_t first = offsets.host[s];
-        gradients.push_back({.d_out = head_rows_from(d_out, first),
-                             .dq = head_rows_from(to.q, first),
-                             .dk = head_rows_from(to.k, first),
-                             .dv = head_rows_from(to.v, first)});
+    for (std::size_t s = 0; s < offsets.sequences(); ++s) {
+        gradients.push_back({.d_out = head_rows_from(d_out, offsets.first_query(s)),
+                             .dq = head_rows_from(to.q, offsets.first_query(s)),
+                             .dk = head_rows_from(to.k, offsets.first_key(s)),
+                             .dv = head_rows_from(to.v, offsets.first_key(s))});
     }
-    attention_backward(sequences_of(qkv, saved.out, saved.logsumexp, offsets.host, shape), gradients, shape);
-    return d_qkv;
+    attention_backward(sequences_of(in, saved.out, saved.logsumexp, offsets, shape), gradients, shape);
 }
 
 at::Tensor cached_attention(const at::Tensor& q, const SequenceOffsets& offsets,

@@ -28,7 +28,7 @@ struct AttentionSequence {
 };
 void attention_forward(const std::vector<AttentionSequence>& sequences, const AttentionShape& shape);
 
-/// The same sequences (n = m) with the gradient of `out` and where the others go.
+/// The same sequences with the gradient of `out` and where the others go.
 struct AttentionGradients {
     HeadRows d_out, dq, dk, dv;
 };
