@@ -85,6 +85,30 @@ TEST(Recomputed, runs_the_segment_once_without_gradients) {
     EXPECT_EQ(stack.runs, 4);
 }
 
+/// Each layer reads a part of what one node made: backward passes through that node once.
+TEST(Recomputed, further_inputs_get_the_gradients_that_they_get_without) {
+    const at::Tensor x = gaussian({5, kLayerSize}, 1), factor = gaussian({2, kLayerSize}, 2);
+    std::vector<at::Tensor> of_x, of_factor;
+    for (const bool recomputes : {false, true}) {
+        Stack stack;
+        at::Tensor hidden = x.clone().requires_grad_();
+        const at::Tensor entered = hidden, parameter = factor.clone().requires_grad_();
+        const std::vector<at::Tensor> parts = parameter.sin().unbind(0);
+        for (std::size_t i = 0; i < 2; ++i) {
+            const auto segment = [&, i](const at::Tensor& in, const at::Tensor& further) {
+                return stack.layer(i, in * further);
+            };
+            hidden = recomputes ? recomputed(segment, hidden, parts[i]) : segment(hidden, parts[i]);
+        }
+        hidden.backward(gaussian(x.sizes(), 3));
+        of_x.push_back(entered.grad());
+        of_factor.push_back(parameter.grad());
+    }
+    EXPECT_TRUE(of_x[1].equal(of_x[0]));
+    EXPECT_TRUE(of_factor[1].equal(of_factor[0]));
+    EXPECT_TRUE(of_factor[0].any().item<bool>());
+}
+
 TEST(Recomputed, keeps_nothing_but_its_input) {
     Stack stack;
     const at::Tensor x = gaussian({3, kLayerSize}, 1).requires_grad_();

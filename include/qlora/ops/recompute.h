@@ -12,4 +12,10 @@ namespace qlora::ops {
 /// x must require a gradient, or the segment's adapters would silently get none: that is checked.
 at::Tensor recomputed(std::function<at::Tensor(const at::Tensor&)> segment, const at::Tensor& x);
 
+/// The same of a segment with a further input that has a graph of its own and may be undefined: what a
+/// segment captures must end in parameters, because its backward pass goes to the end of every graph it
+/// meets.
+using Segment = std::function<at::Tensor(const at::Tensor& x, const at::Tensor& further)>;
+at::Tensor recomputed(Segment segment, const at::Tensor& x, const at::Tensor& further);
+
 }  // namespace qlora::ops
