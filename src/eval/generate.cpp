@@ -15,18 +15,25 @@ struct Sequence {
     std::size_t place;             // in the result
     std::vector<TokenId> pending;  // ids that the model has not seen yet
     models::KvCache cache;
+    std::int64_t seen = 0;  // ids that it has
+
+    /// Its positions, `before` virtual ones among them.
+    std::int64_t length(std::int64_t before) const {
+        return before + seen + static_cast<std::int64_t>(pending.size());
+    }
 };
 
 using Sequences = std::span<Sequence* const>;
 
 /// Where longrope turns a sequence of its new length otherwise than one of its old, what is cached of it is
 /// of no use: all its ids are seen again, as in a whole pass. (transformers does the same.)
-void forget_what_turns_otherwise(const models::LongropeEdges& edges, std::span<const TokenId> prompt,
-                                 std::span<const TokenId> answer, Sequence& sequence) {
-    const std::int64_t seen = sequence.cache.length();
-    const std::int64_t length = seen + static_cast<std::int64_t>(sequence.pending.size());
-    if (seen == 0 || edges.passed(seen) == edges.passed(length)) return;
+void forget_what_turns_otherwise(const models::LongropeEdges& edges, std::int64_t before,
+                                 std::span<const TokenId> prompt, std::span<const TokenId> answer,
+                                 Sequence& sequence) {
+    if (sequence.seen == 0 || edges.passed(before + sequence.seen) == edges.passed(sequence.length(before)))
+        return;
     sequence.cache.clear();
+    sequence.seen = 0;
     sequence.pending.assign(prompt.begin(), prompt.end());
     sequence.pending.insert(sequence.pending.end(), answer.begin(), answer.end());
 }
@@ -35,7 +42,7 @@ void forget_what_turns_otherwise(const models::LongropeEdges& edges, std::span<c
 models::TokenBatch pending_batch(Sequences sequences, at::Device device) {
     std::vector<std::int64_t> ids, positions, offsets{0}, last;
     for (const Sequence* sequence : sequences) {
-        std::int64_t position = sequence->cache.length();
+        std::int64_t position = sequence->seen;
         for (const TokenId id : sequence->pending) {
             ids.push_back(id);
             positions.push_back(position++);
@@ -47,7 +54,7 @@ models::TokenBatch pending_batch(Sequences sequences, at::Device device) {
         {.ids = ids, .positions = positions, .offsets = offsets, .rows = last, .targets = {}}, device);
 }
 
-/// Appends the most likely next token of every sequence; their caches advance.
+/// Appends the most likely next token of every sequence.
 void step(const models::CausalLM& model, Sequences sequences, std::vector<TokenId>& next) {
     std::vector<models::KvCache*> caches;
     for (Sequence* sequence : sequences) caches.push_back(&sequence->cache);
@@ -55,7 +62,7 @@ void step(const models::CausalLM& model, Sequences sequences, std::vector<TokenI
     const at::Tensor hidden = model.forward(batch, nn::ForwardContext{}, batch.rows, caches);
     const at::Tensor best = model.logits(hidden).argmax(1).cpu();
     for (std::size_t s = 0; s < sequences.size(); ++s) {
-        sequences[s]->cache.advance(static_cast<std::int64_t>(sequences[s]->pending.size()));
+        sequences[s]->seen += static_cast<std::int64_t>(sequences[s]->pending.size());
         next.push_back(static_cast<TokenId>(best.const_data_ptr<std::int64_t>()[s]));
     }
 }
@@ -78,6 +85,7 @@ std::vector<std::vector<TokenId>> generate(const models::CausalLM& model,
     std::vector<std::vector<TokenId>> out(prompts.size());
     const std::optional<models::PositionLimit> limit = models::position_limit(model.spec());
     const models::LongropeEdges edges(model.spec());
+    const std::int64_t before = model.hooks().tokens();
     const auto group_size = static_cast<std::size_t>(std::max<std::int64_t>(1, options.batch_rows));
     for (std::size_t begin = 0; begin < prompts.size(); begin += group_size) {
         const std::size_t end = std::min(prompts.size(), begin + group_size);
@@ -101,11 +109,9 @@ std::vector<std::vector<TokenId>> generate(const models::CausalLM& model,
                 }
                 out[active[s]->place].push_back(next[s]);
                 active[s]->pending = {next[s]};
-                forget_what_turns_otherwise(edges, prompts[active[s]->place], out[active[s]->place],
+                forget_what_turns_otherwise(edges, before, prompts[active[s]->place], out[active[s]->place],
                                             *active[s]);
-                const std::int64_t length =
-                    active[s]->cache.length() + static_cast<std::int64_t>(active[s]->pending.size());
-                if (!limit || length <= limit->tokens) going.push_back(active[s]);
+                if (!limit || active[s]->length(before) <= limit->tokens) going.push_back(active[s]);
             }
             active = std::move(going);
         }

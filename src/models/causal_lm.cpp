@@ -2,6 +2,7 @@
 
 #include <ATen/DeviceAccelerator.h>
 #include <ATen/TensorOperators.h>
+#include <ATen/core/grad_mode.h>
 #include <ATen/ops/scalar_tensor.h>
 
 #include <algorithm>
@@ -18,6 +19,28 @@ double embedding_scale(const DecoderSpec& decoder, at::ScalarType compute_dtype)
     return at::scalar_tensor(decoder.embedding_scale, compute_dtype).item<double>();
 }
 
+/// What stands beside them is multiplied with this.
+double further_scale(const DecoderSpec& decoder) {
+    return decoder.rounds_embedding_scale ? 1.0 : decoder.embedding_scale;
+}
+
+/// A cache that is empty gets the prefix, as if the tokens had passed.
+void fill(KvCache& cache, std::span<const at::Tensor> prefix, const DecoderSpec& decoder,
+          at::ScalarType dtype) {
+    std::int64_t tokens = 0;
+    for (std::size_t i = 0; i < prefix.size(); ++i) {
+        for (const spec::Branch& branch : decoder.layers[i].branches) {
+            const auto* attention = std::get_if<spec::Attention>(&branch.block);
+            if (attention == nullptr) continue;
+            const at::Tensor heads =
+                prefix[i].detach().to(dtype).unflatten(2, {attention->kv_heads, attention->head_dim});
+            cache.append(static_cast<std::int64_t>(i), heads[0], heads[1], 0);
+        }
+        tokens = prefix[i].size(1);
+    }
+    cache.advance(tokens);
+}
+
 }  // namespace
 
 CausalLM::CausalLM(DecoderSpec decoder, at::ScalarType compute_dtype)
@@ -25,13 +48,57 @@ CausalLM::CausalLM(DecoderSpec decoder, at::ScalarType compute_dtype)
 
 at::Tensor CausalLM::forward(const TokenBatch& batch, const nn::ForwardContext& context,
                              const at::Tensor& rows, std::span<KvCache* const> caches) const {
-    const at::Tensor& table = trained_embedding_.defined() ? trained_embedding_ : embedding_table_;
-    at::Tensor hidden = ops::embedding(table, batch.ids, compute_dtype_, spec_.pad_token_id.value_or(-1),
-                                       embedding_scale(spec_, compute_dtype_));
+    if (hooks_.tokens() > 0) return run_with_hooks(batch, context, rows, caches);
+    return run(batch, context, rows, caches, {}, {});
+}
+
+const at::Tensor& CausalLM::embedding_rows() const {
+    return trained_embedding_.defined() ? trained_embedding_ : embedding_table_;
+}
+
+at::Tensor CausalLM::run_with_hooks(const TokenBatch& text, const nn::ForwardContext& context,
+                                    const at::Tensor& rows, std::span<KvCache* const> caches) const {
+    TokenBatch batch = text;
+    batch.positions = text.positions + hooks_.tokens();
+    const std::size_t sequences = text.offsets.size() - 1;
+    std::vector<std::int64_t> virtual_tokens;
+    std::vector<KvCache*> empty;
+    for (std::size_t s = 0; s < sequences; ++s) {
+        const bool begins = caches.empty() || caches[s]->length() == 0;
+        virtual_tokens.push_back(begins && hooks_.prompt ? hooks_.prompt->tokens() : 0);
+        if (begins && !caches.empty()) empty.push_back(caches[s]);
+    }
+    std::vector<at::Tensor> prefix;
+    if (hooks_.prefix && (caches.empty() || !empty.empty())) prefix = hooks_.prefix->layers(context);
+    for (KvCache* cache : empty) fill(*cache, prefix, spec_, compute_dtype_);
+    if (!caches.empty()) prefix.clear();
+    if (std::all_of(virtual_tokens.begin(), virtual_tokens.end(), [](std::int64_t n) { return n == 0; }))
+        return run(batch, context, rows, caches, {}, prefix);
+    const Expanded expanded = with_virtual_tokens(batch, virtual_tokens, embedding_rows().size(0),
+                                                  hooks_.prefix ? hooks_.prefix->tokens() : 0);
+    const at::Tensor wanted = rows.defined() ? expanded.places.index_select(0, rows) : expanded.places;
+    return run(expanded.batch, context, wanted, caches, hooks_.prompt->rows(context), prefix);
+}
+
+at::Tensor CausalLM::run(const TokenBatch& batch, const nn::ForwardContext& context, const at::Tensor& rows,
+                         std::span<KvCache* const> caches, const at::Tensor& prompt,
+                         std::span<const at::Tensor> prefix) const {
+    at::Tensor hidden = ops::embedding(
+        embedding_rows(), batch.ids, compute_dtype_, spec_.pad_token_id.value_or(-1),
+        embedding_scale(spec_, compute_dtype_), {.rows = prompt, .scale = further_scale(spec_)});
     if (positions_.defined()) {
         hidden = hidden + ops::embedding(positions_, batch.positions, compute_dtype_, -1);
     }
-    return stack_.forward(hidden, batch, context, rows, caches);
+    hidden = stack_.forward(hidden, batch, context, rows, caches, prefix);
+    for (std::size_t s = 0; s < caches.size(); ++s)
+        caches[s]->advance(batch.offsets[s + 1] - batch.offsets[s]);
+    return hidden;
+}
+
+at::Tensor CausalLM::rows_of_tokens(const at::Tensor& ids) const {
+    const at::AutoGradMode no_gradients(false);
+    const double scale = spec_.rounds_embedding_scale ? embedding_scale(spec_, compute_dtype_) : 1.0;
+    return ops::embedding(embedding_rows(), ids.to(device()), compute_dtype_, -1, scale).to(at::kFloat);
 }
 
 ops::LogitRule CausalLM::logit_rule() const {
@@ -73,6 +140,8 @@ void CausalLM::to(at::Device device) {
     if (head_bias_.defined()) head_bias_ = head_bias_.to(device);
     nn::move_to(trained_embedding_, device);
     nn::move_to(trained_head_, device);
+    if (hooks_.prompt) hooks_.prompt->to(device);
+    if (hooks_.prefix) hooks_.prefix->to(device);
 }
 
 void CausalLM::train_embedding() {

@@ -42,4 +42,12 @@ ops::KeysValues KvCache::append(std::int64_t layer, const at::Tensor& k, const a
     return {.keys = grown(held.keys, k), .values = grown(held.values, v)};
 }
 
+ops::KeysValues KvCache::held(std::int64_t layer) const {
+    const Layer& of = layers_[static_cast<std::size_t>(layer)];
+    const auto rows = [&](const at::Tensor& buffer) {
+        return buffer.narrow(1, 0, length_ - of.dropped).transpose(0, 1);
+    };
+    return {.keys = rows(of.keys), .values = rows(of.values)};
+}
+
 }  // namespace qlora::models

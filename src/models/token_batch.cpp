@@ -36,4 +36,30 @@ TokenBatch upload(const TokenLists& lists, at::Device device) {
     return batch;
 }
 
+Expanded with_virtual_tokens(const TokenBatch& batch, std::span<const std::int64_t> before,
+                             std::int64_t first_id, std::int64_t first_position) {
+    std::vector<std::int64_t> ids, positions, places, offsets{0};
+    for (std::size_t s = 0; s + 1 < batch.offsets.size(); ++s) {
+        for (std::int64_t i = 0; i < before[s]; ++i) {
+            ids.push_back(first_id + i);
+            positions.push_back(first_position + i);
+        }
+        for (std::int64_t t = batch.offsets[s]; t < batch.offsets[s + 1]; ++t) {
+            places.push_back(static_cast<std::int64_t>(ids.size()));
+            ids.push_back(0);
+            positions.push_back(0);
+        }
+        offsets.push_back(static_cast<std::int64_t>(ids.size()));
+    }
+    Expanded out{.batch = upload(
+                     {.ids = ids, .positions = positions, .offsets = offsets, .rows = places, .targets = {}},
+                     batch.ids.device()),
+                 .places = {}};
+    out.places = out.batch.rows;
+    out.batch.ids.index_copy_(0, out.places, batch.ids);
+    out.batch.positions.index_copy_(0, out.places, batch.positions);
+    out.batch.rows = at::Tensor();
+    return out;
+}
+
 }  // namespace qlora::models

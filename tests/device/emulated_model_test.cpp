@@ -9,6 +9,7 @@
 #include <map>
 
 #include "qlora/adapters/inject.h"
+#include "qlora/adapters/virtual_tokens.h"
 #include "qlora/data/batch.h"
 #include "qlora/eval/generate.h"
 #include "qlora/eval/token_batch.h"
@@ -28,7 +29,8 @@ struct Case {
     TinyModel tiny;
     std::function<void(adapters::LoraConfig&)> adapt = [](adapters::LoraConfig&) {};
     bool quantized = true;
-    Json described = nullptr;  ///< config.json of a type that TinyModel does not write; instead of `tiny`
+    Json described = nullptr;     ///< config.json of a type that TinyModel does not write; instead of `tiny`
+    bool virtual_tokens = false;  ///< a prompt and a prefix train instead of an adapter of linears
 };
 
 std::ostream& operator<<(std::ostream& out, const Case& value) {
@@ -63,6 +65,24 @@ std::vector<data::Example> rows() {
     return out;
 }
 
+/// Sets a prompt and a prefix, both from encoders; returns what trains.
+std::vector<nn::TrainableParameter> set_virtual_tokens(models::CausalLM& model) {
+    const auto layers = static_cast<std::int64_t>(model.spec().layers.size());
+    const std::int64_t kv_size = adapters::key_value_heads(model.spec()).kv_size();
+    const auto prompt = std::make_shared<adapters::PromptEncoder>(
+        adapters::p_tuning_lstm(3, model.spec().hidden_size, 8, 1, 0.0), 1);
+    const auto prefix =
+        std::make_shared<adapters::PromptEncoder>(adapters::prefix_projection(4, layers, kv_size, 12), 2);
+    model.set_hooks({.prompt = std::make_shared<adapters::EncodedPrompt>(prompt),
+                     .prefix = std::make_shared<adapters::EncodedPrefix>(prefix, layers)});
+    std::vector<nn::TrainableParameter> out = prompt->parameters();
+    for (nn::TrainableParameter parameter : prefix->parameters()) {
+        parameter.key.insert(0, "prefix ");
+        out.push_back(parameter);
+    }
+    return out;
+}
+
 Outcome run(const Case& value, const Settings& settings) {
     const TempDir dir;
     if (value.described.is_null()) {
@@ -87,7 +107,12 @@ Outcome run(const Case& value, const Settings& settings) {
                                       }};
     const io::Checkpoint checkpoint(dir.path());
     const auto model = models::load_base(checkpoint, config, options);
-    const adapters::Adaptation adaptation = adapters::inject(*model, lora, 5);
+    adapters::Adaptation adaptation;
+    if (value.virtual_tokens) {
+        adaptation.parameters = set_virtual_tokens(*model);
+    } else {
+        adaptation = adapters::inject(*model, lora, 5);
+    }
     model->keep_dense(settings.keep_dense);
 
     const std::vector<data::Example> examples = rows();
@@ -158,6 +183,9 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{"mistral_window", {.model_type = "mistral", .sliding_window = 5}},
                     Case{"qwen2_window", {.model_type = "qwen2", .sliding_window = 4}},
                     Case{"qwen3", {.model_type = "qwen3", .kv_heads = 1, .bias = true}},
+                    Case{.name = "virtual_tokens",
+                         .tiny = {.model_type = "qwen3", .sliding_window = 5},
+                         .virtual_tokens = true},
                     Case{"trained_modules",
                          {.model_type = "qwen3"},
                          [](auto& c) {

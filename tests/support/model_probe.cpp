@@ -1,11 +1,13 @@
 // model_probe REQUEST.json OUTPUT.safetensors: what the tests need to see of a model. The request holds
 //   model: folder; quantization: section or absent (dense); compute_dtype; peft: section or absent; adapter:
 //   folder; sequences: [[ids]]; supervised: [[0/1]]; gradients: bool; recomputation: none, mlp or layers;
-//   dropout_step: int; states: bool; cached: bool; router_loss: share of the routers' loss in the gradients
+//   dropout_step: int; states: bool; cached: bool; router_loss: share of the routers' loss in the gradients;
+//   encoder: {kind, tokens, hidden, layers, tensors: file}, what PEFT calls prompt_encoder.default
 // and the output: logits [T, V], loss (sum), with router_loss that of routers, "grad.KEY", "param.KEY", with
-// states "dequantized.NAME" and the codes, with cached "cached_logits", those of a pass over each sequence's
-// first half and of one a token. A request may be a list of such ones, each with a "name": "NAME/" stands
-// before the keys of each, and one that fails is told on stderr and puts nothing out.
+// an encoder prompt_embeddings, with states "dequantized.NAME" and the codes, with cached "cached_logits",
+// those of a pass over each sequence's first half and of one a token. A request may be a list of such ones,
+// each with a "name": "NAME/" stands before the keys of each, and one that fails is told on stderr and puts
+// nothing out.
 
 #include <ATen/core/Tensor.h>
 #include <ATen/core/grad_mode.h>
@@ -15,11 +17,13 @@
 
 #include "qlora/adapters/inject.h"
 #include "qlora/adapters/peft_format.h"
+#include "qlora/adapters/virtual_tokens.h"
 #include "qlora/core/error.h"
 #include "qlora/data/batch.h"
 #include "qlora/eval/token_batch.h"
 #include "qlora/models/base_loader.h"
 #include "qlora/ops/routing.h"
+#include "qlora/quant/tensor_bytes.h"
 
 namespace {
 
@@ -70,6 +74,46 @@ qlora::adapters::Adaptation adapt(qlora::models::CausalLM& model, const Json& re
 
 using Tensors = std::vector<qlora::nn::Parameter>;
 
+qlora::adapters::PromptEncoderShape encoder_shape(const Json& encoder,
+                                                  const qlora::models::DecoderSpec& decoder) {
+    const std::string kind = encoder.at("kind").get<std::string>();
+    const auto tokens = encoder.at("tokens").get<std::int64_t>();
+    const std::int64_t hidden = encoder.value("hidden", decoder.hidden_size),
+                       layers = static_cast<std::int64_t>(decoder.layers.size());
+    if (kind == "prompt") return qlora::adapters::prompt_embedding(tokens, decoder.hidden_size);
+    if (kind == "mlp") return qlora::adapters::p_tuning_mlp(tokens, decoder.hidden_size, hidden);
+    if (kind == "lstm") {
+        return qlora::adapters::p_tuning_lstm(tokens, decoder.hidden_size, hidden, encoder.value("layers", 2),
+                                              0.0);
+    }
+    const std::int64_t kv_size = qlora::adapters::key_value_heads(decoder).kv_size();
+    if (kind == "prefix") return qlora::adapters::prefix_embedding(tokens, layers, kv_size);
+    if (kind == "projection") return qlora::adapters::prefix_projection(tokens, layers, kv_size, hidden);
+    throw qlora::ConfigError("encoder: " + kind);
+}
+
+/// Sets an encoder with the tensors of a file; returns it, or null where the request has none.
+std::shared_ptr<qlora::adapters::PromptEncoder> set_encoder(qlora::models::CausalLM& model,
+                                                            const Json& request) {
+    if (!request.contains("encoder")) return nullptr;
+    const Json& asked = request.at("encoder");
+    const auto shape = encoder_shape(asked, model.spec());
+    const auto encoder = std::make_shared<qlora::adapters::PromptEncoder>(shape, 1);
+    const qlora::io::SafetensorsFile file(asked.at("tensors").get<std::string>());
+    const at::AutoGradMode no_gradients(false);
+    for (const auto& parameter : encoder->parameters())
+        at::Tensor(parameter.tensor).copy_(qlora::quant::tensor_from_view(file.at(parameter.key)));
+    qlora::models::Hooks hooks;
+    if (asked.at("kind") != "prefix" && asked.at("kind") != "projection") {
+        hooks.prompt = std::make_shared<qlora::adapters::EncodedPrompt>(encoder);
+    } else {
+        hooks.prefix = std::make_shared<qlora::adapters::EncodedPrefix>(
+            encoder, static_cast<std::int64_t>(model.spec().layers.size()));
+    }
+    model.set_hooks(hooks);
+    return encoder;
+}
+
 /// What the linears multiply with, and how it is stored.
 void put_states(qlora::models::CausalLM& model, Tensors& out) {
     for (qlora::nn::Linear* linear : model.linears()) {
@@ -91,22 +135,25 @@ at::Tensor cached_logits(const qlora::models::CausalLM& model,
                          const std::vector<qlora::data::Example>& examples) {
     std::vector<qlora::models::KvCache> caches(examples.size(),
                                                qlora::models::KvCache(model.spec().layers.size()));
+    std::vector<std::int64_t> passed(examples.size());
     std::vector<std::vector<at::Tensor>> logits(examples.size());
     const qlora::models::LongropeEdges edges(model.spec());
+    const std::int64_t before = model.hooks().tokens();
     for (bool first = true;; first = false) {
         std::vector<std::int64_t> ids, positions, offsets{0};
         std::vector<std::size_t> going;
         std::vector<qlora::models::KvCache*> active;
         for (std::size_t i = 0; i < examples.size(); ++i) {
-            const std::int64_t seen = caches[i].length(), tokens = examples[i].tokens();
+            const std::int64_t seen = passed[i], tokens = examples[i].tokens();
             if (seen == tokens) continue;
             std::int64_t end = first ? (tokens + 1) / 2 : seen + 1;
             // Keys and values of a sequence that longrope turns otherwise than the whole are of no use to it.
-            while (edges.passed(end) != edges.passed(tokens)) ++end;
+            while (edges.passed(before + end) != edges.passed(before + tokens)) ++end;
             for (std::int64_t at = seen; at < end; ++at) {
                 ids.push_back(examples[i].ids[static_cast<std::size_t>(at)]);
                 positions.push_back(at);
             }
+            passed[i] = end;
             offsets.push_back(static_cast<std::int64_t>(ids.size()));
             going.push_back(i);
             active.push_back(&caches[i]);
@@ -119,7 +166,6 @@ at::Tensor cached_logits(const qlora::models::CausalLM& model,
         for (std::size_t k = 0; k < going.size(); ++k) {
             const std::int64_t count = offsets[k + 1] - offsets[k];
             logits[going[k]].push_back(found.narrow(0, offsets[k], count));
-            active[k]->advance(count);
         }
     }
     std::vector<at::Tensor> all;
@@ -139,7 +185,9 @@ Tensors answer(const Json& request) {
     const qlora::io::Checkpoint checkpoint(folder);
     const auto model =
         qlora::models::load_base(checkpoint, qlora::models::load_decoder_spec(folder), options);
-    const qlora::adapters::Adaptation adaptation = adapt(*model, request);
+    qlora::adapters::Adaptation adaptation = adapt(*model, request);
+    const auto encoder = set_encoder(*model, request);
+    if (encoder) adaptation.parameters = encoder->parameters();
 
     const std::vector<qlora::data::Example> examples = read_examples(request);
     std::vector<const qlora::data::Example*> pointers;
@@ -173,6 +221,7 @@ Tensors answer(const Json& request) {
     if (router_share > 0) out.push_back({"router_loss", context.router_balance->loss()});
     for (const auto& parameter : adaptation.parameters)
         out.push_back({"param." + parameter.key, parameter.tensor});
+    if (encoder) out.push_back(encoder->saved());
     if (request.value("states", false)) put_states(*model, out);
     if (request.value("cached", false)) out.push_back({"cached_logits", cached_logits(*model, examples)});
     if (request.contains("save_adapter")) {

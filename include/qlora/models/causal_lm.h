@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "qlora/models/decoder_spec.h"
+#include "qlora/models/hooks.h"
 #include "qlora/models/kv_cache.h"
 #include "qlora/models/stack.h"
 #include "qlora/models/token_batch.h"
@@ -32,7 +33,8 @@ class CausalLM {
 
     /// Final normed hidden states [T, hidden], or of `rows` [R] int64 alone if defined: then the last layer
     /// too runs on them alone wherever a token does not need its neighbours. With `caches` (one a sequence)
-    /// new tokens follow the cached ones. Batch, rows and targets lie on the model's device.
+    /// new tokens follow the cached ones, and the caches advance. Batch and rows are those of the text alone,
+    /// whatever the hooks put before it; they lie on the model's device.
     at::Tensor forward(const TokenBatch& batch, const nn::ForwardContext& context,
                        const at::Tensor& rows = {}, std::span<KvCache* const> caches = {}) const;
     /// Sum of the cross-entropies of `targets` [R] given hidden rows [R, hidden]; fp32 scalar.
@@ -60,6 +62,11 @@ class CausalLM {
     nn::Weight& head() { return head_; }
     const nn::Weight& head() const { return head_; }
 
+    void set_hooks(Hooks hooks) { hooks_ = std::move(hooks); }
+    const Hooks& hooks() const { return hooks_; }
+    /// fp32 [n, hidden_size]: what a SoftPrompt gives to be these tokens (int64 [n]).
+    at::Tensor rows_of_tokens(const at::Tensor& ids) const;
+
     /// Whole-module training of the embedding or the head (a tied head trains a copy).
     void train_embedding();
     void train_head();
@@ -78,6 +85,13 @@ class CausalLM {
 
   private:
     ops::LogitRule logit_rule() const;
+    const at::Tensor& embedding_rows() const;
+    /// Of a batch that holds the virtual tokens too, which are `prompt` if defined.
+    at::Tensor run(const TokenBatch& batch, const nn::ForwardContext& context, const at::Tensor& rows,
+                   std::span<KvCache* const> caches, const at::Tensor& prompt,
+                   std::span<const at::Tensor> prefix) const;
+    at::Tensor run_with_hooks(const TokenBatch& text, const nn::ForwardContext& context,
+                              const at::Tensor& rows, std::span<KvCache* const> caches) const;
 
     DecoderSpec spec_;
     at::ScalarType compute_dtype_;
@@ -88,6 +102,7 @@ class CausalLM {
     at::Tensor head_bias_;  ///< undefined: none
     at::Tensor trained_embedding_, trained_head_;
     Stack stack_;
+    Hooks hooks_;
     bool keeps_dense_ = false;
     std::unique_ptr<nn::WeightScratch> scratch_;  ///< on a device, unless dense forms are kept
 };

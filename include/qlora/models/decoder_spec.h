@@ -190,7 +190,9 @@ struct DecoderSpec {
     std::int64_t max_position_embeddings = 0;
     std::string embedding;  ///< path of the embedding [vocab_size, hidden_size]
     double embedding_scale = 1.0;
-    bool rounds_embedding_scale = false;  ///< to the compute dtype, before it multiplies
+    /// The embedding's own module scales its rows: the scale is rounded to the compute dtype first, and what
+    /// stands beside the rows in an input is not scaled.
+    bool rounds_embedding_scale = false;
     std::string positions;  ///< path of learned positions [max_position_embeddings, hidden_size], or empty
     std::vector<spec::Rope> ropes;
     std::vector<spec::Layer> layers;

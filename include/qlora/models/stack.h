@@ -26,9 +26,11 @@ class Stack {
 
     /// hidden [T, hidden_size], which it may make a variable -> final normed states [T, hidden_size], or of
     /// `rows` [R] int64 alone if defined: then the last layer too runs on them alone wherever a token does
-    /// not need its neighbours. With `caches` (one a sequence) new tokens follow the cached ones.
+    /// not need its neighbours. With `caches` (one a sequence) new tokens follow the cached ones; without
+    /// them `prefix` (of each layer, or of none; KeyValuePrefix::layers) stands before each sequence.
     at::Tensor forward(at::Tensor hidden, const TokenBatch& batch, const nn::ForwardContext& context,
-                       const at::Tensor& rows, std::span<KvCache* const> caches) const;
+                       const at::Tensor& rows, std::span<KvCache* const> caches,
+                       std::span<const at::Tensor> prefix) const;
 
     std::vector<nn::Linear*> linears();  ///< in checkpoint order
     std::vector<nn::Norm*> norms();

@@ -28,4 +28,13 @@ struct TokenBatch {
 /// The copy to a GPU starts from pinned memory and is not waited for.
 TokenBatch upload(const TokenLists& lists, at::Device device);
 
+/// A batch, without rows and targets, with `before[s]` virtual tokens in front of sequence s: their ids are
+/// first_id, first_id + 1, .., their positions first_position, first_position + 1, .. The others stay.
+struct Expanded {
+    TokenBatch batch;
+    at::Tensor places;  ///< int64 [T]: where the tokens are
+};
+Expanded with_virtual_tokens(const TokenBatch& batch, std::span<const std::int64_t> before,
+                             std::int64_t first_id, std::int64_t first_position);
+
 }  // namespace qlora::models

@@ -45,9 +45,10 @@ class AttentionBlock final : public Block {
         }
         const ops::HeadNorms* norms = head_norms ? &*head_norms : nullptr;
         const ops::RopeTable table = rope_ ? pass.ropes.at(*rope_) : ops::RopeTable{};
-        const at::Tensor attended = pass.caches.empty()
-                                        ? ops::rotary_attention(entered, table, pass.offsets, shape_, norms)
-                                        : attend_to_caches(ops::rotated(entered, table, shape_, norms), pass);
+        const at::Tensor attended =
+            pass.caches.empty()
+                ? ops::rotary_attention(entered, table, pass.offsets, shape_, norms, pass.prefix)
+                : attend_to_caches(ops::rotated(entered, table, shape_, norms), pass);
         return pass.rows.defined() ? attended.index_select(0, pass.rows) : attended;
     }
     at::Tensor leave(const at::Tensor& inner, const at::Tensor& residual, double multiplier,

@@ -27,6 +27,7 @@ struct LayerPass {
     std::int64_t layer = 0;
     at::Tensor rows;  ///< [R] int64: the tokens that go on where none needs its neighbours; undefined: all
     std::span<KvCache* const> caches;  ///< one a sequence, or none
+    ops::AttentionPrefix prefix = {};  ///< of this layer; with caches they hold it
 };
 
 /// What stands between two norms: linears that read the stream, what becomes of their product, and a linear

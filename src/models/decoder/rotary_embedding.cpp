@@ -20,14 +20,14 @@ RotaryEmbedding::RotaryEmbedding(const spec::Rope& rope, at::ScalarType dtype)
     }
 }
 
-at::Tensor RotaryEmbedding::frequencies_of_tokens(const TokenBatch& batch,
-                                                  std::span<KvCache* const> caches) const {
+at::Tensor RotaryEmbedding::frequencies_of_tokens(const TokenBatch& batch, std::span<KvCache* const> caches,
+                                                  std::int64_t before) const {
     if (!long_inverse_frequency_.defined()) return inverse_frequency_;
     std::vector<at::Tensor> rows;
     std::size_t long_sequences = 0;
     for (std::size_t s = 0; s + 1 < batch.offsets.size(); ++s) {
         const std::int64_t n = batch.offsets[s + 1] - batch.offsets[s];
-        const bool is_long = config_.turns_long(n + (caches.empty() ? 0 : caches[s]->length()));
+        const bool is_long = config_.turns_long(n + (caches.empty() ? before : caches[s]->length()));
         if (is_long) ++long_sequences;
         rows.push_back((is_long ? long_inverse_frequency_ : inverse_frequency_).expand({n, -1}));
     }
@@ -35,10 +35,11 @@ at::Tensor RotaryEmbedding::frequencies_of_tokens(const TokenBatch& batch,
     return long_sequences == rows.size() ? long_inverse_frequency_ : at::cat(rows);
 }
 
-ops::RopeTable RotaryEmbedding::table(const TokenBatch& batch, std::span<KvCache* const> caches) const {
+ops::RopeTable RotaryEmbedding::table(const TokenBatch& batch, std::span<KvCache* const> caches,
+                                      std::int64_t before) const {
     using Rounding = spec::Rope::Rounding;
     ops::RopeTable out =
-        ops::rope_table(batch.positions, frequencies_of_tokens(batch, caches),
+        ops::rope_table(batch.positions, frequencies_of_tokens(batch, caches, before),
                         rounding_ == Rounding::kNothing ? at::kFloat : dtype_, config_.attention_factor);
     if (rounding_ == Rounding::kAngles) out = {.cos = out.cos.to(at::kFloat), .sin = out.sin.to(at::kFloat)};
     out.pairs = pairs_;

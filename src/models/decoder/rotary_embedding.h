@@ -16,14 +16,17 @@ class RotaryEmbedding {
   public:
     RotaryEmbedding(const spec::Rope& rope, at::ScalarType dtype);
 
-    /// For the tokens of a pass; `caches` (one a sequence, or none) say how many come before them. longrope's
+    /// For the tokens of a pass; `caches` (one a sequence, or none) say how many come before them, or without
+    /// any `before` does, for each sequence. longrope's
     /// factors are chosen for each sequence by its length, so that a row gives the same alone and packed with
     /// others (transformers lets the longest row of a batch choose for all).
-    ops::RopeTable table(const TokenBatch& batch, std::span<KvCache* const> caches) const;
+    ops::RopeTable table(const TokenBatch& batch, std::span<KvCache* const> caches,
+                         std::int64_t before = 0) const;
     void to(at::Device device);
 
   private:
-    at::Tensor frequencies_of_tokens(const TokenBatch& batch, std::span<KvCache* const> caches) const;
+    at::Tensor frequencies_of_tokens(const TokenBatch& batch, std::span<KvCache* const> caches,
+                                     std::int64_t before) const;
 
     RopeConfig config_;
     bool pairs_;

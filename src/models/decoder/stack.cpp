@@ -26,7 +26,8 @@ Stack::Stack(const DecoderSpec& decoder, at::ScalarType compute_dtype)
 Stack::~Stack() = default;
 
 at::Tensor Stack::forward(at::Tensor hidden, const TokenBatch& batch, const nn::ForwardContext& context,
-                          const at::Tensor& rows, std::span<KvCache* const> caches) const {
+                          const at::Tensor& rows, std::span<KvCache* const> caches,
+                          std::span<const at::Tensor> prefix) const {
     const bool recomputes = context.recomputation == nn::Recomputation::kLayers && at::GradMode::is_enabled();
     // A layer that runs again has no parameters among its arguments: without this it would get no backward
     // pass.
@@ -37,15 +38,25 @@ at::Tensor Stack::forward(at::Tensor hidden, const TokenBatch& batch, const nn::
                    .rows = {},
                    .caches = caches};
     pass.offsets.device = batch.device_offsets;
+    const std::int64_t before = prefix.empty() ? 0 : prefix.front().size(1);
+    if (before > 0) {
+        pass.prefix.keys = std::make_shared<const ops::PrefixedKeys>(pass.offsets, before, hidden.device());
+    }
     for (const std::unique_ptr<RotaryEmbedding>& rope : ropes_)
-        pass.ropes.push_back(rope ? rope->table(batch, caches) : ops::RopeTable{});
+        pass.ropes.push_back(rope ? rope->table(batch, caches, before) : ops::RopeTable{});
     // The routers of the last layer, too, are judged by all tokens.
     const bool needs_all_rows = context.router_balance != nullptr;
     for (std::size_t i = 0; i < layers_.size(); ++i) {
         pass.layer = static_cast<std::int64_t>(i);
         if (i + 1 == layers_.size() && !needs_all_rows) pass.rows = rows;
-        const auto segment = [this, i, pass](const at::Tensor& x) { return layers_[i]->forward(x, pass); };
-        hidden = recomputes ? ops::recomputed(segment, hidden) : segment(hidden);
+        const auto segment = [this, i, pass](const at::Tensor& x, const at::Tensor& keys_values) {
+            if (!keys_values.defined()) return layers_[i]->forward(x, pass);
+            LayerPass with_prefix = pass;
+            with_prefix.prefix.keys_values = keys_values;
+            return layers_[i]->forward(x, with_prefix);
+        };
+        const at::Tensor keys_values = before > 0 ? prefix[i] : at::Tensor();
+        hidden = recomputes ? ops::recomputed(segment, hidden, keys_values) : segment(hidden, keys_values);
     }
     if (needs_all_rows && rows.defined()) hidden = hidden.index_select(0, rows);
     return norm_.forward(hidden);
