@@ -143,5 +143,26 @@ TEST(RowPositions, programs_refuse_rows_before_they_run_and_name_longrope) {
     EXPECT_TRUE(runs.evaluate({"--base-only"}, {}).says("longrope turns 4 of 4 rows"));
 }
 
+TEST(RowPositions, virtual_tokens_take_the_first_ones) {
+    const models::DecoderSpec model = with_rope(kDynamic);
+    const data::Dataset fits = rows_of({250}), longer = rows_of({251});
+    const auto refused = [&](const data::Dataset& rows) {
+        return refusal([&] { require_positions(model, {&rows}, "data.max_length:", 6); });
+    };
+    EXPECT_EQ(refused(fits), "");
+    EXPECT_NE(refused(longer).find("rows of at most 250 behind 6 virtual tokens: a rope"), std::string::npos);
+    EXPECT_NE(refused(longer).find("data.max_length: 250"), std::string::npos);
+    const auto refused_answer = [&](std::int64_t tokens) {
+        return refusal([&] { require_answer_positions(model, fits.examples, tokens, 6); });
+    };
+    EXPECT_EQ(refused_answer(126), "") << "125 tokens stand before it, and the last of it is no input";
+    EXPECT_NE(refused_answer(127).find("at most 250 together behind 6 virtual tokens"), std::string::npos);
+    const models::DecoderSpec plain = models::parse_decoder_spec(test::TinyModel{}.config(), "config.json");
+    EXPECT_EQ(position_warning(plain, with_longest(250), nullptr, 6), "");
+    const std::string warning = position_warning(plain, with_longest(251), nullptr, 6);
+    EXPECT_NE(warning.find("251 tokens behind 6 virtual tokens, the model 256 positions"), std::string::npos);
+    EXPECT_NE(warning.find("data.max_length: 250"), std::string::npos);
+}
+
 }  // namespace
 }  // namespace qlora::cli

@@ -23,6 +23,10 @@ TEST(KvCache, without_a_window_all_rows_stay) {
             EXPECT_TRUE(values.equal(-rows(0, cache.length() + n)));
         }
         cache.advance(n);
+        for (const std::int64_t layer : {0, 1}) {
+            EXPECT_TRUE(cache.held(layer).keys.equal(rows(0, cache.length())));
+            EXPECT_TRUE(cache.held(layer).values.equal(-rows(0, cache.length())));
+        }
     }
 }
 
