@@ -105,7 +105,7 @@ PromptEncoder::PromptEncoder(PromptEncoderShape shape, std::uint64_t seed) : sha
 }
 
 const at::Tensor& PromptEncoder::tensor(const std::string& name) const {
-    for (const nn::TrainableParameter& parameter : parameters_) {
+    for (const nn::Parameter& parameter : parameters_) {
         if (parameter.key == kModule + name) return parameter.tensor;
     }
     TORCH_CHECK(false, "prompt encoder: no tensor ", name);
@@ -162,17 +162,17 @@ void PromptEncoder::set_results_to_zero() {
     for (const char* part : {"weight", "bias"}) at::Tensor(tensor(last + part)).zero_();
 }
 
-std::vector<nn::TrainableParameter> PromptEncoder::parameters() const {
+std::vector<nn::Parameter> PromptEncoder::parameters() const {
     return parameters_;
 }
 
-nn::TrainableParameter PromptEncoder::saved() const {
+nn::Parameter PromptEncoder::saved() const {
     const at::AutoGradMode no_gradients(false);
     return {kSavedKey, forward({}).detach().contiguous()};
 }
 
 void PromptEncoder::to(at::Device device) {
-    for (nn::TrainableParameter& parameter : parameters_) nn::move_to(parameter.tensor, device);
+    for (nn::Parameter& parameter : parameters_) nn::move_to(parameter.tensor, device);
 }
 
 }  // namespace qlora::adapters

@@ -16,7 +16,7 @@ using EncoderTensors = std::map<std::string, at::Tensor>;
 /// Copies in fp64, by PEFT's names, with gradients of their own.
 EncoderTensors exact_copies(const PromptEncoder& encoder) {
     EncoderTensors out;
-    for (const nn::TrainableParameter& parameter : encoder.parameters())
+    for (const nn::Parameter& parameter : encoder.parameters())
         out[parameter.key] = parameter.tensor.detach().to(at::kDouble).requires_grad_();
     return out;
 }
@@ -89,7 +89,7 @@ TEST_P(Encoders, equal_torchs_modules_in_fp64) {
     (ours * 3).sin().sum().backward();
     (theirs * 3).sin().sum().backward();
     std::int64_t elements = 0;
-    for (const nn::TrainableParameter& parameter : encoder.parameters()) {
+    for (const nn::Parameter& parameter : encoder.parameters()) {
         elements += parameter.tensor.numel();
         const at::Tensor expected = exact.at(parameter.key).grad();
         const double gap = (parameter.tensor.grad() - expected).abs().max().item<double>();
@@ -120,7 +120,7 @@ TEST_P(Encoders, start_as_torchs_modules_do) {
 
 TEST_P(Encoders, are_saved_as_what_they_give) {
     PromptEncoder encoder(GetParam().shape, 1);
-    const nn::TrainableParameter saved = encoder.saved();
+    const nn::Parameter saved = encoder.saved();
     EXPECT_EQ(saved.key, "prompt_embeddings");
     EXPECT_TRUE(saved.tensor.equal(encoder.forward({.training = false})));
     EXPECT_FALSE(saved.tensor.requires_grad());

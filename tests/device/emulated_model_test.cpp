@@ -66,7 +66,7 @@ std::vector<data::Example> rows() {
 }
 
 /// Sets a prompt and a prefix, both from encoders; returns what trains.
-std::vector<nn::TrainableParameter> set_virtual_tokens(models::CausalLM& model) {
+std::vector<nn::Parameter> set_virtual_tokens(models::CausalLM& model) {
     const auto layers = static_cast<std::int64_t>(model.spec().layers.size());
     const std::int64_t kv_size = adapters::key_value_heads(model.spec()).kv_size();
     const auto prompt = std::make_shared<adapters::PromptEncoder>(
@@ -75,8 +75,8 @@ std::vector<nn::TrainableParameter> set_virtual_tokens(models::CausalLM& model) 
         std::make_shared<adapters::PromptEncoder>(adapters::prefix_projection(4, layers, kv_size, 12), 2);
     model.set_hooks({.prompt = std::make_shared<adapters::EncodedPrompt>(prompt),
                      .prefix = std::make_shared<adapters::EncodedPrefix>(prefix, layers)});
-    std::vector<nn::TrainableParameter> out = prompt->parameters();
-    for (nn::TrainableParameter parameter : prefix->parameters()) {
+    std::vector<nn::Parameter> out = prompt->parameters();
+    for (nn::Parameter parameter : prefix->parameters()) {
         parameter.key.insert(0, "prefix ");
         out.push_back(parameter);
     }

@@ -8,7 +8,7 @@
 #include <vector>
 
 #include "qlora/nn/forward_context.h"
-#include "qlora/nn/trainable_parameter.h"
+#include "qlora/nn/parameter.h"
 
 namespace qlora::adapters {
 
@@ -76,9 +76,9 @@ class PromptEncoder {
     void set_embedding(const at::Tensor& rows);
     void set_results_to_zero();
 
-    std::vector<nn::TrainableParameter> parameters() const;
+    std::vector<nn::Parameter> parameters() const;
     /// What PEFT saves: `forward` without dropout, under kSavedKey.
-    nn::TrainableParameter saved() const;
+    nn::Parameter saved() const;
     void to(at::Device device);
 
   private:
@@ -86,7 +86,7 @@ class PromptEncoder {
     at::Tensor lstm(at::Tensor x, const nn::ForwardContext& context) const;
 
     PromptEncoderShape shape_;
-    std::vector<nn::TrainableParameter> parameters_;
+    std::vector<nn::Parameter> parameters_;
 };
 
 }  // namespace qlora::adapters
