@@ -1,10 +1,23 @@
 #include "base_modules.h"
 
+#include <algorithm>
+#include <set>
+
 namespace qlora::adapters {
 
 BaseModules::BaseModules(models::CausalLM& model) : model_(model) {
     for (nn::Linear* linear : model.linears()) linears_[linear->path()] = linear;
     for (nn::Norm* norm : model.norms()) norms_[norm->path()] = norm;
+}
+
+bool BaseModules::any_dense_in_columns(const std::vector<Target>& targets) const {
+    std::set<std::string> in_columns;
+    for (const models::spec::Linear* linear : model_.spec().linears()) {
+        if (linear->stored_in_columns && !linears_.at(linear->path)->weight().is_quantized())
+            in_columns.insert(linear->path);
+    }
+    return std::any_of(targets.begin(), targets.end(),
+                       [&](const Target& target) { return in_columns.contains(target.path); });
 }
 
 at::Tensor BaseModules::train(const TrainedTensor& tensor) {

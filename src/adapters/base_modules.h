@@ -14,6 +14,8 @@ class BaseModules {
     explicit BaseModules(models::CausalLM& model);
 
     nn::Linear& linear(const std::string& path) const { return *linears_.at(path); }
+    /// `fan_in_fan_out` as PEFT sets it by what it wraps: bitsandbytes' matrices are never in columns.
+    bool any_dense_in_columns(const std::vector<Target>& targets) const;
     /// Makes a tensor of TrainedPart::kWeight or kBias a parameter, unless its module's other part did so
     /// already; returns it.
     at::Tensor train(const TrainedTensor& tensor);

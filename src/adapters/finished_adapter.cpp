@@ -10,8 +10,7 @@ PeftConfig load_finished_adapter(const std::filesystem::path& folder, const Adap
     const std::filesystem::path config_file = folder / kAdapterConfigFile;
     Json json = read_json_file(config_file);
     PeftConfig config;
-    ReadState state;
-    const bool is_known = json.is_object() && choose_alternative(json, "", config, state);
+    const bool is_known = json.is_object() && choose_alternative(json, config);
     const auto finished = method_of(config).finished;
     if (!is_known || finished == nullptr) return parse_adapter_config(json, config_file.string());
     return finished(std::move(json), file, model);

@@ -1,34 +1,9 @@
 #include "qlora/adapters/lora_config.h"
 
-#include <algorithm>
-
-#include "name_pattern.h"
+#include "name_checks.h"
 
 namespace qlora::adapters {
 namespace {
-
-std::string path_to(const std::string& path, const std::string& name) {
-    return path.empty() ? name : path + "." + name;
-}
-
-void check_regex(const std::string& regex, const std::string& place, FaultList& faults) {
-    try {
-        NamePattern{regex};
-    } catch (const ConfigError& error) {
-        faults.add(place, error.what());
-    }
-}
-
-void check_names(const NameList& names, const std::string& place, FaultList& faults) {
-    const bool has_empty = std::find(names.begin(), names.end(), "") != names.end();
-    if (has_empty) faults.add(place, "must not contain an empty name");
-}
-
-// A string is a regular expression, a list holds plain names.
-void check_module_names(const ModuleNames& names, const std::string& place, FaultList& faults) {
-    if (const auto* regex = std::get_if<std::string>(&names)) check_regex(*regex, place, faults);
-    if (const auto* list = std::get_if<NameList>(&names)) check_names(*list, place, faults);
-}
 
 template <class T>
 void check_patterns(const NamePatterns<T>& patterns, const std::string& place, FaultList& faults) {
@@ -59,11 +34,18 @@ void check_config(const LoraConfig& config, const std::string& path, FaultList& 
                        "must be 0 with target_parameters: an adapter on a parameter has no input of its own");
         }
     }
-    check_module_names(config.exclude_modules, path_to(path, "exclude_modules"), faults);
-    for (const std::string& name : config.modules_to_save.value_or(NameList{})) {
-        check_regex("(^|.*\\.)" + name + "($|\\..*)", path_to(path, "modules_to_save"), faults);
+    if (config.use_dora && config.lora_bias)
+        faults.add(path_to(path, "lora_bias"), "cannot be combined with use_dora, as in PEFT");
+    if (config.lora_bias && config.init_lora_weights == InitLoraWeights::kGaussian) {
+        faults.add(path_to(path, "lora_bias"),
+                   "cannot be combined with init_lora_weights \"gaussian\", as in PEFT");
     }
-    check_names(config.modules_to_save.value_or(NameList{}), path_to(path, "modules_to_save"), faults);
+    if (has_parameters && (config.use_dora || config.lora_bias)) {
+        faults.add(path_to(path, config.use_dora ? "use_dora" : "lora_bias"),
+                   "cannot be combined with target_parameters, as in PEFT");
+    }
+    check_module_names(config.exclude_modules, path_to(path, "exclude_modules"), faults);
+    check_saved_modules(config.modules_to_save, path_to(path, "modules_to_save"), faults);
 
     const bool has_layers = !std::holds_alternative<std::monostate>(config.layers_to_transform);
     const bool has_layers_pattern = !std::holds_alternative<std::monostate>(config.layers_pattern);

@@ -38,6 +38,8 @@ void write_tensor(const PlannedTensor& tensor, const MergeRequest& request, Merg
             write_merged(tensor.source, *tensor.update->load(), request.base, nf4, dtype, writer);
         measure.path = tensor.update->module;
         report.layers.push_back(std::move(measure));
+    } else if (tensor.bias != nullptr) {
+        write_changed(tensor.source, *tensor.bias, dtype, writer);
     } else if (tensor.quantizable && request.base == MergeBase::kDequantized) {
         write_dequantized(tensor.source, report.measured_with, dtype, writer);
     } else {

@@ -101,9 +101,10 @@ PlannedTensor plan_tensor(const std::string& name, TensorSource base, const Merg
         return out;
     }
     out.quantizable = inputs.quantizable.contains(name);
-    if (const auto update = inputs.updates.find(name); update != inputs.updates.end()) {
+    if (const auto update = inputs.updates.weights.find(name); update != inputs.updates.weights.end())
         out.update = &update->second;
-    }
+    if (const auto bias = inputs.updates.biases.find(name); bias != inputs.updates.biases.end())
+        out.bias = &bias->second;
     return out;
 }
 
@@ -148,14 +149,19 @@ MergeInputs::MergeInputs(const MergeRequest& request)
     models::log_passed_over(base, config);
     for (const std::string& warning : plan.warnings) spdlog::warn("{}", warning);
     std::vector<io::TensorSpec> expected;
-    for (const TrainedTensor& tensor : plan.trained)
+    for (const TrainedTensor& tensor : plan.saved)
         expected.push_back({tensor.key, io::DType::kF32, tensor.shape});
     check_adapter_tensors(adapter, expected);
     require_no_foreign_updates(adapter);
 
     for (const models::spec::Linear* linear : config.linears()) linears.emplace(linear->weight(), linear);
     quantizable = models::quantizable_weights(config);
-    updates = method_of(plan.config).merge(plan, config, adapter);
+    const Method& method = method_of(plan.config);
+    if (method.merge == nullptr) {
+        throw ConfigError(adapter.path().parent_path().string() + ": " + std::string(method.why_not) +
+                          "; qlora-eval runs it on its base");
+    }
+    updates = method.merge(plan, config, adapter);
     for (const TrainedTensor& tensor : plan.trained) {
         if (tensor.part == TrainedPart::kAdapter) continue;
         const char* parameter = tensor.part == TrainedPart::kWeight ? ".weight" : ".bias";

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <functional>
 #include <map>
 #include <optional>
 #include <string>
@@ -23,7 +24,8 @@ struct PlannedTensor {
     bool from_adapter = false;
     bool is_foreign = false;   ///< of another model in the same file: copied as it is
     bool quantizable = false;  ///< a matrix that training sees in NF4 where the base is quantized
-    const PlannedUpdate* update = nullptr;  ///< of an adapted layer
+    const PlannedUpdate* update = nullptr;                               ///< of an adapted layer
+    const std::function<at::Tensor(const at::Tensor&)>* bias = nullptr;  ///< what becomes of a bias
 };
 
 /// One file of the merged model; tensors in the order they are written.

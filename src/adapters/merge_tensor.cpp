@@ -141,6 +141,11 @@ void write_converted(const TensorSource& source, io::DType dtype, io::Safetensor
     }
 }
 
+void write_changed(const TensorSource& source, const std::function<at::Tensor(const at::Tensor&)>& change,
+                   io::DType dtype, io::SafetensorsWriter& writer) {
+    writer.append(quant::bytes_of(rounded(change(load_fp32(source)), dtype, source.view->name)));
+}
+
 void write_dequantized(const TensorSource& source, const quant::QuantConfig& config, io::DType dtype,
                        io::SafetensorsWriter& writer) {
     const quant::MatrixInRows matrix(*source.view, source.in_columns && source.stored == nullptr);

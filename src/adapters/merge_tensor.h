@@ -1,6 +1,8 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
+
+#include <functional>
 #include <optional>
 
 #include "qlora/adapters/merge.h"
@@ -24,6 +26,10 @@ void write_copied(const TensorSource& source, io::SafetensorsWriter& writer);
 
 /// Appends the tensor, converted to `dtype` where that differs.
 void write_converted(const TensorSource& source, io::DType dtype, io::SafetensorsWriter& writer);
+
+/// Appends what `change` makes of the tensor, fp32 in and out, rounded to `dtype`.
+void write_changed(const TensorSource& source, const std::function<at::Tensor(const at::Tensor&)>& change,
+                   io::DType dtype, io::SafetensorsWriter& writer);
 
 /// Appends the matrix as NF4 holds it, rounded to `dtype`. Here and below one that is not stored in columns
 /// is written a few rows at a time.

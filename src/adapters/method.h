@@ -16,10 +16,10 @@ namespace qlora::adapters {
 struct Method {
     PeftType type;
     Plan (*plan)(const PeftConfig& config, const models::DecoderSpec& decoder);
-    std::unique_ptr<Adapter> (*attach)(models::CausalLM& model, Plan& plan, std::uint64_t seed);
-    /// By the names of the base's weights; null: no weight can hold it.
+    std::unique_ptr<Adapter> (*attach)(models::CausalLM& model, Plan& plan, const InjectOptions& options);
+    /// Null: no weight can hold it.
     PlannedUpdates (*merge)(const Plan& plan, const models::DecoderSpec& decoder, const AdapterFile& file);
-    std::string_view why_not;  ///< it cannot be merged
+    std::string_view why_not;  ///< it cannot be merged: "P_TUNING adds tokens to the input, ..."
     /// The configuration of an adapter that is not trained on, whose tensors count more than what its file
     /// says of how they came about; null: the file's as it is.
     PeftConfig (*finished)(Json json, const AdapterFile& file, const models::DecoderSpec& decoder);

@@ -1,11 +1,13 @@
 #include "method.h"
+#include "methods/ia3.h"
 #include "methods/lora.h"
+#include "methods/virtual_tokens.h"
 #include "qlora/core/error.h"
 
 namespace qlora::adapters {
 namespace {
 
-const Method* const kMethods[] = {&kLora};
+const Method* const kMethods[] = {&kLora, &kIa3, &kPromptTuning, &kPTuning, &kPrefixTuning};
 
 }  // namespace
 
@@ -25,8 +27,8 @@ std::vector<SmallerSetting> smaller_settings(const PeftConfig& config, const mod
     std::vector<SmallerSetting> out;
     if (smaller != nullptr) out = smaller(config, decoder);
     PeftConfig without = config;
-    if (modules_to_save(without)) {
-        modules_to_save(without).reset();
+    if (auto* whole = modules_to_save(without); whole != nullptr && *whole) {
+        whole->reset();
         out.push_back({"peft.modules_to_save: null", without});
     }
     return out;
@@ -48,11 +50,15 @@ std::int64_t Adaptation::trainable_elements() const {
     return total;
 }
 
-Adaptation inject(models::CausalLM& model, const PeftConfig& config, std::uint64_t seed) {
+Adaptation inject(models::CausalLM& model, const PeftConfig& config, const InjectOptions& options) {
     Adaptation out{.plan = plan_adapter(config, model.spec()), .adapter = nullptr, .parameters = {}};
-    out.adapter = method_of(config).attach(model, out.plan, seed);
+    out.adapter = method_of(config).attach(model, out.plan, options);
     out.parameters = out.adapter->parameters();
     return out;
+}
+
+Adaptation inject(models::CausalLM& model, const PeftConfig& config, std::uint64_t seed) {
+    return inject(model, config, InjectOptions{.seed = seed});
 }
 
 }  // namespace qlora::adapters

@@ -50,12 +50,23 @@ void write_special(const LoraConfig& config, Json& out) {
     out["fan_in_fan_out"] = config.fan_in_fan_out;
 }
 
+void write_special(const Ia3Config& config, Json& out) {
+    out["fan_in_fan_out"] = config.fan_in_fan_out;
+}
+void write_special(const PromptTuningConfig& /*config*/, Json& /*out*/) {}
+void write_special(const PromptEncoderConfig& /*config*/, Json& /*out*/) {}
+void write_special(const PrefixTuningConfig& /*config*/, Json& out) {
+    out.erase(PrefixTuningConfig::kInitText);
+}
+
 /// What a file does not say of the task stays unsaid.
 template <class Config>
-void read_file(const Json& json, const std::string& name, Config& config, ReadState& state) {
+void read_file(const Json& json, const std::string& name, bool knows_method, Config& config,
+               ReadState& state) {
     config.task_type.reset();
     FieldReader reader(json, "", state);
     Config::fields(config, reader);
+    if (!knows_method) return;
     for (const std::string& key : reader.unknown_keys()) {
         if (is_empty_value(json[key])) {
             spdlog::info("{}: the unknown field \"{}\" switches nothing on and is passed over", name, key);
@@ -77,9 +88,17 @@ std::optional<std::string>& base_name(PeftConfig& config) {
         [](auto& chosen) -> auto& { return chosen.base_model_name_or_path; }, config);
 }
 
-std::optional<NameList>& modules_to_save(PeftConfig& config) {
+std::optional<NameList>* modules_to_save(PeftConfig& config) {
     return std::visit(
-        [](auto& chosen) -> auto& { return chosen.modules_to_save; }, config);
+        [](auto& chosen) -> std::optional<NameList>* {
+            if constexpr (requires { chosen.modules_to_save; }) return &chosen.modules_to_save;
+            return nullptr;
+        },
+        config);
+}
+
+double default_learning_rate(const PeftConfig& config) {
+    return std::visit([](const auto& chosen) { return chosen.kLearningRate; }, config);
 }
 
 void check_config(const PeftConfig& config, const std::string& path, FaultList& faults) {
@@ -90,8 +109,8 @@ PeftConfig parse_adapter_config(const Json& json, const std::string& name) {
     if (!json.is_object()) throw CheckpointError(name + ": " + wrong_type("an object", json));
     PeftConfig config;
     ReadState state;
-    if (choose_alternative(json, "", config, state))
-        std::visit([&](auto& chosen) { read_file(json, name, chosen, state); }, config);
+    const bool is_chosen = choose_alternative(json, config);
+    std::visit([&](auto& chosen) { read_file(json, name, is_chosen, chosen, state); }, config);
     if (!json.contains(LoraConfig::kTagName)) state.faults.add(LoraConfig::kTagName, "is required");
     check_config(config, "", state.faults);
     state.faults.throw_if_any<CheckpointError>(name);
@@ -106,7 +125,7 @@ std::string adapter_config_text(const PeftConfig& config) {
     AdapterWriter writer;
     std::visit([&]<class Chosen>(const Chosen& chosen) { Chosen::fields(chosen, writer); }, config);
     Json& out = writer.out;
-    if (const auto* lora = std::get_if<LoraConfig>(&config)) write_special(*lora, out);
+    std::visit([&](const auto& chosen) { write_special(chosen, out); }, config);
     out["auto_mapping"] = nullptr;
     out["inference_mode"] = true;
     out["peft_version"] = kPeftVersion;

@@ -16,6 +16,33 @@ namespace qlora::adapters {
 namespace {
 
 constexpr const char* kPickledWeightsFile = "adapter_model.bin";
+/// In a checkpoint, where what trains is not what the adapter's file holds.
+constexpr const char* kParametersFile = "parameters.safetensors";
+
+std::vector<io::TensorSpec> specs_of(const std::vector<nn::Parameter>& tensors) {
+    std::vector<io::TensorSpec> out;
+    for (const nn::Parameter& tensor : tensors)
+        out.push_back({tensor.key, io::DType::kF32, tensor.tensor.sizes().vec()});
+    return out;
+}
+
+/// Copies what view_of(key) gives into each tensor.
+template <class ViewOf>
+void copy_tensors(const std::vector<nn::Parameter>& tensors, const std::filesystem::path& file,
+                  const ViewOf& view_of) {
+    FaultList faults;
+    const at::AutoGradMode no_gradients(false);
+    for (const nn::Parameter& tensor : tensors) {
+        const at::Tensor value = quant::tensor_from_view(view_of(tensor.key));
+        if (!value.isfinite().all().item<bool>()) {
+            faults.add(tensor.key, "holds a value that is not a finite number");
+            continue;
+        }
+        at::Tensor to = tensor.tensor;
+        to.copy_(value);
+    }
+    faults.throw_if_any<CheckpointError>(file.string());
+}
 
 }  // namespace
 
@@ -43,7 +70,7 @@ void save_adapter(const std::filesystem::path& folder, const Adaptation& adaptat
     std::filesystem::create_directories(folder);
     std::map<std::string, std::string> all = metadata;
     all["format"] = "pt";
-    save_tensors(folder / kAdapterWeightsFile, adaptation.parameters, all);
+    save_tensors(folder / kAdapterWeightsFile, adaptation.adapter->saved(), all);
     PeftConfig config = adaptation.plan.config;
     if (!base_name(config)) base_name(config) = base_model;
     write_file_atomically(folder / kAdapterConfigFile, adapter_config_text(config));
@@ -100,22 +127,37 @@ void load_adapter_weights(const std::filesystem::path& folder, const models::Dec
                           Adaptation& adaptation) {
     const AdapterFile file(folder, model);
     file.log_foreign();
-    std::vector<io::TensorSpec> expected;
-    for (const nn::Parameter& parameter : adaptation.parameters) {
-        expected.push_back({parameter.key, io::DType::kF32, parameter.tensor.sizes().vec()});
+    if (!adaptation.adapter->is_source()) {
+        throw CheckpointError(folder.string() +
+                              ": holds the tokens that a network made, not the network, so training cannot "
+                              "go on from it; start a "
+                              "new run, or go on with a checkpoint of its own run (--resume)");
     }
-    check_adapter_tensors(file, expected);
+    const std::vector<nn::Parameter> tensors = adaptation.adapter->saved();
+    check_adapter_tensors(file, specs_of(tensors));
+    copy_tensors(tensors, file.path(),
+                 [&](const std::string& key) -> const io::TensorView& { return file.at(key); });
+}
+
+void save_parameters(const std::filesystem::path& folder, const Adaptation& adaptation) {
+    if (adaptation.adapter->is_source()) return;
+    save_tensors(folder / kParametersFile, adaptation.parameters, {});
+}
+
+void load_parameters(const std::filesystem::path& folder, const models::DecoderSpec& model,
+                     Adaptation& adaptation) {
+    if (adaptation.adapter->is_source()) return load_adapter_weights(folder, model, adaptation);
+    const io::SafetensorsFile file(folder / kParametersFile);
     FaultList faults;
-    const at::AutoGradMode no_gradients(false);
-    for (nn::Parameter& parameter : adaptation.parameters) {
-        const at::Tensor value = quant::tensor_from_view(file.at(parameter.key));
-        if (!value.isfinite().all().item<bool>()) {
-            faults.add(parameter.key, "holds a value that is not a finite number");
-            continue;
-        }
-        parameter.tensor.copy_(value);
+    for (const nn::Parameter& parameter : adaptation.parameters) {
+        const io::TensorView* view = file.find(parameter.key);
+        if (view == nullptr || view->shape != parameter.tensor.sizes().vec() ||
+            view->dtype != io::DType::kF32)
+            faults.add(parameter.key, "is missing, or not what this run trains");
     }
     faults.throw_if_any<CheckpointError>(file.path().string());
+    copy_tensors(adaptation.parameters, file.path(),
+                 [&](const std::string& key) -> const io::TensorView& { return *file.find(key); });
 }
 
 std::map<std::string, std::string> adapter_metadata(const std::filesystem::path& folder) {

@@ -23,7 +23,11 @@ struct PlannedUpdate {
     /// Reads it from the adapter's file, when its matrix's turn has come.
     std::function<std::unique_ptr<WeightUpdate>()> load;
 };
-/// By the names of the base's weights.
-using PlannedUpdates = std::map<std::string, PlannedUpdate>;
+/// By the names of the base's parameters.
+struct PlannedUpdates {
+    std::map<std::string, PlannedUpdate> weights;
+    /// What becomes of a bias [out], fp32.
+    std::map<std::string, std::function<at::Tensor(const at::Tensor& bias)>> biases;
+};
 
 }  // namespace qlora::adapters

@@ -29,6 +29,7 @@ std::string dry_run_report(const RunConfig& config, const ModelFolder& folder,
                            const data::PromptTemplate& prompt_template, const data::Dataset& train,
                            const data::Dataset* eval, at::Device device) {
     const adapters::Plan plan = adapters::plan_adapter(config.peft, folder.config);
+    const Positions positions{folder.config, plan.tokens_before()};
     const train::MemoryRequest request =
         memory_request(config, folder.config, row_lengths(train, eval), device);
     const train::MemoryChoice memory =
@@ -45,11 +46,11 @@ std::string dry_run_report(const RunConfig& config, const ModelFolder& folder,
         out += fmt::format("rows held out of the training files:\n{}\n",
                            data::list_rows(eval->examples, kListedRows));
     }
-    if (const std::string warning = position_warning(folder.config, train, eval); !warning.empty())
+    if (const std::string warning = position_warning(positions, train, eval); !warning.empty())
         out += "warning: " + warning + "\n";
     std::vector<const data::Dataset*> data{&train};
     if (eval != nullptr) data.push_back(eval);
-    if (const std::string note = longrope_note(folder.config, data); !note.empty()) out += note + "\n";
+    if (const std::string note = longrope_note(positions, data); !note.empty()) out += note + "\n";
     out += fmt::format("adapters on:\n{}", adapters_text(plan));
     out += fmt::format("trainable parameters: {} of {} ({:.3f} %)\n", trainable, total,
                        100.0 * static_cast<double>(trainable) / static_cast<double>(total));

@@ -7,6 +7,7 @@
 #include "log_rows.h"
 #include "program.h"
 #include "qlora/adapters/finished_adapter.h"
+#include "qlora/adapters/plan.h"
 #include "qlora/cli/commands.h"
 #include "qlora/core/atomic_file.h"
 #include "qlora/core/log.h"
@@ -96,12 +97,14 @@ int evaluate(const EvalFlags& flags) {
     std::vector<data::Example>& examples = dataset.examples;
     if (flags.limit && static_cast<std::int64_t>(examples.size()) > *flags.limit)
         examples.resize(static_cast<std::size_t>(*flags.limit));
-    require_positions(folder.config, {&dataset}, "--max-length");
+    const Positions positions{folder.config,
+                              peft ? adapters::plan_adapter(*peft, folder.config).tokens_before() : 0};
+    require_positions(positions, {&dataset}, "--max-length");
     if (flags.generate) {
-        require_answer_positions(folder.config, examples,
+        require_answer_positions(positions, examples,
                                  flags.max_new_tokens.value_or(eval::GenerateOptions{}.max_new_tokens));
     }
-    if (const std::string note = longrope_note(folder.config, {&dataset}); !note.empty())
+    if (const std::string note = longrope_note(positions, {&dataset}); !note.empty())
         spdlog::info("{}", note);
 
     eval::EvalOptions options;
@@ -109,8 +112,9 @@ int evaluate(const EvalFlags& flags) {
     spdlog::info("base {}{}", quantization.load_in_4bit ? "quantized to NF4" : "as on disk",
                  request.adapter ? ", adapter " + request.adapter->string() : ", no adapter");
     const LoadedModel loaded =
-        load_model(folder, quantization, peft ? &*peft : nullptr, request.adapter, 0, request.device,
-                   keeps_dense(examples, options.tokens_per_batch, flags.generate));
+        load_model(folder, quantization,
+                   {.config = peft ? &*peft : nullptr, .folder = request.adapter, .finished = true},
+                   request.device, keeps_dense(examples, options.tokens_per_batch, flags.generate));
 
     std::string per_token;
     if (flags.per_token) {

@@ -100,6 +100,8 @@ void resolve_defaults(RunConfig& config, ReadState& state) {
         training.warmup_steps = 0;
     }
     training.warmup_ratio.reset();
+    if (!state.given.contains("training.learning_rate"))
+        training.learning_rate = adapters::default_learning_rate(config.peft);
 }
 
 void check_combinations(const RunConfig& config, FaultList& faults) {

@@ -60,10 +60,10 @@ std::vector<std::filesystem::path> files_beside_weights(const std::filesystem::p
 }
 
 LoadedModel load_model(const ModelFolder& folder, const quant::QuantConfig& quantization,
-                       const adapters::PeftConfig* peft, const std::optional<std::filesystem::path>& adapter,
-                       std::int64_t seed, at::Device device, std::optional<bool> keep_dense) {
+                       const AdapterRequest& adapter, at::Device device, std::optional<bool> keep_dense) {
     std::vector<std::string> whole;
-    if (peft != nullptr) whole = adapters::plan_adapter(*peft, folder.config).modules_to_save;
+    if (adapter.config != nullptr)
+        whole = adapters::plan_adapter(*adapter.config, folder.config).modules_to_save;
     models::LoadOptions options{.quantization = quantization,
                                 .compute_dtype = compute_dtype(quantization, device),
                                 .device = device,
@@ -72,10 +72,18 @@ LoadedModel load_model(const ModelFolder& folder, const quant::QuantConfig& quan
                                 }};
     LoadedModel out;
     out.model = models::load_base(folder.checkpoint, folder.config, options);
-    if (peft != nullptr) {
-        out.adaptation = adapters::inject(*out.model, *peft, static_cast<std::uint64_t>(seed));
+    if (adapter.config != nullptr) {
+        const auto encode = [&](const std::string& text) {
+            const std::vector<tokenizer::TokenId> ids =
+                folder.tokenizer->encode(text, {.parse_special = true, .add_special_tokens = true});
+            return std::vector<std::int64_t>(ids.begin(), ids.end());
+        };
+        out.adaptation = adapters::inject(*out.model, *adapter.config,
+                                          {.seed = static_cast<std::uint64_t>(adapter.seed),
+                                           .encode = encode,
+                                           .finished = adapter.finished});
         for (const std::string& warning : out.adaptation.plan.warnings) spdlog::warn("{}", warning);
-        if (adapter) adapters::load_adapter_weights(*adapter, folder.config, out.adaptation);
+        if (adapter.folder) adapters::load_adapter_weights(*adapter.folder, folder.config, out.adaptation);
     }
     out.model->to(device);
     const auto fits = [&] {

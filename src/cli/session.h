@@ -46,12 +46,20 @@ struct LoadedModel {
     adapters::Adaptation adaptation;  ///< empty without an adapter
 };
 
-/// Loads the weights, quantizing them as asked, and sets the adapters of `peft` (null: none). `adapter`: the
-/// folder whose tensors are taken. Everything lies on `device`. `keep_dense`: whether forms of the frozen
-/// matrices that products read are kept besides; null: when memory allows.
+/// The adapter of a model that is loaded.
+struct AdapterRequest {
+    const adapters::PeftConfig* config = nullptr;  ///< null: none
+    std::optional<std::filesystem::path> folder;   ///< whose tensors are taken
+    std::int64_t seed = 0;                         ///< of its start
+    bool finished = false;                         ///< used as it is, not trained
+};
+
+/// Loads the weights, quantizing them as asked, and sets the adapter. Everything lies on `device`.
+/// `keep_dense`: whether forms of the frozen matrices that products read are kept besides; null: when memory
+/// allows.
 LoadedModel load_model(const ModelFolder& folder, const quant::QuantConfig& quantization,
-                       const adapters::PeftConfig* peft, const std::optional<std::filesystem::path>& adapter,
-                       std::int64_t seed, at::Device device, std::optional<bool> keep_dense = std::nullopt);
+                       const AdapterRequest& adapter, at::Device device,
+                       std::optional<bool> keep_dense = std::nullopt);
 
 /// Metadata of an adapter trained on this folder (fingerprints of base and tokenizer, the quantization; of a
 /// base stored in 4 bits also the model it was made from).

@@ -10,6 +10,7 @@
 #include "memory_options.h"
 #include "program.h"
 #include "progress.h"
+#include "qlora/adapters/plan.h"
 #include "qlora/cli/commands.h"
 #include "qlora/core/atomic_file.h"
 #include "qlora/core/error.h"
@@ -157,6 +158,9 @@ class Run {
     void keep_held_out_rows() const;
 
     const data::PromptTemplate& prompt_template() const { return *prompt_template_; }
+    Positions positions() const {
+        return {folder_->config, adapters::plan_adapter(config_.peft, folder_->config).tokens_before()};
+    }
 
     RunConfig config_;
     const TrainFlags& flags_;
@@ -240,7 +244,7 @@ void Run::read_data() {
         data_.eval = read_rows({*config_.data.eval_file()}, true);
     }
     if (data_.eval) log_rows("held-out data", data_.eval->statistics);
-    require_positions(folder_->config, all_rows(), "data.max_length:");
+    require_positions(positions(), all_rows(), "data.max_length:");
 }
 
 std::vector<const data::Dataset*> Run::all_rows() const {
@@ -252,9 +256,9 @@ std::vector<const data::Dataset*> Run::all_rows() const {
 void Run::plan_memory() {
     const RowLengths rows = row_lengths(data_.train, data_.eval ? &*data_.eval : nullptr);
     const std::string too_long =
-        position_warning(folder_->config, data_.train, data_.eval ? &*data_.eval : nullptr);
+        position_warning(positions(), data_.train, data_.eval ? &*data_.eval : nullptr);
     if (!too_long.empty()) spdlog::warn("{}", too_long);
-    if (const std::string note = longrope_note(folder_->config, all_rows()); !note.empty())
+    if (const std::string note = longrope_note(positions(), all_rows()); !note.empty())
         spdlog::info("{}", note);
     const std::int64_t available = train::available_memory_bytes(device_);
     memory_ = train::choose_memory(memory_request(config_, folder_->config, rows, device_),
@@ -292,8 +296,10 @@ void Run::find_checkpoint() {
 int Run::train() {
     // First, because a file of them that cannot be copied is a fault.
     models::CompanionFiles companions = adapter_companions(*folder_, prompt_template());
-    LoadedModel loaded = load_model(*folder_, config_.quantization, &config_.peft, config_.model.adapter,
-                                    config_.training.seed, device_, memory_->keep_dense);
+    LoadedModel loaded =
+        load_model(*folder_, config_.quantization,
+                   {.config = &config_.peft, .folder = config_.model.adapter, .seed = config_.training.seed},
+                   device_, memory_->keep_dense);
     spdlog::info("{} trainable of {} parameters, {} adapters", loaded.adaptation.trainable_elements(),
                  loaded.model->parameter_count(), loaded.adaptation.plan.targets.size());
     const std::unique_ptr<train::Callback> progress = make_progress(program_.quiet());

@@ -28,13 +28,16 @@ RowLengths row_lengths(const data::Dataset& train, const data::Dataset* held_out
 }
 
 void set_micro_batch(train::MemoryRequest& request, const RunConfig& config, const RowLengths& rows) {
+    // Tokens that an adapter puts before each row run through all layers.
+    const std::int64_t before = adapters::plan_adapter(config.peft, request.config).virtual_tokens;
     request.tokens = request.supervised_tokens = request.longest_row = 0;
-    for (const std::int64_t tokens : rows.tokens) request.longest_row = std::max(request.longest_row, tokens);
+    for (const std::int64_t tokens : rows.tokens)
+        request.longest_row = std::max(request.longest_row, tokens + before);
     for (const data::StepPlan& step : data::plan_epoch(rows.tokens, batch_plan_options(config), 0)) {
         for (const auto& micro_batch : step.micro_batches) {
             std::int64_t tokens = 0, supervised = 0;
             for (const std::int64_t place : micro_batch) {
-                tokens += rows.tokens[static_cast<std::size_t>(place)];
+                tokens += rows.tokens[static_cast<std::size_t>(place)] + before;
                 supervised += rows.supervised[static_cast<std::size_t>(place)];
             }
             request.tokens = std::max(request.tokens, tokens);
@@ -45,7 +48,10 @@ void set_micro_batch(train::MemoryRequest& request, const RunConfig& config, con
 
 void set_trained(train::MemoryRequest& request, const RunConfig& config, const models::DecoderSpec& model) {
     request.trained_elements = request.moment_bytes = 0;
-    for (const adapters::TrainedTensor& tensor : adapters::plan_adapter(config.peft, model).trained) {
+    const adapters::Plan plan = adapters::plan_adapter(config.peft, model);
+    request.kept_of_attention = plan.kept_of_attention;
+    request.kept_of_mlp = plan.kept_of_mlp;
+    for (const adapters::TrainedTensor& tensor : plan.trained) {
         const std::int64_t elements = adapters::trained_elements({tensor});
         request.trained_elements += elements;
         request.moment_bytes += train::moment_bytes(elements, config.training.optim);

@@ -179,8 +179,13 @@ std::vector<std::string> FieldReader::unknown_keys() const {
     return unknown;
 }
 
-void FieldReader::refuse_unknown_keys() {
+void FieldReader::refuse_unknown_keys(const char* tag) {
+    const std::vector<std::string>& paths = state_.all_paths;
     for (const std::string& key : unknown_keys()) {
+        if (tag != nullptr && std::find(paths.begin(), paths.end(), path_to(key)) != paths.end()) {
+            state_.faults.add(path_to(key), std::string("is a setting of another ") + tag);
+            continue;
+        }
         state_.faults.add(path_to(key), "unknown key" + state_.hint_for(key, object_[key], names_));
     }
 }

@@ -118,6 +118,9 @@ DecoderSpec parse_decoder_spec(const Json& json, const std::string& name) {
     for (const std::string_view target : architecture.lora_targets) {
         if (!target.empty()) decoder.lora_targets.emplace_back(target);
     }
+    for (const std::string_view target : architecture.ia3_targets) {
+        if (!target.empty()) decoder.ia3_targets.emplace_back(target);
+    }
     decoder.dtype = config.text("dtype", config.text("torch_dtype", ""));
     read_end_ids(config, decoder);
     if (config.has("quantization_config")) {

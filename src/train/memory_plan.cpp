@@ -186,7 +186,7 @@ std::int64_t mlp_backward_bytes(const MemoryRequest& request, const LayerSizes& 
     }
     // The weights of the first product are made when what the last linear reads and its gradient are gone.
     const std::int64_t in_activation =
-        tokens * (is_fp32 ? 8 * inner + 4 * entered + 4 * hidden : 8 * inner + 4 * entered + 2 * hidden);
+        tokens * (is_fp32 ? 8 * inner + 4 * entered + 4 * hidden : 6 * inner + 4 * entered + 2 * hidden);
     const std::int64_t in_product = tokens * (is_fp32 ? 4 * entered + 16 * hidden : 6 * entered + 8 * hidden);
     return std::max(in_activation, weights + in_product);
 }
@@ -291,7 +291,17 @@ void plan_activations(const MemoryRequest& request, const std::vector<LayerSizes
         plan.activations += (bytes.attention + bytes.mlp) * tokens;
         before_last = std::max(before_last, working(layers[i], tokens) - last_layer);
     }
+    if (!remakes_layers) plan.activations += request.kept_of_attention * width * tokens;
+    if (request.recomputation == nn::Recomputation::kNone)
+        plan.activations += request.kept_of_mlp * width * tokens;
     plan.working = std::max({loss_bytes(request), working(last, supervised), before_last});
+    // What a layer makes again: of its MLP alone the gradients before the scale besides.
+    const auto count = static_cast<std::int64_t>(layers.size());
+    if (remakes_layers) {
+        plan.working += (request.kept_of_attention + request.kept_of_mlp) / count * width * tokens;
+    } else if (request.recomputation == nn::Recomputation::kMlp) {
+        plan.working += 2 * request.kept_of_mlp / count * width * tokens;
+    }
 }
 
 }  // namespace

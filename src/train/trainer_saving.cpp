@@ -44,7 +44,7 @@ void Trainer::resume_from(const fs::path& checkpoint) {
     if (!saved.is_object() || !saved.contains("state"))
         throw CheckpointError(file.string() + ": holds no run state");
     state_ = RunState::from_json(saved["state"], file.string());
-    adapters::load_adapter_weights(checkpoint, input_.model->spec(), *input_.adaptation);
+    adapters::load_parameters(checkpoint, input_.model->spec(), *input_.adaptation);
     optimizer_.load_state(checkpoint / kOptimizerFile, state_.optimizer_steps);
     saved_step_ = state_.step;
 }
@@ -98,6 +98,7 @@ void Trainer::save_checkpoint() {
     try {
         save(folder, is_last, [&](const fs::path& temporary) {
             adapters::save_adapter(temporary, *input_.adaptation, input_.base_model, input_.metadata);
+            adapters::save_parameters(temporary, *input_.adaptation);
             adapters::save_tensors(temporary / kOptimizerFile, optimizer_.state(), {});
             const Json state = {{"state", state_.to_json()}, {"identity", input_.identity}};
             write_file_atomically(temporary / kStateFile, state.dump(2) + "\n");
@@ -119,7 +120,7 @@ void Trainer::load_best() {
     const fs::path best = paths_.checkpoint(result_step());
     const std::string fault = folder_fault(best);
     if (fault.empty()) {
-        adapters::load_adapter_weights(best, input_.model->spec(), *input_.adaptation);
+        adapters::load_parameters(best, input_.model->spec(), *input_.adaptation);
     } else {
         spdlog::error(
             "the best checkpoint, {}, cannot be used ({}); the result is the adapter of the last step",

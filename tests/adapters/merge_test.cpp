@@ -305,11 +305,13 @@ TEST(MergeOfAPart, KeepsTheNamesAndTheOtherPartsOfTheFile) {
     lora.target_modules = NameList{"q_proj", "v_proj"};
     lora.modules_to_save = NameList{"lm_head"};
     lora.init_lora_weights = InitLoraWeights::kRandom;
-    Adaptation adaptation = inject(*loaded, lora, 1);
+    const Adaptation adaptation = inject(*loaded, lora, 1);
     const std::string tower = "base_model.model.model.vision_tower.layers.0.q_proj.";
-    adaptation.parameters.push_back({tower + "lora_A.weight", at::ones({2, 3})});
-    adaptation.parameters.push_back({tower + "lora_B.weight", at::zeros({3, 2})});
+    std::vector<nn::Parameter> tensors = adaptation.parameters;
+    tensors.push_back({tower + "lora_A.weight", at::ones({2, 3})});
+    tensors.push_back({tower + "lora_B.weight", at::zeros({3, 2})});
     save_adapter(adapter, adaptation, "base", {});
+    save_tensors(adapter / kAdapterWeightsFile, tensors, {});
 
     MergeRequest wanted{.model = model, .adapter = adapter, .output = dir / "merged"};
     wanted.dtype = MergeDtype::kBfloat16;
@@ -326,8 +328,8 @@ TEST(MergeOfAPart, KeepsTheNamesAndTheOtherPartsOfTheFile) {
     EXPECT_EQ(merged.at("language_model.lm_head.weight").dtype, io::DType::kBF16);
     EXPECT_FALSE(models::load_decoder_spec(wanted.output).tie_word_embeddings);
 
-    adaptation.parameters.back().tensor = at::ones({3, 2});
-    save_adapter(adapter, adaptation, "base", {});
+    tensors.back().tensor = at::ones({3, 2});
+    save_tensors(adapter / kAdapterWeightsFile, tensors, {});
     wanted.output = dir / "again";
     try {
         merge(wanted);

@@ -18,17 +18,17 @@ data::Dataset with_longest(std::int64_t tokens) {
 TEST(PositionWarning, is_given_where_a_row_passes_what_the_model_has_seen) {
     models::DecoderSpec model = models::parse_decoder_spec(test::TinyModel{}.config(), "config.json");
     const data::Dataset fits = with_longest(256), longer = with_longest(300);
-    EXPECT_EQ(position_warning(model, fits, nullptr), "");
-    EXPECT_EQ(position_warning(model, fits, &fits), "");
+    EXPECT_EQ(position_warning({model}, fits, nullptr), "");
+    EXPECT_EQ(position_warning({model}, fits, &fits), "");
     for (const std::string& text :
-         {position_warning(model, longer, nullptr), position_warning(model, fits, &longer)}) {
+         {position_warning({model}, longer, nullptr), position_warning({model}, fits, &longer)}) {
         EXPECT_NE(text.find("300 tokens"), std::string::npos) << text;
         EXPECT_NE(text.find("256 positions (max_position_embeddings"), std::string::npos) << text;
         EXPECT_NE(text.find("data.max_length: 256"), std::string::npos) << text;
         EXPECT_EQ(text.find("linear"), std::string::npos) << text;
     }
     model.ropes = {{.frequencies = {.type = models::RopeType::kLinear, .factor = 4.0}}};
-    EXPECT_NE(position_warning(model, longer, nullptr).find("linear scaling of its rope, 4 times"),
+    EXPECT_NE(position_warning({model}, longer, nullptr).find("linear scaling of its rope, 4 times"),
               std::string::npos);
 }
 
@@ -64,7 +64,7 @@ TEST(RowPositions, rows_beyond_what_a_rope_is_built_for_are_refused_by_name) {
     const models::DecoderSpec model = with_rope(kDynamic);
     const data::Dataset fits = rows_of({256, 3}), one = rows_of({3, 257}), more = rows_of({300, 2, 400});
     const auto text = [&](const std::vector<const data::Dataset*>& data) {
-        return refusal([&] { require_positions(model, data, "data.max_length:"); });
+        return refusal([&] { require_positions({model}, data, "data.max_length:"); });
     };
     EXPECT_EQ(text({&fits}), "");
     EXPECT_EQ(
@@ -77,13 +77,29 @@ TEST(RowPositions, rows_beyond_what_a_rope_is_built_for_are_refused_by_name) {
         std::string::npos)
         << text({&one, &more});
     const models::DecoderSpec plain = with_rope(nullptr);
-    EXPECT_EQ(refusal([&] { require_positions(plain, {&more}, "data.max_length:"); }), "");
+    EXPECT_EQ(refusal([&] { require_positions({plain}, {&more}, "data.max_length:"); }), "");
+}
+
+TEST(RowPositions, virtual_tokens_take_positions_too) {
+    const models::DecoderSpec model = with_rope(kDynamic);
+    const data::Dataset fits = rows_of({236}), longer = rows_of({237});
+    const auto text = [&](const data::Dataset& rows) {
+        return refusal([&] { require_positions({model, 20}, {&rows}, "data.max_length:"); });
+    };
+    EXPECT_EQ(text(fits), "");
+    EXPECT_NE(text(longer).find("237 tokens behind 20 virtual ones"), std::string::npos) << text(longer);
+    EXPECT_NE(text(longer).find("data.max_length: 236 keeps"), std::string::npos) << text(longer);
+    EXPECT_EQ(refusal([&] { require_answer_positions({model, 20}, fits.examples, 119); }), "");
+    EXPECT_NE(refusal([&] { require_answer_positions({model, 20}, fits.examples, 120); }), "");
+    EXPECT_EQ(position_warning({model, 20}, with_longest(236), nullptr), "");
+    EXPECT_NE(position_warning({model, 20}, with_longest(237), nullptr).find("data.max_length: 236"),
+              std::string::npos);
 }
 
 TEST(RowPositions, answers_beyond_it_are_refused_before_they_begin) {
     const data::Dataset rows = rows_of({40, 100, 60});
     const auto text = [&](const Json& rope, std::int64_t tokens) {
-        return refusal([&] { require_answer_positions(with_rope(rope), rows.examples, tokens); });
+        return refusal([&] { require_answer_positions({with_rope(rope)}, rows.examples, tokens); });
     };
     EXPECT_EQ(text(kDynamic, 207), "");
     EXPECT_EQ(text(nullptr, 208), "");
@@ -99,11 +115,11 @@ TEST(RowPositions, long_rows_of_a_longrope_are_named_once) {
                                                  {"long_factor", ones},
                                                  {"original_max_position_embeddings", 64}});
     const data::Dataset brief = rows_of({64, 3}), mixed = rows_of({65, 3}), all = rows_of({65, 300});
-    EXPECT_EQ(longrope_note(model, {&brief}), "");
-    EXPECT_EQ(longrope_note(with_rope(nullptr), {&all}), "");
-    EXPECT_EQ(longrope_note(model, {&brief, &mixed}).find("longrope turns 1 of 4 rows"), 0U);
-    EXPECT_NE(longrope_note(model, {&mixed}).find("the others by its short ones"), std::string::npos);
-    EXPECT_EQ(longrope_note(model, {&all}).find("the others"), std::string::npos);
+    EXPECT_EQ(longrope_note({model}, {&brief}), "");
+    EXPECT_EQ(longrope_note({with_rope(nullptr)}, {&all}), "");
+    EXPECT_EQ(longrope_note({model}, {&brief, &mixed}).find("longrope turns 1 of 4 rows"), 0U);
+    EXPECT_NE(longrope_note({model}, {&mixed}).find("the others by its short ones"), std::string::npos);
+    EXPECT_EQ(longrope_note({model}, {&all}).find("the others"), std::string::npos);
 }
 
 TEST(RowPositions, programs_refuse_rows_before_they_run_and_name_longrope) {
@@ -141,27 +157,6 @@ TEST(RowPositions, programs_refuse_rows_before_they_run_and_name_longrope) {
     EXPECT_EQ(dry.code, 0) << dry.log;
     EXPECT_NE(dry.printed.find("longrope turns 16 of 16 rows"), std::string::npos) << dry.printed;
     EXPECT_TRUE(runs.evaluate({"--base-only"}, {}).says("longrope turns 4 of 4 rows"));
-}
-
-TEST(RowPositions, virtual_tokens_take_the_first_ones) {
-    const models::DecoderSpec model = with_rope(kDynamic);
-    const data::Dataset fits = rows_of({250}), longer = rows_of({251});
-    const auto refused = [&](const data::Dataset& rows) {
-        return refusal([&] { require_positions(model, {&rows}, "data.max_length:", 6); });
-    };
-    EXPECT_EQ(refused(fits), "");
-    EXPECT_NE(refused(longer).find("rows of at most 250 behind 6 virtual tokens: a rope"), std::string::npos);
-    EXPECT_NE(refused(longer).find("data.max_length: 250"), std::string::npos);
-    const auto refused_answer = [&](std::int64_t tokens) {
-        return refusal([&] { require_answer_positions(model, fits.examples, tokens, 6); });
-    };
-    EXPECT_EQ(refused_answer(126), "") << "125 tokens stand before it, and the last of it is no input";
-    EXPECT_NE(refused_answer(127).find("at most 250 together behind 6 virtual tokens"), std::string::npos);
-    const models::DecoderSpec plain = models::parse_decoder_spec(test::TinyModel{}.config(), "config.json");
-    EXPECT_EQ(position_warning(plain, with_longest(250), nullptr, 6), "");
-    const std::string warning = position_warning(plain, with_longest(251), nullptr, 6);
-    EXPECT_NE(warning.find("251 tokens behind 6 virtual tokens, the model 256 positions"), std::string::npos);
-    EXPECT_NE(warning.find("data.max_length: 250"), std::string::npos);
 }
 
 }  // namespace

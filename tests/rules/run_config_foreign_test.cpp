@@ -100,14 +100,14 @@ TEST(RunConfigFaults, are_all_reported_together) {
     const std::string fault = run_fault(R"({
         "model": {"device": "gpu"},
         "quantization": {"bnb_4bit_blocksize": 48},
-        "peft": {"r": 0, "use_dora": true},
+        "peft": {"r": 0, "use_qalora": true},
         "data": {"train": "t", "formt": "alpaca"},
         "training": {"output_dir": "o", "seed": 1.5, "load_best_model_at_end": true},
         "extra": 1})",
                                         {"nowhere.x=1", "training.warmup_steps=-1"});
     EXPECT_NE(fault.find("run.json: 11 faults:"), std::string::npos) << fault;
     for (const char* fragment :
-         {"nowhere", "extra", "model.path", "model.device", "bnb_4bit_blocksize", "peft.r", "peft.use_dora",
+         {"nowhere", "extra", "model.path", "model.device", "bnb_4bit_blocksize", "peft.r", "peft.use_qalora",
           "data.formt", "training.seed", "training.warmup_steps", "training.load_best_model_at_end"}) {
         EXPECT_NE(fault.find(fragment), std::string::npos) << fragment << "\n" << fault;
     }

@@ -1,5 +1,7 @@
 #include <gtest/gtest.h>
 
+#include <optional>
+
 #include "qlora/ops/cpu_arena.h"
 #include "qlora/train/memory_plan.h"
 #include "qlora/train/train_step.h"
@@ -20,12 +22,31 @@ struct MeasuredCase {
     bool keeps_dense = false;
     std::int64_t first_supervised = 1;  ///< of the 200 tokens of a row
     double dropout = 0.0;
+    std::optional<adapters::PeftConfig> peft = std::nullopt;  ///< besides LoRA of rank 2 on all linears
     /// What config.json has instead: of types that TinyModel does not write.
     Json described = nullptr;
 
     Json config() const { return described.is_null() ? tiny.config() : described; }
     std::int64_t vocabulary() const { return config().at("vocab_size").get<std::int64_t>(); }
 };
+
+adapters::PeftConfig dora() {
+    adapters::LoraConfig config;
+    config.r = 2;
+    config.target_modules = "all-linear";
+    config.use_dora = true;
+    return config;
+}
+adapters::PeftConfig prompt() {
+    adapters::PromptTuningConfig config;
+    config.tokens.num_virtual_tokens = 40;
+    return config;
+}
+adapters::PeftConfig prefix() {
+    adapters::PrefixTuningConfig config;
+    config.tokens.num_virtual_tokens = 40;
+    return config;
+}
 
 std::ostream& operator<<(std::ostream& out, const MeasuredCase& value) {
     return out << value.name;
@@ -113,6 +134,10 @@ INSTANTIATE_TEST_SUITE_P(
         MeasuredCase{.name = "qwen2_moe_kept", .keeps_dense = true, .described = kQwen2Moe},
         MeasuredCase{.name = "mixtral", .described = kMixtral},
         MeasuredCase{.name = "qwen3_moe_bf16", .compute = at::kBFloat16, .described = kQwen3Moe},
+        MeasuredCase{.name = "dora", .peft = dora()},
+        MeasuredCase{.name = "dora_bf16", .compute = at::kBFloat16, .peft = dora()},
+        MeasuredCase{.name = "ia3", .peft = adapters::Ia3Config{}},
+        MeasuredCase{.name = "prompt", .peft = prompt()}, MeasuredCase{.name = "prefix", .peft = prefix()},
         MeasuredCase{.name = "phi3_bf16", .compute = at::kBFloat16, .described = described("phi3")}),
     [](const auto& chosen) { return chosen.param.name; });
 
@@ -138,7 +163,11 @@ TEST_P(MeasuredMemory, is_as_planned_on_every_level) {
     lora.r = 2;
     lora.lora_dropout = value.dropout;
     lora.target_modules = "all-linear";
-    const adapters::Adaptation adaptation = adapters::inject(*model, lora, 1);
+    const adapters::PeftConfig peft = value.peft.value_or(lora);
+    const adapters::Adaptation adaptation = adapters::inject(*model, peft, 1);
+    request.tokens += kRows * adaptation.plan.virtual_tokens;
+    request.kept_of_attention = adaptation.plan.kept_of_attention;
+    request.kept_of_mlp = adaptation.plan.kept_of_mlp;
     model->keep_dense(value.keeps_dense);
     const std::vector<data::Example> examples = measured_rows(value);
     const data::StepPlan plan{.micro_batches = {{0, 1, 2, 3, 4, 5}}};

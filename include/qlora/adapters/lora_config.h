@@ -31,6 +31,8 @@ constexpr EnumTable<InitLoraWeights, 3> enum_table(InitLoraWeights) {
 struct LoraConfig {
     static constexpr const char* kTagName = "peft_type";
     static constexpr PeftType kTag = PeftType::kLora;
+    /// Of a run that names none: what QLoRA's authors took.
+    static constexpr double kLearningRate = 2e-4;
 
     PeftType peft_type = kTag;
     std::optional<TaskType> task_type = TaskType::kCausalLm;
@@ -47,6 +49,8 @@ struct LoraConfig {
     NamePatterns<std::int64_t> rank_pattern;
     NamePatterns<double> alpha_pattern;
     bool use_rslora = false;
+    bool use_dora = false;
+    bool lora_bias = false;
     InitLoraWeights init_lora_weights = InitLoraWeights::kDefault;
     BiasTraining bias = BiasTraining::kNone;
     /// Whether an adapted weight of the base is stored in columns: written as PEFT does, read from no file.
@@ -85,6 +89,9 @@ void LoraConfig::fields(Self& self, Visitor& visit) {
     visit("alpha_pattern", self.alpha_pattern, {.min = 0, .min_excluded = true},
           "name or regular expression -> lora_alpha; the first match wins");
     visit("use_rslora", self.use_rslora, {}, "rank-stabilised scaling");
+    visit("use_dora", self.use_dora, {},
+          "DoRA: the norms of an adapted weight's rows train apart from their directions");
+    visit("lora_bias", self.lora_bias, {}, "a trained bias on B, scaled with it");
     visit("init_lora_weights", self.init_lora_weights, {},
           "start of A and B; false starts with a random update");
     visit("bias", self.bias, {}, "which biases of the base train too");
@@ -95,8 +102,6 @@ void LoraConfig::fields(Self& self, Visitor& visit) {
 
     const Json none = nullptr;
     constexpr const char* kRewritesBase = "this initialisation rewrites the base weights and is not built";
-    visit.fixed("use_dora", false, "DoRA is not built yet");
-    visit.fixed("lora_bias", false, "a bias on B is not built yet");
     visit.fixed("ensure_weight_tying", false, "adapters on tied layers are not built yet");
     visit.fixed("trainable_token_indices", none, "training single token rows is not built yet");
     visit.fixed("layer_replication", none, "stacking layers is not built");

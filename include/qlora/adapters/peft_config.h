@@ -6,18 +6,25 @@
 #include <variant>
 #include <vector>
 
+#include "qlora/adapters/ia3_config.h"
 #include "qlora/adapters/lora_config.h"
+#include "qlora/adapters/prefix_tuning_config.h"
+#include "qlora/adapters/prompt_encoder_config.h"
+#include "qlora/adapters/prompt_tuning_config.h"
 
 namespace qlora::adapters {
 
 /// The `peft` section of run.json and `adapter_config.json`: `peft_type` chooses; LoRA where it is missing.
-using PeftConfig = std::variant<LoraConfig>;
+using PeftConfig =
+    std::variant<LoraConfig, Ia3Config, PromptTuningConfig, PromptEncoderConfig, PrefixTuningConfig>;
 
 PeftType type_of(const PeftConfig& config);
 /// base_model_name_or_path of whichever configuration it is.
 std::optional<std::string>& base_name(PeftConfig& config);
-/// modules_to_save of whichever configuration it is.
-std::optional<NameList>& modules_to_save(PeftConfig& config);
+/// Its modules_to_save; null where the method has none.
+std::optional<NameList>* modules_to_save(PeftConfig& config);
+/// The learning rate of a run that names none.
+double default_learning_rate(const PeftConfig& config);
 
 /// Combinations that PEFT or we refuse, and regular expressions that do not compile. `path` goes before each
 /// place.

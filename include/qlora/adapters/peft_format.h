@@ -43,6 +43,12 @@ PeftConfig load_adapter_config(const std::filesystem::path& folder);
 /// shapes (their dtypes are not compared, but must be floating).
 void check_adapter_tensors(const AdapterFile& file, const std::vector<io::TensorSpec>& expected);
 
+/// In a checkpoint: the trained tensors themselves, where the adapter's file holds what is made of them.
+void save_parameters(const std::filesystem::path& folder, const Adaptation& adaptation);
+/// Of a checkpoint, which save_adapter and save_parameters wrote. Strict, as load_adapter_weights.
+void load_parameters(const std::filesystem::path& folder, const models::DecoderSpec& model,
+                     Adaptation& adaptation);
+
 /// Copies an adapter's tensors into the parameters of `adaptation`. Strict both ways: missing, unexpected and
 /// misshapen keys are reported together; those of other parts of the model's file than its decoder are passed
 /// over with a log line. bf16 and fp16 tensors are widened.

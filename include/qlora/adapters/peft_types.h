@@ -11,17 +11,17 @@
 /// What the configurations of all methods have in common.
 namespace qlora::adapters {
 
-enum class PeftType { kLora };
-constexpr EnumTable<PeftType, 1> enum_table(PeftType) {
-    return {{{"LORA", PeftType::kLora}}};
+enum class PeftType { kLora, kIa3, kPromptTuning, kPTuning, kPrefixTuning };
+constexpr EnumTable<PeftType, 5> enum_table(PeftType) {
+    return {{{"LORA", PeftType::kLora},
+             {"IA3", PeftType::kIa3},
+             {"PROMPT_TUNING", PeftType::kPromptTuning},
+             {"P_TUNING", PeftType::kPTuning},
+             {"PREFIX_TUNING", PeftType::kPrefixTuning}}};
 }
 
-constexpr UnbuiltNames<12> unbuilt_names(PeftType) {
-    return {{{"IA3", "IA3's scaling vectors are not there yet"},
-             {"PROMPT_TUNING", "prompt tuning is not there yet"},
-             {"P_TUNING", "P-tuning is not there yet"},
-             {"PREFIX_TUNING", "prefix tuning is not there yet"},
-             {"BOTTLENECK", "bottleneck adapters are not there yet"},
+constexpr UnbuiltNames<8> unbuilt_names(PeftType) {
+    return {{{"BOTTLENECK", "bottleneck adapters are not there yet"},
              {"ADALORA", "AdaLoRA, which moves ranks between layers, is not there; LORA has a rank_pattern"},
              {"LOHA", "Hadamard products (LoHa) are not there"},
              {"LOKR", "Kronecker products (LoKr) are not there"},

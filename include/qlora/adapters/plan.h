@@ -33,7 +33,17 @@ struct Plan {
     std::vector<std::string> modules_to_save;  ///< paths of modules trained whole
     std::vector<std::string> warnings;
     std::vector<TrainedTensor> trained;  ///< in the order of the optimizer
-    std::vector<std::string> text;       ///< what is where, a line each: "30 x q_proj (r 8, scaling 2)"
+    std::vector<TrainedTensor> saved;  ///< in the adapter's file; differ where a network makes what is saved
+    std::int64_t virtual_tokens = 0;   ///< before each text, as inputs of the first layer
+    std::int64_t prefix_tokens = 0;    ///< before each text, as keys and values of all layers
+
+    /// Values a token that backward reads besides, all layers together: what output scales multiplied, in
+    /// attention and in the blocks behind it.
+    std::int64_t kept_of_attention = 0, kept_of_mlp = 0;
+
+    /// Positions before the first token of a text.
+    std::int64_t tokens_before() const { return virtual_tokens + prefix_tokens; }
+    std::vector<std::string> text;  ///< what is where, a line each: "30 x q_proj (r 8, scaling 2)"
 };
 
 /// Throws ConfigError where the configuration does not fit the model.

@@ -67,8 +67,9 @@ class FieldReader {
     void fixed(const char* name, const Json& default_value, const char* reason);
     void ignored(const char* name, const char*) { find(name, false); }
 
-    /// Faults for the keys of the object that no field claimed.
-    void refuse_unknown_keys();
+    /// Faults for the keys of the object that no field claimed; `tag` is the one that chose this struct of
+    /// several, or null.
+    void refuse_unknown_keys(const char* tag = nullptr);
     /// The keys that no field claimed.
     std::vector<std::string> unknown_keys() const;
     const std::vector<std::string>& known_keys() const { return names_; }
@@ -133,19 +134,14 @@ void for_each_alternative(F&& f) {
 }
 
 /// Makes `section` the alternative that the object names, with its defaults; without a tag it stays what it
-/// is. A tag that no alternative has is a fault, and false is returned.
+/// is. False where no alternative has the tag, which is a fault of the tag's field.
 template <class... Alternatives>
-bool choose_alternative(const Json& object, const std::string& path, std::variant<Alternatives...>& section,
-                        ReadState& state) {
+bool choose_alternative(const Json& object, std::variant<Alternatives...>& section) {
     using First = std::variant_alternative_t<0, std::variant<Alternatives...>>;
     const auto tag = object.find(First::kTagName);
     if (tag == object.end()) return true;
     auto value = First::kTag;
-    const std::string problem = FieldType<decltype(value)>::read(*tag, {}, value);
-    if (!problem.empty()) {
-        state.faults.add((path.empty() ? "" : path + ".") + First::kTagName, problem);
-        return false;
-    }
+    if (!FieldType<decltype(value)>::read(*tag, {}, value).empty()) return false;
     ((Alternatives::kTag == value ? void(section = Alternatives{}) : void()), ...);
     return true;
 }
@@ -158,8 +154,15 @@ void read_fields(const Json& object, const std::string& path, Config& config, Re
         return;
     }
     if constexpr (kIsVariant<Config>) {
-        if (!choose_alternative(object, path, config, state)) return;
-        std::visit([&](auto& chosen) { read_fields(object, path, chosen, state); }, config);
+        const bool is_chosen = choose_alternative(object, config);
+        std::visit(
+            [&]<class Chosen>(Chosen& chosen) {
+                FieldReader reader(object, path, state);
+                Chosen::fields(chosen, reader);
+                if (is_chosen)
+                    reader.refuse_unknown_keys(Chosen::kTagName);  // else nobody knows what they belong to
+            },
+            config);
     } else {
         FieldReader reader(object, path, state);
         Config::fields(config, reader);

@@ -185,6 +185,7 @@ struct Rename {
 struct DecoderSpec {
     std::string model_type;
     std::vector<std::string> lora_targets;  ///< PEFT's choice for the type; empty: it has none
+    std::vector<std::string> ia3_targets;   ///< likewise; the last one is scaled at its input
     std::int64_t vocab_size = 0;
     std::int64_t hidden_size = 0;
     std::int64_t max_position_embeddings = 0;

@@ -30,11 +30,13 @@ struct MemoryPlan {
 struct MemoryRequest {
     models::DecoderSpec config;
     quant::QuantConfig quantization;
-    std::int64_t trained_elements = 0;         ///< of all that trains (adapters::trained_elements)
-    std::int64_t moment_bytes = 0;             ///< the optimizer's, of the same (train::moment_bytes)
-    std::int64_t tokens = 0;                   ///< in the largest micro-batch
-    std::int64_t supervised_tokens = 0;        ///< in the same
-    std::int64_t longest_row = 0;              ///< tokens of the longest sequence
+    std::int64_t trained_elements = 0;   ///< of all that trains (adapters::trained_elements)
+    std::int64_t moment_bytes = 0;       ///< the optimizer's, of the same (train::moment_bytes)
+    std::int64_t tokens = 0;             ///< in the largest micro-batch
+    std::int64_t supervised_tokens = 0;  ///< in the same
+    std::int64_t longest_row = 0;        ///< tokens of the longest sequence
+    std::int64_t kept_of_attention = 0;  ///< adapters::Plan's, as kept_of_mlp
+    std::int64_t kept_of_mlp = 0;
     std::int64_t data_bytes = 0;               ///< of all encoded rows (data::held_bytes)
     std::int64_t bytes_per_element = 4;        ///< of activations
     std::int64_t stored_bytes_per_weight = 2;  ///< of dense weights, as on disk

@@ -12,24 +12,27 @@
 namespace qlora::adapters {
 namespace {
 
-/// Returns its A and B.
-std::pair<at::Tensor, at::Tensor> add_adapter(nn::Linear& linear, const Target& target, double dropout,
-                                              std::uint32_t site, InitLoraWeights start, std::uint64_t seed) {
+/// The tensors of each adapted module or parameter by their names.
+using Tensors = std::map<std::string, std::map<std::string, at::Tensor>>;
+
+std::map<std::string, at::Tensor> add_adapter(nn::Linear& linear, const Target& target,
+                                              const LoraConfig& config, double dropout, std::uint32_t site,
+                                              std::uint64_t seed) {
+    const LoraExtras extras{.bias = config.lora_bias,
+                            .dora_base = config.use_dora ? &linear.weight() : nullptr};
     auto layer = std::make_unique<LoraLayer>(linear.in_features(), linear.out_features(), target.r,
-                                             target.scaling, dropout, site);
-    layer->initialize(start, seed);
-    const std::pair<at::Tensor, at::Tensor> matrices = {layer->a(), layer->b()};
+                                             target.scaling, dropout, site, extras);
+    layer->initialize(config.init_lora_weights, seed);
+    std::map<std::string, at::Tensor> tensors;
+    for (auto& [name, tensor] : layer->parameters()) tensors[name] = tensor;
     linear.set_adapter(std::move(layer));
-    return matrices;
+    return tensors;
 }
 
-/// A and B of each adapted module or parameter.
-using Matrices = std::map<std::string, std::pair<at::Tensor, at::Tensor>>;
-
-Matrices set_adapters(models::CausalLM& model, const Plan& plan, std::uint64_t seed,
-                      const BaseModules& modules) {
+Tensors set_adapters(models::CausalLM& model, const Plan& plan, std::uint64_t seed,
+                     const BaseModules& modules) {
     const auto& config = std::get<LoraConfig>(plan.config);
-    Matrices matrices;
+    Tensors tensors;
     std::map<std::string, const Target*> by_path;
     for (const Target& target : plan.targets) by_path[target.path] = &target;
     std::map<std::string, std::uint32_t> sites;
@@ -38,8 +41,8 @@ Matrices set_adapters(models::CausalLM& model, const Plan& plan, std::uint64_t s
         sites[linear->path()] = here;
         const auto found = by_path.find(linear->path());
         if (found == by_path.end()) continue;
-        matrices[linear->path()] =
-            add_adapter(*linear, *found->second, config.lora_dropout, here, config.init_lora_weights, seed);
+        tensors[linear->path()] =
+            add_adapter(*linear, *found->second, config, config.lora_dropout, here, seed);
     }
     for (const RawParameter& parameter : raw_parameters(model.spec())) {
         const auto found = by_path.find(parameter.info.path);
@@ -48,35 +51,20 @@ Matrices set_adapters(models::CausalLM& model, const Plan& plan, std::uint64_t s
         const std::uint32_t here = sites.at(parameter.parts.front().linear->path);
         if (info.experts == 1) {
             nn::Linear& linear = modules.linear(parameter.parts.front().linear->path);
-            matrices[info.path] =
-                add_adapter(linear, *found->second, 0.0, here, config.init_lora_weights, seed);
+            tensors[info.path] = add_adapter(linear, *found->second, config, 0.0, here, seed);
             continue;
         }
         auto all = std::make_shared<ExpertLora>(info.experts, info.in_features, info.out_features,
                                                 found->second->r, found->second->scaling);
         all->initialize(config.init_lora_weights, seed, here);
-        matrices[info.path] = {all->a(), all->b()};
+        tensors[info.path] = {{LoraLayer::kA, all->a()}, {LoraLayer::kB, all->b()}};
         for (const ParameterPart& part : parameter.parts) {
             modules.linear(part.linear->path)
                 .set_adapter(
                     std::make_unique<ExpertLoraPart>(all, part.expert, part.first_row, part.linear->out));
         }
     }
-    return matrices;
-}
-
-/// As PEFT sets it by what it wraps: bitsandbytes' matrices are never in columns.
-bool has_dense_columns(models::CausalLM& model, const std::vector<Target>& targets) {
-    std::set<std::string> dense;
-    for (const nn::Linear* linear : model.linears()) {
-        if (!linear->weight().is_quantized()) dense.insert(linear->path());
-    }
-    std::set<std::string> in_columns;
-    for (const models::spec::Linear* linear : model.spec().linears()) {
-        if (linear->stored_in_columns && dense.contains(linear->path)) in_columns.insert(linear->path);
-    }
-    return std::any_of(targets.begin(), targets.end(),
-                       [&](const Target& target) { return in_columns.contains(target.path); });
+    return tensors;
 }
 
 class Lora final : public Adapter {
@@ -88,16 +76,15 @@ class Lora final : public Adapter {
     std::vector<nn::Parameter> parameters_;
 };
 
-std::unique_ptr<Adapter> attach_lora(models::CausalLM& model, Plan& plan, std::uint64_t seed) {
+std::unique_ptr<Adapter> attach_lora(models::CausalLM& model, Plan& plan, const InjectOptions& options) {
     BaseModules modules(model);
-    const Matrices matrices = set_adapters(model, plan, seed, modules);
-    std::get<LoraConfig>(plan.config).fan_in_fan_out = has_dense_columns(model, plan.targets);
+    const Tensors tensors = set_adapters(model, plan, options.seed, modules);
+    std::get<LoraConfig>(plan.config).fan_in_fan_out = modules.any_dense_in_columns(plan.targets);
     std::vector<nn::Parameter> parameters;
     for (const TrainedTensor& tensor : plan.trained) {
         const auto value = [&] {
             if (tensor.part != TrainedPart::kAdapter) return modules.train(tensor);
-            const auto& [a, b] = matrices.at(tensor.module);
-            return tensor.name == LoraLayer::kA ? a : b;
+            return tensors.at(tensor.module).at(tensor.name);
         };
         parameters.push_back({tensor.key, value(), tensor.decays});
     }

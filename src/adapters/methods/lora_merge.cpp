@@ -1,3 +1,5 @@
+#include <ATen/TensorOperators.h>
+#include <ATen/ops/linalg_vector_norm.h>
 #include <map>
 #include <memory>
 
@@ -6,6 +8,7 @@
 #include "../target_parameters.h"
 #include "lora.h"
 #include "qlora/adapters/lora.h"
+#include "qlora/core/error.h"
 #include "qlora/models/base_loader.h"
 
 namespace qlora::adapters {
@@ -13,15 +16,21 @@ namespace {
 
 class LowRankUpdate final : public WeightUpdate {
   public:
-    LowRankUpdate(at::Tensor a, at::Tensor b, double scaling)
-        : a_(std::move(a)), b_(std::move(b)), scaling_(scaling) {}
+    /// `magnitude` [out]: DoRA's norms of the rows, or undefined.
+    LowRankUpdate(at::Tensor a, at::Tensor b, double scaling, at::Tensor magnitude = {})
+        : a_(std::move(a)), b_(std::move(b)), magnitude_(std::move(magnitude)), scaling_(scaling) {}
 
     at::Tensor delta(const at::Tensor& rows, std::int64_t first) const override {
-        return LoraLayer::delta(b_.narrow(0, first, rows.size(0)), a_, scaling_);
+        const std::int64_t count = rows.size(0);
+        const at::Tensor low_rank = LoraLayer::delta(b_.narrow(0, first, count), a_, scaling_);
+        if (!magnitude_.defined()) return low_rank;
+        const at::Tensor turned = rows + low_rank;
+        const at::Tensor norms = at::linalg_vector_norm(turned, 2, at::IntArrayRef{1}, true);
+        return turned * (magnitude_.narrow(0, first, count).unsqueeze(1) / norms) - rows;
     }
 
   private:
-    at::Tensor a_, b_;
+    at::Tensor a_, b_, magnitude_;
     double scaling_;
 };
 
@@ -40,10 +49,21 @@ class SharedMatrices {
     std::map<const io::TensorView*, at::Tensor> kept_;
 };
 
-/// Of a module or parameter, A and B in the adapter's file.
-struct Sources {
-    TensorSource a, b;
-};
+/// Of a module or parameter, its tensors in the adapter's file by their names.
+using Sources = std::map<std::string, TensorSource>;
+
+/// PEFT refuses a bias where the base has none, too.
+void merge_bias(const models::spec::Linear& linear, const TensorSource& source, double scaling,
+                PlannedUpdates& out) {
+    if (!linear.bias) {
+        throw ConfigError("lora_bias: " + linear.path +
+                          " of the base has no bias that the adapter's could be added to, so the adapter "
+                          "cannot be merged; qlora-eval runs it on its base");
+    }
+    out.biases[linear.path + ".bias"] = [source, scaling](const at::Tensor& bias) {
+        return bias + scaling * load_fp32(source);
+    };
+}
 
 }  // namespace
 
@@ -51,34 +71,42 @@ PlannedUpdates merge_lora(const Plan& plan, const models::DecoderSpec& decoder, 
     std::map<std::string, Sources> sources;
     for (const TrainedTensor& tensor : plan.trained) {
         if (tensor.part != TrainedPart::kAdapter) continue;
-        Sources& of_module = sources[tensor.module];
-        (tensor.name == LoraLayer::kA ? of_module.a : of_module.b) = {&file.file(), &file.at(tensor.key)};
+        sources[tensor.module][tensor.name] = {&file.file(), &file.at(tensor.key)};
     }
     PlannedUpdates out;
+    std::map<std::string, const models::spec::Linear*> linears;
+    for (const models::spec::Linear* linear : decoder.linears()) linears[linear->path] = linear;
     std::map<std::string, double> scalings;
     for (const Target& target : plan.targets) {
         scalings[target.path] = target.scaling;
         if (target.is_parameter) continue;
-        out[target.path + ".weight"] = {
+        out.weights[target.path + ".weight"] = {
             .module = target.path, .load = [from = sources.at(target.path), scaling = target.scaling]() {
-                return std::make_unique<LowRankUpdate>(load_fp32(from.a), load_fp32(from.b), scaling);
+                const auto magnitude = from.find(LoraLayer::kMagnitude);
+                return std::make_unique<LowRankUpdate>(
+                    load_fp32(from.at(LoraLayer::kA)), load_fp32(from.at(LoraLayer::kB)), scaling,
+                    magnitude == from.end() ? at::Tensor() : load_fp32(magnitude->second));
             }};
+        const auto bias = sources.at(target.path).find(LoraLayer::kBias);
+        if (bias != sources.at(target.path).end())
+            merge_bias(*linears.at(target.path), bias->second, target.scaling, out);
     }
     const auto shared = std::make_shared<SharedMatrices>();
     for (const RawParameter& parameter : raw_parameters(decoder)) {
         const auto scaling = scalings.find(parameter.info.path);
         if (scaling == scalings.end()) continue;
         for (const ParameterPart& part : parameter.parts) {
-            out[part.linear->weight()] = {
+            out.weights[part.linear->weight()] = {
                 .module = part.linear->path,
                 .load = [shared, from = sources.at(parameter.info.path), experts = parameter.info.experts,
                          expert = part.expert, first_row = part.first_row, rows = part.linear->out,
                          scaling = scaling->second]() {
-                    return std::make_unique<LowRankUpdate>(expert_a(shared->read(from.a), experts, expert),
-                                                           expert_b(shared->read(from.b), experts, expert)
-                                                               .narrow(0, first_row, rows)
-                                                               .contiguous(),
-                                                           scaling);
+                    return std::make_unique<LowRankUpdate>(
+                        expert_a(shared->read(from.at(LoraLayer::kA)), experts, expert),
+                        expert_b(shared->read(from.at(LoraLayer::kB)), experts, expert)
+                            .narrow(0, first_row, rows)
+                            .contiguous(),
+                        scaling);
                 }};
         }
     }

@@ -1,6 +1,7 @@
 #include <map>
 #include <set>
 
+#include "../base_tensors.h"
 #include "../target_parameters.h"
 #include "lora.h"
 #include "qlora/adapters/lora.h"
@@ -11,23 +12,8 @@
 namespace qlora::adapters {
 namespace {
 
-constexpr const char* kWeight = "weight";
-constexpr const char* kBias = "bias";
 /// PEFT wraps an adapted layer, so its own bias moves one level down.
 constexpr const char* kWrappedBias = "base_layer.bias";
-
-TrainedTensor make(const std::string& module, const char* suffix, TrainedPart part,
-                   std::vector<std::int64_t> shape, bool decays = true) {
-    // LoRA+ raises what has one dimension too, as PEFT's create_loraplus_optimizer does.
-    const bool raised = shape.size() == 1;
-    return {.key = peft_key(module, suffix),
-            .module = module,
-            .name = suffix,
-            .part = part,
-            .shape = std::move(shape),
-            .decays = decays,
-            .raised = raised};
-}
 
 /// A and B of what stands at `place` in the file.
 void add_matrices(std::vector<TrainedTensor>& out, const std::string& place, const std::string& module,
@@ -55,6 +41,16 @@ std::vector<TrainedTensor> trained_tensors(const MatchResult& match, const model
         if (found == adapted.end()) continue;
         const std::int64_t r = found->second->r;
         add_matrices(out, linear->path, linear->path, {r, linear->in}, {linear->out, r});
+        const auto add_row = [&](const char* name, bool decays) {
+            out.push_back({.key = peft_key(linear->path, name),
+                           .module = linear->path,
+                           .name = name,
+                           .shape = {linear->out},
+                           .decays = decays,
+                           .raised = true});
+        };
+        if (match.expanded.lora_bias) add_row(LoraLayer::kBias, false);
+        if (match.expanded.use_dora) add_row(LoraLayer::kMagnitude, true);
     }
 
     for (const RawParameter& parameter : raw_parameters(decoder)) {
@@ -67,38 +63,19 @@ std::vector<TrainedTensor> trained_tensors(const MatchResult& match, const model
         add_matrices(out, wrapper, parameter.info.path, parameter.a_shape(r), parameter.b_shape(r));
     }
 
-    const std::vector<std::int64_t> table{decoder.vocab_size, decoder.hidden_size};
-    if (whole.contains(decoder.embedding)) {
-        out.push_back(make(decoder.embedding, kWeight, TrainedPart::kWeight, table));
-    }
-    for (const models::spec::Linear* linear : decoder.linears()) {
-        if (!whole.contains(linear->path)) continue;
-        out.push_back(make(linear->path, kWeight, TrainedPart::kWeight, {linear->out, linear->in}));
-        if (!linear->bias) continue;
-        out.push_back(make(linear->path, kBias, TrainedPart::kBias, {linear->out}, false));
-    }
-    for (const models::spec::Norm* norm : decoder.norms()) {
-        if (!whole.contains(norm->path)) continue;
-        out.push_back(make(norm->path, kWeight, TrainedPart::kWeight, norm->shape(), false));
-        if (!norm->bias) continue;
-        out.push_back(make(norm->path, kBias, TrainedPart::kBias, {norm->size}, false));
-    }
-    if (whole.contains(decoder.head.path)) {
-        out.push_back(make(decoder.head.path, kWeight, TrainedPart::kWeight, table));
-    }
+    add_whole_modules(out, whole, decoder);
 
     const BiasTraining bias = match.expanded.bias;
     for (const models::spec::Linear* linear : decoder.linears()) {
         const bool has_adapter = adapted.contains(linear->path);
         if (bias == BiasTraining::kNone || !linear->bias || whole.contains(linear->path)) continue;
         if (bias == BiasTraining::kLoraOnly && !has_adapter) continue;
-        out.push_back(
-            make(linear->path, has_adapter ? kWrappedBias : kBias, TrainedPart::kBias, {linear->out}, false));
+        out.push_back(base_bias(linear->path, linear->out, has_adapter ? kWrappedBias : kBias));
     }
     if (bias != BiasTraining::kAll) return out;
     for (const models::spec::Norm* norm : decoder.norms()) {
         if (!norm->bias || whole.contains(norm->path)) continue;
-        out.push_back(make(norm->path, kBias, TrainedPart::kBias, {norm->size}, false));
+        out.push_back(base_bias(norm->path, norm->size));
     }
     if (decoder.head.bias) {
         throw ConfigError("bias: \"all\" would train " + decoder.head.path +
@@ -116,7 +93,8 @@ std::vector<std::string> text_of(const MatchResult& match) {
         const bool is_weight = target.is_parameter && target.path.ends_with(".weight");
         const std::string kind =
             target.path.substr((is_weight ? target.path.rfind('.', last - 1) : last) + 1);
-        ++kinds[fmt::format("{} (r {}, scaling {:g})", kind, target.r, target.scaling)];
+        ++kinds[fmt::format("{} (r {}, scaling {:g}{})", kind, target.r, target.scaling,
+                            match.expanded.use_dora ? ", DoRA" : "")];
     }
     std::vector<std::string> out;
     for (const auto& [kind, count] : kinds) out.push_back(fmt::format("{} x {}", count, kind));
@@ -128,8 +106,13 @@ std::vector<std::string> text_of(const MatchResult& match) {
 Plan plan_lora(const PeftConfig& config, const models::DecoderSpec& decoder) {
     MatchResult match = match_targets(std::get<LoraConfig>(config), adaptable_model(decoder));
     Plan plan;
-    plan.trained = trained_tensors(match, decoder);
+    plan.trained = plan.saved = trained_tensors(match, decoder);
     plan.text = text_of(match);
+    if (match.expanded.use_dora) {
+        std::set<std::string> scaled;
+        for (const Target& target : match.targets) scaled.insert(target.path);
+        add_kept_products(plan, scaled, decoder);
+    }
     plan.config = std::move(match.expanded);
     plan.targets = std::move(match.targets);
     plan.modules_to_save = std::move(match.modules_to_save);

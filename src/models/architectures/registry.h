@@ -17,6 +17,8 @@ struct Architecture {
     /// The linears that PEFT adapts where target_modules is missing, as its table lists them; empty: PEFT has
     /// no choice for the type.
     std::array<std::string_view, 4> lora_targets = {};
+    /// Those that IA3 scales, the last one at its input.
+    std::array<std::string_view, 3> ia3_targets = {};
 };
 
 std::span<const Architecture> architectures();
