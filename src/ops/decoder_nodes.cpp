@@ -105,7 +105,8 @@ struct ActivateProjectResidual : Function<ActivateProjectResidual> {
         if (!ctx->needs_input_grad(0)) {
             return gradients({at::Tensor(), d_residual}, made.of_parameters(activate(entered, rule)), 3);
         }
-        const ActivationGradient inner = activate_backward(made.of_input(), entered, rule);
+        const at::Tensor dx = made.of_input();
+        const ActivationGradient inner = activate_backward(dx, entered, rule);
         return gradients({inner.entered, d_residual}, made.of_parameters(inner.y), 3);
     }
 };

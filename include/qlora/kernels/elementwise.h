@@ -95,8 +95,8 @@ void weigh_rows(Rows x, const float* weights, float* y);
 /// or start.
 void scale_columns(Rows x, const float* scale, const float* bias, const float* start, int64_t start_stride,
                    float* y, int64_t y_stride);
-/// sums [g.size] += the columns' sums of g * x in double, row after row; scaled = scale * g unless null. x
-/// and scaled like g; scaled may be g. A split by columns gives the same bits.
+/// sums [g.size] += the columns' sums of g * x, of four rows in fp32, then in double; scaled = scale * g
+/// unless null. x and scaled like g; scaled may be g. A split by columns gives the same bits.
 void scale_columns_backward(Rows g, const float* x, int64_t x_stride, const float* scale, float* scaled,
                             int64_t scaled_stride, double* sums);
 /// out[i] = value first + i of `values`, which need not be aligned; exact, a signaling NaN of
