@@ -5,6 +5,8 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/mm.h>
 
+#include <algorithm>
+
 #include "qlora/nn/row_blocks.h"
 #include "qlora/ops/device.h"
 #include "qlora/ops/gemm.h"
@@ -23,27 +25,35 @@ at::Tensor squares_of(const at::Tensor& rows) {
 }  // namespace
 
 at::Tensor RowNorms::products_with(const at::Tensor& a) const {
-    const std::int64_t out = weight_.out_features(), in = weight_.in_features();
+    const std::int64_t out = weight_.out_features(), in = weight_.in_features(), rank = a.size(0);
     const at::TensorOptions options = at::TensorOptions(weight_.device()).dtype(at::kFloat);
-    const at::Tensor products = at::empty({out, a.size(0)}, options), columns = a.t();
+    const at::Tensor products = at::empty({out, rank}, options);
     const bool makes_squares = !squares_.defined();
     if (makes_squares) squares_ = at::empty({out}, options.dtype(at::kDouble));
-    const auto add = [&](const at::Tensor& rows, std::int64_t first) {
-        const std::int64_t count = rows.size(0);
-        products.narrow(0, first, count).copy_(product(rows, columns));
-        if (makes_squares) squares_.narrow(0, first, count).copy_(squares_of(rows));
+    const auto add_squares = [&](const at::Tensor& rows, std::int64_t first) {
+        if (makes_squares) squares_.narrow(0, first, rows.size(0)).copy_(squares_of(rows));
     };
     if (ops::device_kernels(weight_.device()) != nullptr) {
         constexpr std::int64_t kElements = 1 << 24;  // 64 MB
         const std::int64_t most = std::max<std::int64_t>(1, kElements / in);
-        for (std::int64_t first = 0; first < out; first += most)
-            add(weight_.dense_rows(first, std::min(most, out - first)), first);
+        for (std::int64_t first = 0; first < out; first += most) {
+            const at::Tensor rows = weight_.dense_rows(first, std::min(most, out - first));
+            products.narrow(0, first, rows.size(0)).copy_(at::mm(rows, a.t()));
+            add_squares(rows, first);
+        }
         return products;
     }
+    const at::Tensor low = a.contiguous();
+    const ops::BlockFactor columns(out, rank, in,
+                                   {.data = low.const_data_ptr<float>(), .stride = in, .transposed = true});
+    float* const into = products.mutable_data_ptr<float>();
     for_each_row_block(out, in, [&](std::int64_t first, std::int64_t count) {
         at::Tensor rows = at::empty({count, in}, options);
         weight_.dense_rows_into(first, rows);
-        add(rows, first);
+        const kernels::cpu::SgemmPart all{.first_row = 0, .rows = in, .first_column = 0, .columns = rank};
+        columns.multiply(count, {.data = rows.const_data_ptr<float>(), .stride = in}, all, false,
+                         into + first * rank, rank);
+        add_squares(rows, first);
     });
     return products;
 }
