@@ -88,6 +88,7 @@ void AddedVocabulary::add(AddedToken token, const ModelVocabulary& model, const 
                                      ", which the vocabulary and the tokens before it imply, not " +
                                      std::to_string(token.id));
     }
+    first_id_ = tokens_.empty() ? token.id : std::min(first_id_, token.id);
     id_limit_ = std::max(id_limit_, token.id + 1);
     by_id_.emplace(token.id, tokens_.size());
     by_content_.emplace(token.content, token.id);
@@ -144,6 +145,7 @@ std::vector<AddedVocabulary::Segment> AddedVocabulary::split(std::string_view te
 }
 
 const AddedToken* AddedVocabulary::find(TokenId id) const {
+    if (id < first_id_ || id >= id_limit_) return nullptr;
     const auto found = by_id_.find(id);
     return found == by_id_.end() ? nullptr : &tokens_[found->second];
 }

@@ -52,6 +52,7 @@ class AddedVocabulary {
     TokenId id_to_add(const std::string& content, const ModelVocabulary& model) const;
 
     std::vector<AddedToken> tokens_;
+    TokenId first_id_ = 0;  // the ids of all stand from here to id_limit_
     TokenId id_limit_ = 0;
     std::unordered_map<TokenId, std::size_t> by_id_;
     std::unordered_map<std::string, TokenId> by_content_;

@@ -30,7 +30,7 @@ AlignedText AlignedText::slice(std::size_t begin, std::size_t end) const {
 
 std::vector<std::size_t> AlignedText::cuts(std::size_t begin, std::size_t end) const {
     std::vector<std::size_t> found;
-    if (!tracks() || begin == end) return found;
+    if (!tracks() || !marks_->has_cuts() || begin == end) return found;
     for (const std::size_t offset : marks_->cuts_inside(source(begin, end))) {
         std::size_t position = offset - offset_;
         if (!is_exact_) {
@@ -61,10 +61,10 @@ void AlignedText::keep(const AlignedText& from, std::size_t begin, std::size_t e
                         from.sources_.begin() + static_cast<std::ptrdiff_t>(end));
         return;
     }
-    for (std::size_t i = begin; i < end; ++i) {
-        const auto place = static_cast<std::uint32_t>(from.offset_ + i);
-        sources_.push_back({place, place + 1});
-    }
+    const std::size_t first = sources_.size();
+    sources_.resize(first + end - begin);
+    const auto place = static_cast<std::uint32_t>(from.offset_ + begin);
+    for (std::uint32_t i = 0; i < end - begin; ++i) sources_[first + i] = {place + i, place + i + 1};
 }
 
 void AlignedText::put(std::string_view content, const AlignedText& from, std::size_t begin, std::size_t end) {
@@ -73,6 +73,21 @@ void AlignedText::put(std::string_view content, const AlignedText& from, std::si
     const ByteRange place = from.source(begin, end);
     sources_.insert(sources_.end(), content.size(),
                     {static_cast<std::uint32_t>(place.begin), static_cast<std::uint32_t>(place.end)});
+}
+
+void AlignedText::spell(const AlignedText& from, std::size_t begin, std::size_t end,
+                        const std::array<std::string, 256>& letters) {
+    const auto letter_at = [&](std::size_t at) -> const std::string& {
+        return letters[static_cast<unsigned char>(from.text_[at])];
+    };
+    while (begin < end) {
+        // Most bytes stand for themselves, and go along together.
+        std::size_t same = begin;
+        while (same < end && letter_at(same).size() == 1 && letter_at(same)[0] == from.text_[same]) ++same;
+        if (same > begin) keep(from, begin, same);
+        if (same < end) put(letter_at(same), from, same, same + 1);
+        begin = same + 1;
+    }
 }
 
 }  // namespace qlora::tokenizer

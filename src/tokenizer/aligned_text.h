@@ -1,5 +1,6 @@
 #pragma once
 
+#include <array>
 #include <cstddef>
 #include <cstdint>
 #include <string>
@@ -34,6 +35,10 @@ class AlignedText {
     void keep(const AlignedText& from, std::size_t begin, std::size_t end);
     /// Appends `content`, every byte of which stands for bytes [begin, end) of `from`.
     void put(std::string_view content, const AlignedText& from, std::size_t begin, std::size_t end);
+
+    /// Appends what `letters` has for each of the bytes [begin, end) of `from`.
+    void spell(const AlignedText& from, std::size_t begin, std::size_t end,
+               const std::array<std::string, 256>& letters);
 
   private:
     struct Source {

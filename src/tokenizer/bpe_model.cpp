@@ -11,8 +11,6 @@ namespace {
 
 constexpr std::size_t kIdLimit = std::size_t{1} << 24;  // keeps a broken id from reserving gigabytes
 constexpr std::size_t kMaxMergeFaults = 5;
-constexpr std::size_t kCachedWords = std::size_t{1} << 17;
-constexpr std::size_t kCachedWordBytes = 64;
 constexpr std::int32_t kMerged = -2;
 
 // Rank first, then place: the smallest is the merge to do next.
@@ -246,31 +244,15 @@ std::vector<WordToken> BpeModel::merge_all(const std::vector<WordToken>& charact
     return merged;
 }
 
-BpeModel::CachePart& BpeModel::cache_part(std::string_view word) const {
-    return cache_[StringHash{}(word) % kCacheParts];
-}
-
 void BpeModel::encode(std::string_view word, std::vector<WordToken>& out) const {
     out.clear();
     if (ignore_merges_) {
         if (const std::optional<TokenId> whole = token_to_id(word))
             return out.push_back({*whole, 0, static_cast<std::uint32_t>(word.size())});
     }
-    const bool cacheable = word.size() <= kCachedWordBytes;
-    CachePart& cache = cache_part(word);
-    if (cacheable) {
-        const std::shared_lock lock(cache.mutex);
-        const auto found = cache.words.find(word);
-        if (found != cache.words.end()) {
-            out = found->second;
-            return;
-        }
-    }
+    if (cache_.find(word, out)) return;
     out = merge_all(characters(word));
-    if (cacheable) {
-        const std::unique_lock lock(cache.mutex);
-        if (cache.words.size() < kCachedWords / kCacheParts) cache.words.emplace(word, out);
-    }
+    cache_.add(word, out);
 }
 
 }  // namespace qlora::tokenizer

@@ -2,9 +2,7 @@
 
 #include <array>
 #include <cstdint>
-#include <mutex>
 #include <optional>
-#include <shared_mutex>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -16,15 +14,9 @@
 #include "qlora/core/error.h"
 #include "qlora/core/json.h"
 #include "qlora/tokenizer/tokenizer.h"
+#include "word_cache.h"
 
 namespace qlora::tokenizer {
-
-/// A token of a word, and the word's bytes [begin, end) that it stands for.
-struct WordToken {
-    TokenId id;
-    std::uint32_t begin;
-    std::uint32_t end;
-};
 
 /// Byte-pair encoding: a word starts as its characters, and the pair with the lowest rank is merged until
 /// none is left.
@@ -48,11 +40,6 @@ class BpeModel final : public ModelVocabulary {
         std::int32_t previous;  // -1: none
         std::int32_t next;      // -1: none; kMerged: this symbol was merged into the one before it
     };
-    struct StringHash {
-        using is_transparent = void;
-        std::size_t operator()(std::string_view text) const { return std::hash<std::string_view>{}(text); }
-    };
-    using WordCache = std::unordered_map<std::string, std::vector<WordToken>, StringHash, std::equal_to<>>;
 
     void read_vocab(ComponentReader& reader);
     void read_merges(ComponentReader& reader);
@@ -73,15 +60,7 @@ class BpeModel final : public ModelVocabulary {
     bool byte_fallback_ = false;
     bool ignore_merges_ = false;
 
-    /// Words encoded before. In several parts, so that threads rarely wait for each other.
-    struct CachePart {
-        std::shared_mutex mutex;
-        WordCache words;
-    };
-    static constexpr std::size_t kCacheParts = 64;
-    CachePart& cache_part(std::string_view word) const;
-
-    mutable std::array<CachePart, kCacheParts> cache_;
+    mutable WordCache cache_;  // words encoded before
 };
 
 }  // namespace qlora::tokenizer

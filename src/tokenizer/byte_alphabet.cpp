@@ -31,8 +31,8 @@ const Alphabet& alphabet() {
 
 }  // namespace
 
-std::string_view byte_letter(unsigned char byte) {
-    return alphabet().letter[byte];
+const std::array<std::string, 256>& byte_letters() {
+    return alphabet().letter;
 }
 
 std::optional<std::string> bytes_of_letters(std::string_view letters) {

@@ -104,6 +104,8 @@ EncodedText JsonTokenizer::encode_text(std::string_view text, const TextEncoding
 }
 
 void JsonTokenizer::encode_marked(std::string_view text, const TextMarks& marks, EncodedText& out) const {
+    out.ids.reserve(out.ids.size() + text.size() / 3);
+    if (marks.tracks()) out.ranges.reserve(text.size() / 3);
     for (auto& segment : added_.split(text, normalizer_.get(), marks)) {
         if (segment.token) {
             out.ids.push_back(*segment.token);

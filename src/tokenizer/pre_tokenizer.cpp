@@ -132,11 +132,10 @@ class ByteLevelPreTokenizer final : public PreTokenizer {
                 std::size_t added) const {
         const auto append_word = [&](std::size_t begin, std::size_t end) {
             const std::size_t start = out.text.text().size();
-            for (std::size_t at = begin; at < end; ++at) {
-                const std::string_view letter = byte_letter(static_cast<unsigned char>(text[at]));
-                const std::size_t source = piece.begin + (at < added ? 0 : at - added);
-                out.text.put(letter, from, source, at < added ? source : source + 1);
-            }
+            for (std::size_t at = begin; at < std::min(end, added); ++at)
+                out.text.put(byte_letters()[' '], from, piece.begin, piece.begin);
+            out.text.spell(from, piece.begin + std::max(begin, added) - added,
+                           piece.begin + std::max(end, added) - added, byte_letters());
             out.pieces.push_back({start, out.text.text().size(), piece.at_start && begin == 0});
         };
         if (!pattern_) return append_word(0, text.size());

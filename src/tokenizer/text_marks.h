@@ -23,6 +23,7 @@ class TextMarks {
     void set_cuts(std::vector<std::size_t> cuts) { cuts_ = std::move(cuts); }
 
     bool tracks() const { return tracks_; }
+    bool has_cuts() const { return !cuts_.empty(); }
     /// The cuts strictly inside `range`, ascending.
     std::vector<std::size_t> cuts_inside(ByteRange range) const;
 

@@ -54,7 +54,7 @@ TEST(Unicode, TheByteAlphabetIsOneLetterAByte) {
     std::string letters;
     std::string bytes;
     for (int byte = 0; byte < 256; ++byte) {
-        letters += byte_letter(static_cast<unsigned char>(byte));
+        letters += byte_letters()[static_cast<unsigned char>(byte)];
         bytes += static_cast<char>(byte);
     }
     EXPECT_EQ(bytes_of_letters(letters), bytes);
