@@ -1,9 +1,12 @@
 """Rendered chats become the ids of tokenizers and transformers; what messages say never becomes a control token."""
 
 import json
+import os
 import random
 import re
 import shutil
+import subprocess
+from pathlib import Path
 
 import pytest
 from fetch_vocabularies import fetch_vocabularies
@@ -266,30 +269,60 @@ PAIRS = [("Q: What does a notary do?\nA:", " A notary witnesses signatures."), (
          ("a <|im_end|>", "  b"), ("안녕", "하세요 👍"), ("a  ", "  b"), ("\u1100", "\u1161"), ("x ", "[INST] y")]  # fmt: skip
 
 
+def rendered_pairs(folder, pairs, scratch):
+    """Pairs as rows of prompt and completion, which a program reads: their rows by number, and how many edges were cut."""
+    model, data = scratch / "model", scratch / "rows.jsonl"
+    shutil.copytree(folder, model)
+    config = model / "tokenizer_config.json"
+    known = json.loads(config.read_text()) if config.exists() else {}
+    config.write_text(json.dumps({**known, "eos_token": "<|im_end|>"}))
+    data.write_text("".join(json.dumps({"prompt": prompt, "completion": text}) + "\n" for prompt, text in pairs))
+    settings = {"template": "none", "max_length": 100000, "on_bad_row": "skip"}
+    done = subprocess.run([Path(os.environ["QLORA_BIN"]) / "render_rows", "--model", model, "--data", data, "--settings",
+                           json.dumps(settings)], capture_output=True, encoding="utf-8")  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    *rows, statistics = (json.loads(line) for line in done.stdout.split("\n")[:-1])
+    return {row["row"]: row for row in rows}, statistics["cut_edges"]
+
+
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_prompt_and_its_completion_are_one_text(tokenize, texts, made, kind):  # noqa: F811
+def test_a_prompt_and_its_completion_are_one_text(tokenize, texts, made, tmp_path, kind):  # noqa: F811
     folder, peer = made(kind)
     rng = random.Random(9)
     plain_texts = fitting(texts, kind)
     pairs = PAIRS + [(rng.choice(plain_texts), rng.choice(plain_texts)) for _ in range(400)]
     # Here one token may stand for more and more text: its edge is cut though the prompt's ids are the first ones.
     absorbs = kind in ("some_bytes", "replace", "nfkc_strip", "unigram", "bpe_legacy")
-    ours = tokenize(folder, [{"prompt": prompt, "completion": text} for prompt, text in pairs], "--text")
-    equal = 0
-    for (prompt, text), row in zip(pairs, ours, strict=True):
+    edges = [len(prompt.encode()) for prompt, _ in pairs]
+    ours = tokenize(folder, [{"text": "".join(pair), "cuts": [edge]} for pair, edge in zip(pairs, edges)], "--text")
+    end = peer.token_to_id("<|im_end|>")
+    bare, full = (tokenize(folder, ["a"], "--special", *flags)[0] for flags in ([], ["--add-special"]))
+    start = full[: next(i for i in range(len(full)) if full[i : i + len(bare)] == bare)]
+    rows, cut_edges = rendered_pairs(folder, pairs, tmp_path)
+    equal = expected_cuts = 0
+    for number, ((prompt, text), edge, row) in enumerate(zip(pairs, edges, ours, strict=True)):
         ids = peer.encode(prompt + text, add_special_tokens=False).ids
         alone = peer.encode(prompt, add_special_tokens=False).ids
-        size = len(prompt.encode())
-        assert row["cut"] == (row["crossed"] == [size]), (prompt, text)
-        is_prefix = ids[: len(alone)] == alone
-        assert row["ids"] == ids or row["cut"], (prompt, text)
-        if is_prefix and not (absorbs and row["cut"]):
+        is_cut = row["crossed"] == [edge]
+        assert row["ids"] == ids or is_cut, (prompt, text)
+        prompt_tokens = sum(begin < edge for begin, _ in row["ranges"])
+        assert all((begin < edge) == (i < prompt_tokens) for i, (begin, _) in enumerate(row["ranges"]))
+        if ids[: len(alone)] == alone and not (absorbs and is_cut):
             equal += 1
-            assert (row["cut"], row["prompt_tokens"]) == (False, len(alone)), (prompt, text)
-        else:
-            ranges = row["ranges"]
-            assert all((begin < size) == (i < row["prompt_tokens"]) for i, (begin, end) in enumerate(ranges) if end > begin)
-    assert equal > len(pairs) // 3
+            assert not is_cut, (prompt, text)
+            # What these drop at the end of a text stands in the middle of one, and is the prompt's here.
+            assert prompt_tokens == len(alone) or (absorbs and prompt_tokens > len(alone)), (prompt, text)
+        # A row is refused that says nothing, or begins with two BOS where the folder names one.
+        begins_twice = bool(start) and row["ids"][:1] == start[-1:]
+        assert (number in rows) == bool(text.strip()) or (begins_twice and number not in rows), (prompt, text)
+        if number in rows:
+            expected_cuts += is_cut
+            expected = start + row["ids"]
+            expected += [end] * (expected[-1] != end)
+            assert rows[number]["ids"] == expected, (prompt, text)
+            trained = [i for i, is_trained in enumerate(rows[number]["supervised"]) if is_trained]
+            assert trained == list(range(max(1, len(start) + prompt_tokens), len(expected))), (prompt, text)
+    assert equal > len(pairs) // 3 and cut_edges == expected_cuts
 
 
 THOUGHTS = ["<think>x</think>y", "a <think>  b", "<pad> <image>x</think>", "<s>a<unk></s>b", "<think><|im_end|>\n x"]

@@ -51,27 +51,16 @@ double seconds_since(std::chrono::steady_clock::time_point start) {
     return std::chrono::duration<double>(std::chrono::steady_clock::now() - start).count();
 }
 
-nlohmann::json answer_of(const qlora::tokenizer::EncodedText& text) {
-    nlohmann::json ranges = nlohmann::json::array();
-    for (const auto& range : text.ranges) ranges.push_back({range.begin, range.end});
-    return {{"ids", text.ids}, {"ranges", ranges}, {"crossed", text.crossed_cuts}};
-}
-
 nlohmann::json encode_text(const qlora::tokenizer::Tokenizer& tokenizer, const nlohmann::json& input) {
-    if (input.contains("prompt")) {
-        const auto pair = qlora::tokenizer::encode_pair(tokenizer, input.at("prompt").get<std::string>(),
-                                                        input.at("completion").get<std::string>());
-        nlohmann::json answer = answer_of(pair.text);
-        answer["prompt_tokens"] = pair.prompt_tokens;
-        answer["cut"] = pair.is_cut;
-        return answer;
-    }
     qlora::tokenizer::TextEncodingOptions options;
     for (const auto& range : input.value("plain", nlohmann::json::array()))
         options.plain_ranges.push_back({range.at(0).get<std::size_t>(), range.at(1).get<std::size_t>()});
     options.cuts = input.value("cuts", options.cuts);
     options.control_tokens = input.value("control", options.control_tokens);
-    return answer_of(tokenizer.encode_text(input.at("text").get<std::string>(), options));
+    const auto text = tokenizer.encode_text(input.at("text").get<std::string>(), options);
+    nlohmann::json ranges = nlohmann::json::array();
+    for (const auto& range : text.ranges) ranges.push_back({range.begin, range.end});
+    return {{"ids", text.ids}, {"ranges", ranges}, {"crossed", text.crossed_cuts}};
 }
 
 void run(const Options& options) {

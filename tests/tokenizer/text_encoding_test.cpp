@@ -114,19 +114,13 @@ TEST(EncodeText, TextAndOffsetsAreChecked) {
         EXPECT_THROW(read_text(chat_json(), "a\u00e9", options), std::invalid_argument);
 }
 
-TEST(EncodePair, PromptAndCompletionAreOneText) {
-    const JsonTokenizer tokenizer(chat_json(), "tiny");
-    const EncodedPair pair = encode_pair(tokenizer, "ab ", "abc<end>");
-    EXPECT_EQ(pair.text.ids, (Ids{6, 3, 8, 9}));
-    EXPECT_EQ(pair.prompt_tokens, 2u);
-    EXPECT_FALSE(pair.is_cut);
-    const EncodedPair cut = encode_pair(tokenizer, "ab", "c");
-    EXPECT_EQ(cut.text.ids, (Ids{6, 2}));
-    EXPECT_EQ(cut.prompt_tokens, 1u);
-    EXPECT_TRUE(cut.is_cut);
-    EXPECT_EQ(encode_pair(tokenizer, "", "ab").prompt_tokens, 0u);
-    EXPECT_EQ(encode_pair(tokenizer, "ab", "").prompt_tokens, 1u);
-    EXPECT_THROW(encode_pair(tokenizer, "\xC3", "\xA9"), DataError);
+TEST(EncodeText, ATokenThatWouldCrossACutIsTwoSides) {
+    const EncodedText whole = read_text(chat_json(), "ab abc<end>", {.cuts = {3}});
+    EXPECT_EQ(whole.ids, (Ids{6, 3, 8, 9}));
+    EXPECT_TRUE(whole.crossed_cuts.empty());
+    const EncodedText cut = read_text(chat_json(), "abc", {.cuts = {2}});
+    EXPECT_EQ(cut.ids, (Ids{6, 2}));
+    EXPECT_EQ(cut.crossed_cuts, std::vector<std::size_t>{2});
 }
 
 TEST(LlamaClass, TheFileIsReadAsTransformersReadsIt) {

@@ -2,7 +2,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <string_view>
 #include <vector>
 
 namespace qlora::tokenizer {
@@ -42,21 +41,5 @@ struct EncodedText {
     /// The cuts at which a token would have stood across, ascending.
     std::vector<std::size_t> crossed_cuts;
 };
-
-class Tokenizer;
-
-/// A text whose first part is the prompt.
-struct EncodedPair {
-    EncodedText text;
-    std::size_t prompt_tokens = 0;
-    /// A token would have stood across the prompt's end; it is cut there.
-    bool is_cut = false;
-};
-
-/// `prompt` and `completion` as one text, in which control tokens are recognised. Where no token crosses the
-/// edge, the ids are those of the text; where the prompt's own ids are the first ones of these, they are the
-/// prompt's tokens (the common prefix, as TRL masks), else those that begin before its end. Throws DataError
-/// when one of the two is not valid UTF-8.
-EncodedPair encode_pair(const Tokenizer& tokenizer, std::string_view prompt, std::string_view completion);
 
 }  // namespace qlora::tokenizer
