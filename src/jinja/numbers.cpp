@@ -12,7 +12,9 @@ std::string float_text(double value) {
     if (std::isnan(value)) return "nan";
     if (std::isinf(value)) return value < 0 ? "-inf" : "inf";
     char buffer[64];
-    const auto end = std::to_chars(buffer, buffer + sizeof buffer, value, std::chars_format::scientific).ptr;
+    char* const end =
+        std::to_chars(buffer, buffer + sizeof buffer - 1, value, std::chars_format::scientific).ptr;
+    *end = '\0';  // for atoi
     const std::string_view all(buffer, static_cast<std::size_t>(end - buffer));
     const std::size_t e = all.find('e');
     std::string digits;
