@@ -21,8 +21,10 @@ class Budget {
         steps_ += count;
         if (steps_ > limits_.steps) exhausted_steps();
     }
-    /// Work that grows with a text's length.
+    /// Work that grows with a text's length: bytes that are copied. What is looked at one character at a time
+    /// costs kScan times as much, so that all steps take about the same time.
     void touch(std::size_t bytes) { step(static_cast<std::int64_t>(bytes / 64)); }
+    static constexpr std::size_t kScan = 12;
     void allocate(std::size_t bytes) {
         live_ += bytes;
         if (live_ > limits_.live_bytes) exhausted_memory(bytes);

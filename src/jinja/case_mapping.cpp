@@ -35,7 +35,7 @@ bool may_be_cased_otherwise(utf8proc_category_t category) {
 class Mapper {
   public:
     Mapper(Runtime& runtime, const Text& text) : runtime_(runtime), text_(text), out_(runtime.budget) {
-        runtime.budget.step(static_cast<std::int64_t>(text.bytes.size() / 4));
+        runtime.budget.step(static_cast<std::int64_t>(text.bytes.size() / 2));
     }
 
     void put(std::size_t offset, Case wanted) {

@@ -83,22 +83,24 @@ bool ends_line(char32_t code) {
 
 std::size_t find_text(Budget& budget, std::string_view text, std::string_view wanted, std::size_t from) {
     if (from > text.size()) return std::string_view::npos;
+    // memmem compares long texts more slowly.
+    const std::size_t cost = wanted.size() > 64 ? Budget::kScan : 4;
     const void* found = memmem(text.data() + from, text.size() - from, wanted.data(), wanted.size());
     if (found == nullptr) {
-        budget.touch(4 * (text.size() - from));
+        budget.touch(cost * (text.size() - from));
         return std::string_view::npos;
     }
     const auto offset = static_cast<std::size_t>(static_cast<const char*>(found) - text.data());
-    budget.touch(4 * (offset - from));
+    budget.touch(cost * (offset - from));
     return offset;
 }
 
 TextPtr strip(Runtime& runtime, const Text& text, Side side, const Text* characters) {
     const CharacterSet set(characters);
-    runtime.budget.touch(text.bytes.size() * 4);
     std::size_t begin = 0, end = text.bytes.size();
     if (side != Side::kRight) begin = skip(text.bytes, 0, set, true);
     if (side != Side::kLeft) end = skip_back(text.bytes, begin, end, set, true);
+    runtime.budget.touch((begin + text.bytes.size() - end) * Budget::kScan);
     return cut(runtime.budget, text, begin, end);
 }
 
@@ -118,7 +120,7 @@ std::vector<Value> split(Runtime& runtime, const Text& text, const Text* separat
         pieces.add(begin, size);
         return pieces.take();
     }
-    runtime.budget.touch(size * 4);
+    runtime.budget.touch(size * Budget::kScan);
     const CharacterSet space(nullptr);
     std::size_t begin = skip(text.bytes, 0, space, true);
     for (; begin < size && left > 0; --left) {
@@ -135,22 +137,24 @@ std::vector<Value> split_from_right(Runtime& runtime, const Text& text, const Te
     Pieces pieces(runtime, text);
     std::int64_t left = cuts_allowed(most);
     std::size_t end = text.bytes.size();
-    runtime.budget.touch(end * 4);
     if (separator != nullptr) {
         if (separator->bytes.empty()) runtime.fail("rsplit needs a separator that is not empty");
-        const std::size_t width = separator->bytes.size();
-        for (; left > 0 && end >= width; --left) {
-            std::size_t at = end - width + 1;
-            do --at;
-            while (at > 0 && std::string_view(text.bytes).substr(at, width) != separator->bytes);
-            if (std::string_view(text.bytes).substr(at, width) != separator->bytes) break;
-            runtime.budget.touch((end - at) * std::min<std::size_t>(width, 64));
-            pieces.add(at + width, end);
-            end = at;
+        // From the right is from the left in what is spelled backwards, which takes no longer.
+        const std::size_t size = end, width = separator->bytes.size();
+        runtime.budget.touch((size + width) * Budget::kScan);
+        const Charge charge(&runtime.budget, size + width);
+        const std::string backwards(text.bytes.rbegin(), text.bytes.rend());
+        const std::string wanted(separator->bytes.rbegin(), separator->bytes.rend());
+        for (; left > 0; --left) {
+            const std::size_t found = find_text(runtime.budget, backwards, wanted, size - end);
+            if (found == std::string_view::npos) break;
+            pieces.add(size - found, end);
+            end = size - found - width;
         }
         pieces.add(0, end);
         return pieces.take_reversed();
     }
+    runtime.budget.touch(end * Budget::kScan);
     const CharacterSet space(nullptr);
     end = skip_back(text.bytes, 0, end, space, true);
     for (; end > 0 && left > 0; --left) {
@@ -164,7 +168,7 @@ std::vector<Value> split_from_right(Runtime& runtime, const Text& text, const Te
 
 std::vector<Value> split_lines(Runtime& runtime, const Text& text) {
     Pieces pieces(runtime, text);
-    runtime.budget.touch(text.bytes.size() * 4);
+    runtime.budget.touch(text.bytes.size() * Budget::kScan);
     std::size_t begin = 0;
     for (std::size_t i = 0; i < text.bytes.size();) {
         const char32_t code = decode_utf8(text.bytes, i);

@@ -120,6 +120,14 @@ def test_corpus_renders_to_the_same_bytes(corpus, tmp_path):
     assert rendered > 3800, "most templates take most conversations"
 
 
+def test_real_templates_stay_far_from_the_limits(corpus, tmp_path):
+    """A thousandth of each bound on time and memory is enough for every template and short conversation."""
+    cases = [case for template in corpus.values() for case in cases_of(template)]
+    small = our_renderings([{**case, "share_of_limits": 0.001} for case in cases], tmp_path)
+    reached = [ours["error"] for ours in small if ours.get("kind") == "budget"]
+    assert not reached, reached[:5]
+
+
 def test_generation_blocks_have_transformers_spans(corpus, tmp_path):
     """In the templates of trl the block writes straight to the output, where transformers' spans are right."""
     cases = [

@@ -7,6 +7,7 @@
 #include <iostream>
 #include <map>
 #include <string>
+#include <type_traits>
 
 #include "qlora/core/error.h"
 #include "qlora/core/json.h"
@@ -19,6 +20,19 @@ using namespace qlora::jinja;
 
 LocalTime clock_of(const Json& numbers) {
     return {numbers[0], numbers[1], numbers[2], numbers[3], numbers[4], numbers[5], numbers[6]};
+}
+
+/// A share of the limits on a rendering.
+Limits limits_of(double share) {
+    Limits limits;
+    const auto part = [&](auto& limit) {
+        limit = static_cast<std::remove_reference_t<decltype(limit)>>(static_cast<double>(limit) * share);
+    };
+    part(limits.steps);
+    part(limits.output_bytes);
+    part(limits.live_bytes);
+    part(limits.list_items);
+    return limits;
 }
 
 Json line_of(const Rendering& rendering) {
@@ -52,6 +66,7 @@ Json result_of(const Json& request) {
         if (found == parsed.end()) found = parsed.emplace(source, Template::parse(source, "template")).first;
         Environment environment;
         if (request.contains("clock")) environment.clock = clock_of(request["clock"]);
+        if (request.contains("share_of_limits")) environment.limits = limits_of(request["share_of_limits"]);
         out = line_of(found->second.render(request["variables"], environment));
     } catch (const SyntaxError& error) {
         out = {{"error", error.what()}, {"kind", "syntax"}};
