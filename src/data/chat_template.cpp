@@ -18,6 +18,12 @@ bool is_answer(const Message& message) {
     return message.role() == Role::kAssistant;
 }
 
+/// The number of turns where there is none.
+std::size_t last_answer(const std::vector<Message>& turns) {
+    const auto last = std::find_if(turns.rbegin(), turns.rend(), is_answer);
+    return last == turns.rend() ? turns.size() : static_cast<std::size_t>(turns.rend() - last) - 1;
+}
+
 /// Bytes of the first tokens that two texts have in common.
 std::size_t common_bytes(const tokenizer::EncodedText& a, const tokenizer::EncodedText& b) {
     std::size_t bytes = 0;
@@ -40,15 +46,17 @@ std::vector<ByteRange> plain_ranges(const std::vector<InputRun>& runs) {
     return out;
 }
 
-/// Whether all that the message says stands in blocks.
-bool is_marked_whole(std::size_t message, const std::vector<InputRun>& runs, const RenderedRow& row) {
-    const auto is_inside = [&](const InputRun& run) {
-        return run.message != message ||
-               std::any_of(row.answers.begin(), row.answers.end(), [&](const AnswerText& answer) {
-                   return answer.begin <= run.range.begin && run.range.end <= answer.end;
-               });
-    };
-    return std::all_of(runs.begin(), runs.end(), is_inside);
+/// Of each of `count` messages, whether something that it says stands in no block.
+std::vector<bool> unmarked(std::size_t count, const std::vector<InputRun>& runs, const RenderedRow& row) {
+    std::vector<bool> out(count, false);
+    for (const InputRun& run : runs) {
+        if (run.message == InputRun::kNoMessage) continue;
+        const auto block =
+            std::partition_point(row.answers.begin(), row.answers.end(),
+                                 [&](const AnswerText& answer) { return answer.end < run.range.end; });
+        if (block == row.answers.end() || run.range.begin < block->begin) out[run.message] = true;
+    }
+    return out;
 }
 
 /// What stands between the turn before an answer and its own text.
@@ -83,25 +91,26 @@ ChatTemplate::ChatTemplate(jinja::Template program, const tokenizer::Tokenizer& 
     }
 }
 
-Json ChatTemplate::variables(const Turns& turns, std::size_t messages, bool asks) const {
-    Json out = inputs_.special_tokens;
-    Json list = Json::array();
-    for (std::size_t i = 0; i < messages; ++i) list.push_back(turns.messages[i].object());
-    out["messages"] = std::move(list);
+ChatTemplate::Turns ChatTemplate::turns_of(const Record& record) const {
+    Json others = inputs_.special_tokens;
     const auto given = [](const Json& of_row, const Json& of_run) {
         return of_row.is_null() ? of_run : of_row;
     };
-    out["tools"] = given(turns.record->tools, inputs_.tools);
-    out["documents"] = given(turns.record->documents, inputs_.documents);
-    out["add_generation_prompt"] = asks;
-    for (const Json* arguments : {&inputs_.arguments, &turns.record->template_arguments}) {
-        if (arguments->is_object()) out.update(*arguments);
+    others["tools"] = given(record.tools, inputs_.tools);
+    others["documents"] = given(record.documents, inputs_.documents);
+    for (const Json* arguments : {&inputs_.arguments, &record.template_arguments}) {
+        if (arguments->is_object()) others.update(*arguments);
     }
-    return out;
+    std::vector<Message> messages = chat_turns(record);
+    std::vector<const Json*> objects;
+    objects.reserve(messages.size());
+    for (const Message& message : messages) objects.push_back(&message.object());
+    jinja::Conversation read = program_.read(objects, others, {.clock = inputs_.clock, .limits = {}});
+    return {.messages = std::move(messages), .record = record, .read = std::move(read)};
 }
 
 jinja::Rendering ChatTemplate::run(const Turns& turns, std::size_t messages, bool asks) const {
-    return program_.render(variables(turns, messages, asks), {.clock = inputs_.clock, .limits = {}});
+    return program_.render(turns.read, messages, asks);
 }
 
 std::vector<InputRun> ChatTemplate::inputs_of(const jinja::Rendering& rendering) const {
@@ -110,8 +119,7 @@ std::vector<InputRun> ChatTemplate::inputs_of(const jinja::Rendering& rendering)
 
 std::string ChatTemplate::opening(const Turns& turns, std::size_t answer) const {
     const jinja::Rendering prompt = run(turns, answer, true);
-    const std::vector<InputRun> runs = inputs_of(prompt);
-    return prompt.text.substr(runs.empty() ? 0 : runs.back().range.end);
+    return prompt.text.substr(end_of_input(prompt, special_names_));
 }
 
 /// Of what stands before an answer, the bytes that also stand there when one is asked for.
@@ -123,20 +131,20 @@ std::size_t ChatTemplate::header_size(std::string_view gap, const std::string& o
 /// The same for an answer to nothing. Many templates read the first turn and so cannot be asked for it: what
 /// they write between header and answer is taken from the same answer behind a question.
 std::size_t ChatTemplate::first_header_size(const Turns& turns, std::string_view gap) const {
-    Turns asked{.messages = {{Role::kUser, "question"}}, .record = turns.record};
-    asked.messages.insert(asked.messages.end(), turns.messages.begin(), turns.messages.end());
+    Record record = turns.record;
+    record.messages = {{Role::kUser, "question"}};
+    record.messages.insert(record.messages.end(), turns.messages.begin(), turns.messages.end());
+    record.input.clear();  // the turns hold it
+    const Turns asked = turns_of(record);
     const jinja::Rendering rendering = run(asked, asked.messages.size(), false);
-    const MessagePlace place = place_of(1, inputs_of(rendering), rendering.text.size());
+    const MessagePlace place = message_places(2, inputs_of(rendering), rendering.text.size())[1];
     std::string_view between = gap_before(place, rendering.text);
     between.remove_prefix(header_size(between, opening(asked, 1)));
     return gap.size() - (gap.ends_with(between) ? between.size() : 0);
 }
 
-AnswerText ChatTemplate::answer_between(const Turns& turns, std::size_t answer,
-                                        const jinja::Rendering& rendering,
-                                        const std::vector<InputRun>& runs) const {
-    const std::string_view text = rendering.text;
-    const MessagePlace place = place_of(answer, runs, text.size());
+AnswerText ChatTemplate::answer_at(const MessagePlace& place, const Turns& turns, std::size_t answer,
+                                   bool asks, std::string_view text) const {
     if (!place.is_whole) {
         throw DataError("the chat template writes other turns into " + answer_of(answer) +
                         ", so it cannot be told from them");
@@ -144,8 +152,10 @@ AnswerText ChatTemplate::answer_between(const Turns& turns, std::size_t answer,
     AnswerText out{.message = answer};
     const bool is_empty = place.own.begin == place.own.end;
     const std::string_view gap = gap_before(place, text);
-    out.begin =
-        place.after + (answer > 0 ? header_size(gap, opening(turns, answer)) : first_header_size(turns, gap));
+    out.begin = place.after + gap.size();
+    if (asks || is_empty)
+        out.begin = place.after +
+                    (answer > 0 ? header_size(gap, opening(turns, answer)) : first_header_size(turns, gap));
     const std::size_t said = is_empty ? out.begin : place.own.end;
     std::size_t end = std::string::npos;
     for (const std::string& token : end_tokens_) {
@@ -161,20 +171,22 @@ AnswerText ChatTemplate::answer_between(const Turns& turns, std::size_t answer,
     return out;
 }
 
-void ChatTemplate::mark_by_blocks(const jinja::Rendering& rendering, const Turns& turns,
-                                  RenderedRow& row) const {
-    const std::vector<InputRun> runs = inputs_of(rendering);
+void ChatTemplate::mark_by_blocks(const jinja::Rendering& rendering, const std::vector<InputRun>& runs,
+                                  const Turns& turns, RenderedRow& row) const {
     std::size_t next = 0;  // the answer that a block is, where it has no input of one
     for (const jinja::ByteRange& block : rendering.generation) {
         std::size_t message = InputRun::kNoMessage;
-        for (const InputRun& run : runs) {
-            const bool meets = run.range.begin < block.end && block.begin < run.range.end;
-            if (!meets || run.message == InputRun::kNoMessage) continue;
-            if (!is_answer(turns.messages[run.message]) && !row.trains_all)
-                throw DataError("the chat template marks what turn " + std::to_string(run.message + 1) +
+        auto run = std::partition_point(runs.begin(), runs.end(), [&](const InputRun& before) {
+            return before.range.end <= block.begin;
+        });
+        for (; run != runs.end() && run->range.begin < block.end; ++run) {
+            if (run->message == InputRun::kNoMessage) continue;
+            const Message& turn = turns.messages[run->message];
+            if (!is_answer(turn) && !row.trains_all)
+                throw DataError("the chat template marks what turn " + std::to_string(run->message + 1) +
                                 " says as an answer ({% generation %}), but its role is \"" +
-                                std::string(name_of(turns.messages[run.message].role())) + "\"");
-            if (is_answer(turns.messages[run.message])) message = run.message;
+                                std::string(name_of(turn.role())) + "\"");
+            if (is_answer(turn)) message = run->message;
         }
         const bool goes_on = !row.answers.empty() && row.answers.back().end == block.begin;
         if (message == InputRun::kNoMessage && goes_on) message = row.answers.back().message;
@@ -192,7 +204,7 @@ void ChatTemplate::mark_by_blocks(const jinja::Rendering& rendering, const Turns
         answer.ends = std::any_of(end_tokens_.begin(), end_tokens_.end(),
                                   [&](const std::string& token) { return text.ends_with(token); });
         answer.switched_off = turns.messages[message].is_switched_off();
-        answer.supervised = message >= turns.record->context;
+        answer.supervised = message >= turns.record.context;
         row.answers.push_back(answer);
     }
     row.is_marked = true;
@@ -215,7 +227,7 @@ void ChatTemplate::refuse_unread_fields(const Record& record) const {
 
 RenderedRow ChatTemplate::render(const Record& record, TrainOn train_on) const {
     refuse_unread_fields(record);
-    const Turns turns{.messages = chat_turns(record), .record = &record};
+    const Turns turns = turns_of(record);
     const std::size_t count = turns.messages.size();
     jinja::Rendering rendering = run(turns, count, false);
     const std::vector<InputRun> runs = inputs_of(rendering);
@@ -223,12 +235,19 @@ RenderedRow ChatTemplate::render(const Record& record, TrainOn train_on) const {
     row.plain_ranges = plain_ranges(runs);
     row.trains_all = train_on == TrainOn::kAll;
     if (!rendering.generation.empty()) {
-        mark_by_blocks(rendering, turns, row);
+        mark_by_blocks(rendering, runs, turns, row);
     } else {
+        const std::vector<MessagePlace> places = message_places(count, runs, rendering.text.size());
+        const std::size_t last = last_answer(turns.messages);
         for (std::size_t i = 0; i < count; ++i) {
-            if (!is_answer(turns.messages[i])) continue;
-            AnswerText answer = answer_between(turns, i, rendering, runs);
-            answer.switched_off = turns.messages[i].is_switched_off();
+            const Message& message = turns.messages[i];
+            if (!is_answer(message)) continue;
+            // The exact edge counts where an answer is trained, and where the last one is asked for again.
+            const bool asks =
+                i == last || row.trains_all ||
+                (train_on == TrainOn::kAssistant && i >= record.context && !message.is_switched_off());
+            AnswerText answer = answer_at(places[i], turns, i, asks, rendering.text);
+            answer.switched_off = message.is_switched_off();
             answer.supervised = i >= record.context;
             row.answers.push_back(answer);
         }
@@ -239,21 +258,29 @@ RenderedRow ChatTemplate::render(const Record& record, TrainOn train_on) const {
         if (train_on == TrainOn::kLastAssistant && answer.message != row.answers.back().message)
             answer.supervised = false;
     }
-    // An answer that is trained must be there as the row has it.
-    std::size_t last = count;
-    for (std::size_t i = 0; i < count; ++i) {
-        if (is_answer(turns.messages[i])) last = i;
-    }
+    refuse_unwritten(rendering, runs, turns, train_on, row);
+    row.text = std::move(rendering.text);
+    return row;
+}
+
+/// An answer that is trained must be there as the row has it.
+void ChatTemplate::refuse_unwritten(const jinja::Rendering& rendering, const std::vector<InputRun>& runs,
+                                    const Turns& turns, TrainOn train_on, RenderedRow& row) const {
+    const WrittenValues written(rendering);
+    const std::size_t last = last_answer(turns.messages);
+    std::vector<bool> is_unmarked(turns.messages.size(), false);
+    if (row.is_marked) is_unmarked = unmarked(turns.messages.size(), runs, row);
     const auto leave_out = [&](const std::string& name) {
         if (std::find(row.left_out.begin(), row.left_out.end(), name) == row.left_out.end())
             row.left_out.push_back(name);
     };
-    for (std::size_t i = 0; i < count; ++i) {
+    for (std::size_t i = 0; i < turns.messages.size(); ++i) {
         const Message& message = turns.messages[i];
-        const bool is_trained = is_answer(message) && i >= record.context && !message.is_switched_off() &&
+        const bool is_trained = is_answer(message) && i >= turns.record.context &&
+                                !message.is_switched_off() &&
                                 (train_on != TrainOn::kLastAssistant || i == last);
-        const std::string fault = fault_of_writing(rendering, i, message);
-        if (fault.empty() && is_trained && row.is_marked && !row.trains_all && !is_marked_whole(i, runs, row))
+        const std::string fault = fault_of_writing(written, i, message);
+        if (fault.empty() && is_trained && !row.trains_all && is_unmarked[i])
             leave_out("answers: {% generation %} leaves out a part");
         if (fault.empty()) continue;
         if (is_trained || train_on == TrainOn::kAll) {
@@ -267,12 +294,10 @@ RenderedRow ChatTemplate::render(const Record& record, TrainOn train_on) const {
         }
         leave_out("turns: " + fault);
     }
-    row.text = std::move(rendering.text);
-    return row;
 }
 
 RenderedRow ChatTemplate::render_prompt(const Record& record) const {
-    const Turns turns{.messages = chat_turns(record), .record = &record};
+    const Turns turns = turns_of(record);
     jinja::Rendering rendering = run(turns, turns.messages.size(), true);
     RenderedRow row;
     row.plain_ranges = plain_ranges(inputs_of(rendering));
@@ -296,7 +321,7 @@ std::optional<tokenizer::TokenId> ChatTemplate::find_turn_end() const {
                  .passed_over = {}};
     while (!probe.messages.empty()) {
         try {
-            return turn_end_of({.messages = probe.messages, .record = &probe});
+            return turn_end_of(turns_of(probe));
         } catch (const DataError&) {
             // Fewer turns then; a template that refuses all says nothing of its end.
             probe.messages.erase(probe.messages.end() - 2, probe.messages.end());
@@ -311,7 +336,7 @@ std::optional<tokenizer::TokenId> ChatTemplate::turn_end_of(const Turns& turns) 
     const jinja::Rendering rendering = run(turns, turns.messages.size(), false);
     const std::vector<InputRun> runs = inputs_of(rendering);
     if (runs.empty()) return std::nullopt;
-    const MessagePlace first = place_of(1, runs, rendering.text.size());
+    const MessagePlace first = message_places(2, runs, rendering.text.size())[1];
     const std::string between = rendering.text.substr(first.own.end, first.before - first.own.end);
     for (const tokenizer::TokenId id : tokenizer_.encode_text(between).ids) {
         const std::string spelled = tokenizer_.id_to_token(id);

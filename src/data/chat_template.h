@@ -32,21 +32,28 @@ class ChatTemplate {
     bool mentions(std::string_view variable) const { return program_.mentions(variable); }
 
   private:
+    /// A row's turns and what the template has read of them.
     struct Turns {
         std::vector<Message> messages;
-        const Record* record = nullptr;
+        const Record& record;
+        jinja::Conversation read;
     };
 
-    Json variables(const Turns& turns, std::size_t messages, bool asks) const;
+    Turns turns_of(const Record& record) const;
     jinja::Rendering run(const Turns& turns, std::size_t messages, bool asks) const;
     std::vector<InputRun> inputs_of(const jinja::Rendering& rendering) const;
     /// What the template writes for an answer to come, behind the last input of the turns before it.
     std::string opening(const Turns& turns, std::size_t answer) const;
     std::size_t header_size(std::string_view gap, const std::string& opening) const;
     std::size_t first_header_size(const Turns& turns, std::string_view gap) const;
-    AnswerText answer_between(const Turns& turns, std::size_t answer, const jinja::Rendering& rendering,
-                              const std::vector<InputRun>& runs) const;
-    void mark_by_blocks(const jinja::Rendering& rendering, const Turns& turns, RenderedRow& row) const;
+    /// With `asks`, and where the turn says nothing, the answer begins behind what the template writes when
+    /// it asks for one; else where the turn's own words begin.
+    AnswerText answer_at(const MessagePlace& place, const Turns& turns, std::size_t answer, bool asks,
+                         std::string_view text) const;
+    void mark_by_blocks(const jinja::Rendering& rendering, const std::vector<InputRun>& runs,
+                        const Turns& turns, RenderedRow& row) const;
+    void refuse_unwritten(const jinja::Rendering& rendering, const std::vector<InputRun>& runs,
+                          const Turns& turns, TrainOn train_on, RenderedRow& row) const;
     void refuse_unread_fields(const Record& record) const;
     std::optional<tokenizer::TokenId> find_turn_end() const;
     std::optional<tokenizer::TokenId> turn_end_of(const Turns& turns) const;

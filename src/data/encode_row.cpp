@@ -28,9 +28,11 @@ bool is_of(const ByteRange& token, const AnswerText& answer, bool by_overlap) {
     return by_overlap && token.begin < answer.end && answer.begin < token.end;
 }
 
-AnswerSpan span_of(const AnswerText& answer, const RenderedRow& row, const std::vector<ByteRange>& tokens) {
+/// `from`: no token before it is the answer's.
+AnswerSpan span_of(const AnswerText& answer, const RenderedRow& row, const std::vector<ByteRange>& tokens,
+                   std::size_t from) {
     const auto is_own = [&](const ByteRange& token) { return is_of(token, answer, row.is_marked); };
-    const auto begin = std::find_if(tokens.begin(), tokens.end(), is_own);
+    const auto begin = std::find_if(tokens.begin() + static_cast<std::ptrdiff_t>(from), tokens.end(), is_own);
     const auto end = std::find_if_not(begin, tokens.end(), is_own);
     return {.begin = static_cast<std::size_t>(begin - tokens.begin()),
             .end = static_cast<std::size_t>(end - tokens.begin()),
@@ -62,8 +64,10 @@ EncodedRow PromptTemplate::encode(const RenderedRow& row) const {
     const std::size_t start = row.adds_start ? start_ids_.size() : 0;
     if (row.adds_start) out.ids = start_ids_;
     out.ids.insert(out.ids.end(), text.ids.begin(), text.ids.end());
+    std::size_t from = 0;  // where the answer before begins: answers ascend
     for (const AnswerText& answer : row.answers) {
-        AnswerSpan span = span_of(answer, row, text.ranges);
+        AnswerSpan span = span_of(answer, row, text.ranges, from);
+        from = span.begin;
         for (std::size_t i = span.begin; i + 1 < span.end; ++i) {
             const bool is_control =
                 std::find(control_ids_.begin(), control_ids_.end(), text.ids[i]) != control_ids_.end();

@@ -1,4 +1,8 @@
 // The renderer's expressions.
+#include <optional>
+#include <utility>
+#include <vector>
+
 #include "access.h"
 #include "arithmetic.h"
 #include "compare.h"
@@ -60,6 +64,8 @@ Value Renderer::evaluate(const Expression& expression) {
             return evaluate_concatenation(expression);
         case ExpressionKind::kCompare:
             return evaluate_compare(expression);
+        case ExpressionKind::kAdd:
+            return evaluate_sum(expression);
         default: {
             const Value left = operand(0);
             const Value right = operand(1);
@@ -77,8 +83,9 @@ Value Renderer::look_up(const Expression& name) {
         runtime_.budget.step(static_cast<std::int64_t>(scope->variables.size() / 16));
         if (const Value* found = scope->find(name.name)) return *found;
     }
-    for (const auto& [key, value] : variables_)
-        if (key == name.name) return value;
+    for (const Variables* variables : {&read_, &std::as_const(own_)})
+        for (const auto& [key, value] : *variables)
+            if (key == name.name) return value;
     if (const auto function = find_function(name.name)) return Value::function(*function);
     return Value::undefined(&name.name);
 }
@@ -136,6 +143,31 @@ Value Renderer::evaluate_compare(const Expression& expression) {
         left = std::move(right);
     }
     return Value::boolean(true);
+}
+
+// Texts that are added one after the other grow in one place.
+Value Renderer::evaluate_sum(const Expression& expression) {
+    const auto is_plain = [](const Value& value) { return value.is_text() && !value.text().is_markup; };
+    std::vector<const Expression*> added;
+    const Expression* first = &expression;
+    for (; first->kind == ExpressionKind::kAdd; first = first->operands[0].get()) {
+        if (!added.empty()) runtime_.budget.step();
+        added.push_back(first->operands[1].get());
+    }
+    Value sum = evaluate(*first);
+    std::optional<TextBuilder> text;  // in the place of the sum, once there is one
+    for (; !added.empty(); added.pop_back()) {
+        const Value value = evaluate(*added.back());
+        if (is_plain(value) && (text || is_plain(sum))) {
+            if (!text) text.emplace(runtime_.budget).append(sum.text());
+            text->append(value.text());
+            continue;
+        }
+        if (text) sum = text->finish();
+        text.reset();
+        sum = calculate(runtime_, ExpressionKind::kAdd, sum, value);
+    }
+    return text ? Value(text->finish()) : sum;
 }
 
 Value Renderer::evaluate_concatenation(const Expression& expression) {
@@ -208,6 +240,7 @@ Value Renderer::call_macro(const Macro& macro, const Arguments& arguments) {
         runtime_.fail(title + " takes at most " + std::to_string(definition.parameters.size()) +
                       " arguments, not " + std::to_string(arguments.positional.size()));
 
+    runtime_.budget.step(4);  // for the scope, the text and the names
     const auto caller_scope = scope_;
     scope_ = std::make_shared<Scope>();
     scope_->parent = defined_in.get();

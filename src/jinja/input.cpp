@@ -15,7 +15,8 @@ constexpr std::array<std::string_view, 3> kReasoning = {"reasoning_content", "th
 
 std::string pointer_step(std::string_view key) {
     std::string out = "/";
-    for (const char c : key) out += c == '~' ? "~0" : c == '/' ? "~1" : std::string(1, c);
+    if (key.find_first_of("~/") == std::string_view::npos) return out.append(key);
+    for (const char c : key) c == '~' ? out += "~0" : c == '/' ? out += "~1" : out += c;
     return out;
 }
 
@@ -77,11 +78,7 @@ class InputReader {
         return {place.kind, place.message, place.pointer + pointer_step(key), false};
     }
 
-    Mark mark_of(const Origin& place) {
-        runtime_.budget.expect(sizeof(Origin) + place.pointer.size());
-        runtime_.origins.push_back(place);
-        return {static_cast<std::uint32_t>(runtime_.origins.size() - 1), 0};
-    }
+    Mark mark_of(const Origin& place) { return {runtime_.add_origin(place), 0}; }
 
     Value text(const std::string& bytes, const Origin& place) {
         if (find_invalid_utf8(bytes) != std::string_view::npos)
@@ -90,10 +87,10 @@ class InputReader {
     }
 
     std::pair<Value, Value> member(const std::string& key, const Json& value, const Origin& place) {
-        const Origin at = below(place, key);
-        Origin of_key = at;
-        of_key.is_key = true;
-        Value name = text(key, of_key);
+        Origin at = below(place, key);
+        at.is_key = true;
+        Value name = text(key, at);
+        at.is_key = false;
         return {std::move(name), read(value, at)};
     }
 
@@ -123,25 +120,31 @@ class InputReader {
 
 }  // namespace
 
-std::vector<std::pair<std::string, Value>> input_variables(Runtime& runtime, const Json& variables) {
+Variables input_variables(Runtime& runtime, const Json& variables) {
     if (!variables.is_object()) runtime.fail("the variables of a template are no object");
     InputReader reader(runtime);
-    std::vector<std::pair<std::string, Value>> out;
+    Variables out;
     for (const std::string_view name : {"tools", "documents"})
         if (!variables.contains(name)) out.emplace_back(name, Value::none());
-    if (!variables.contains("add_generation_prompt"))
-        out.emplace_back("add_generation_prompt", Value::boolean(false));
     for (const auto& [name, value] : variables.items()) {
         if (name != "messages") {
             out.emplace_back(name, reader.read(value, {Origin::Kind::kInput, 0, pointer_step(name), false}));
             continue;
         }
         if (!value.is_array()) runtime.fail("the messages are no list");
-        std::vector<Value> messages;
-        for (std::size_t i = 0; i < value.size(); ++i) messages.push_back(reader.message(value[i], i));
-        out.emplace_back(
-            name, Value(Kind::kList, std::make_shared<const List>(&runtime.budget, std::move(messages))));
+        std::vector<const Json*> messages;
+        for (const Json& message : value) messages.push_back(&message);
+        out.emplace_back(name, Value(Kind::kList, std::make_shared<const List>(
+                                                      &runtime.budget, input_messages(runtime, messages))));
     }
+    return out;
+}
+
+std::vector<Value> input_messages(Runtime& runtime, const std::vector<const Json*>& messages) {
+    InputReader reader(runtime);
+    std::vector<Value> out;
+    out.reserve(messages.size());
+    for (std::size_t i = 0; i < messages.size(); ++i) out.push_back(reader.message(*messages[i], i));
     return out;
 }
 

@@ -47,8 +47,8 @@ void Scope::begin(const std::vector<std::string>& hidden) {
     for (const std::string& name : hidden) variables.emplace_back(&name, Value::undefined(&name));
 }
 
-Renderer::Renderer(Runtime& runtime, std::vector<std::pair<std::string, Value>> variables)
-    : runtime_(runtime), variables_(std::move(variables)), scope_(std::make_shared<Scope>()) {}
+Renderer::Renderer(Runtime& runtime, const Variables& read, Variables own)
+    : runtime_(runtime), read_(read), own_(std::move(own)), scope_(std::make_shared<Scope>()) {}
 
 TextPtr Renderer::run(const Program& program) {
     TextBuilder out(runtime_.budget);
@@ -135,6 +135,7 @@ Renderer::Flow Renderer::execute_for(const Statement& statement) {
         static const std::string kLoop = "loop";
         const Temporarily in_scope(scope_, scope_inside(outer));
         while (flow != Flow::kBreak && loop->advance()) {
+            runtime_.budget.step();  // for the scope of a turn
             scope_->begin(statement.hidden);
             assign(statement, loop->item);
             scope_->set(kLoop, Value(Kind::kLoop, loop));

@@ -6,6 +6,7 @@
 #include <utility>
 #include <vector>
 
+#include "input.h"
 #include "iteration.h"
 #include "runtime.h"
 #include "syntax_tree.h"
@@ -35,7 +36,8 @@ struct Macro : Object {
 /// Runs a program once.
 class Renderer {
   public:
-    Renderer(Runtime& runtime, std::vector<std::pair<std::string, Value>> variables);
+    /// `read` goes before `own`; it must outlive the renderer.
+    Renderer(Runtime& runtime, const Variables& read, Variables own);
 
     /// The text that the program writes.
     TextPtr run(const Program& program);
@@ -67,6 +69,7 @@ class Renderer {
     Value evaluate_call(const Expression& expression);
     Value evaluate_filters(const Expression& expression, const Value* base);
     Value evaluate_conditional(const Expression& expression);
+    Value evaluate_sum(const Expression& expression);
     Value evaluate_compare(const Expression& expression);
     Value evaluate_concatenation(const Expression& expression);
     Arguments evaluate_arguments(const Expression& expression);
@@ -74,7 +77,8 @@ class Renderer {
     Value call_macro(const Macro& macro, const Arguments& arguments);
 
     Runtime& runtime_;
-    std::vector<std::pair<std::string, Value>> variables_;
+    const Variables& read_;
+    Variables own_;
     std::shared_ptr<Scope> scope_;
     TextBuilder* out_ = nullptr;
     int calls_ = 0;

@@ -13,6 +13,12 @@ Runtime::~Runtime() {
     }
 }
 
+std::uint32_t Runtime::add_origin(const Origin& origin) {
+    budget.expect(sizeof(Origin) + origin.pointer.size());
+    origins_.push_back(origin);
+    return static_cast<std::uint32_t>(origins_.size() - 1);
+}
+
 Value Runtime::text(std::string_view bytes, Mark mark) {
     TextBuilder out(budget);
     out.append(bytes, mark);

@@ -16,6 +16,9 @@ class Runtime {
   public:
     Runtime(const Environment& environment_, const std::string& name)
         : environment(environment_), budget(environment_.limits, name), stack(environment_.limits) {}
+    /// For a rendering of what `input` has read; that one must outlive it.
+    explicit Runtime(const Runtime* input)
+        : environment(input->environment), budget(input->budget), stack(environment.limits), input_(input) {}
     Runtime(const Runtime&) = delete;
     Runtime& operator=(const Runtime&) = delete;
     /// Namespaces may hold each other, so they are emptied first.
@@ -33,12 +36,20 @@ class Runtime {
         if (stack.is_exhausted()) budget.exceed("the template is nested too deeply");
     }
 
+    /// Notes an origin of the input; its number is what marks hold.
+    std::uint32_t add_origin(const Origin& origin);
+    const Origin& origin(std::uint32_t number) const { return origins()[number]; }
+    std::size_t origin_count() const { return origins().size(); }
+
     const Environment& environment;
     Budget budget;
     StackGuard stack;
-    std::vector<Origin> origins{Origin{}};
 
   private:
+    const std::vector<Origin>& origins() const { return input_ == nullptr ? origins_ : input_->origins_; }
+
+    const Runtime* input_ = nullptr;
+    std::vector<Origin> origins_{Origin{}};  // the first is the template's
     std::vector<std::shared_ptr<Namespace>> namespaces_;
 };
 

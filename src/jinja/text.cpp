@@ -7,9 +7,11 @@
 namespace qlora::jinja {
 namespace {
 
+// Looks at all bytes even where the first is none, many of them at a time.
 bool only_ascii(std::string_view bytes) {
-    return std::all_of(bytes.begin(), bytes.end(),
-                       [](char c) { return static_cast<unsigned char>(c) < 0x80; });
+    unsigned all = 0;
+    for (const char c : bytes) all |= static_cast<unsigned char>(c);
+    return all < 0x80;
 }
 
 std::vector<Run>::const_iterator run_at(const std::vector<Run>& runs, std::size_t offset) {
@@ -102,6 +104,7 @@ void TextBuilder::mark_generation(std::uint32_t generation) {
 }
 
 TextPtr TextBuilder::finish(bool is_markup) {
+    budget_.step(2);  // for the place in memory
     if (runs_.size() == 1 && runs_.front().mark == Mark{}) runs_.clear();
     return std::make_shared<const Text>(&budget_, std::move(bytes_), std::move(runs_), is_markup);
 }

@@ -113,6 +113,22 @@ class RenderError : public DataError {
 };
 
 struct Program;
+class Runtime;
+
+/// Variables that a template has read, for several renderings: of a conversation and of its beginnings, say.
+/// One thread at a time may render it.
+class Conversation {
+  public:
+    Conversation(Conversation&&) noexcept;
+    ~Conversation();
+
+  private:
+    friend class Template;
+    struct Read;
+    explicit Conversation(std::unique_ptr<Read> read);
+
+    std::unique_ptr<Read> read_;
+};
 
 /// A chat template as transformers' apply_chat_template runs it: jinja2's immutable sandbox with trim_blocks,
 /// lstrip_blocks, loop controls and {% generation %}. What transformers' templates never use is refused by
@@ -128,6 +144,15 @@ class Template {
     /// under one of the names reasoning_content, thinking or reasoning can be read as reasoning_content and
     /// as thinking, with the origin of the one that is there. Throws RenderError.
     Rendering render(const Json& variables, const Environment& environment) const;
+
+    /// Reads variables once, the messages as a list of objects beside the others. Throws RenderError.
+    Conversation read(const std::vector<const Json*>& messages, const Json& others,
+                      const Environment& environment) const;
+    /// What render gives for the first `messages` messages, with `add_generation_prompt` unless the variables
+    /// that were read say otherwise. Each rendering has the whole of the limits, less what the variables
+    /// take.
+    Rendering render(const Conversation& conversation, std::size_t messages,
+                     bool add_generation_prompt) const;
 
     bool has_generation_blocks() const;
     /// The template names this variable, and so may use it.
