@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "json_cell.h"
+#include "message_columns.h"
 #include "qlora/core/error.h"
 #include "qlora/core/utf8.h"
 
@@ -42,15 +43,17 @@ std::string cells_text(std::size_t count) {
 
 }  // namespace
 
-DelimitedRows::DelimitedRows(const std::filesystem::path& file, std::unique_ptr<ByteReader> bytes, char usual)
+DelimitedRows::DelimitedRows(const std::filesystem::path& file, std::unique_ptr<ByteReader> bytes, char usual,
+                             const ColumnNames& columns)
     : cells_([&] {
           const char separator = separator_of(bytes->peek(), usual);
           return DelimitedCells(std::move(bytes), separator);
       }()) {
-    read_header(file);
+    read_header(file, columns);
 }
 
-void DelimitedRows::read_header(const std::filesystem::path& file) {
+void DelimitedRows::read_header(const std::filesystem::path& file, const ColumnNames& columns) {
+    const std::vector<std::string> of_messages = message_columns(columns);
     while (cells_.read()) {
         if (cells_.is_blank()) continue;
         const auto fail = [&](const std::string& reason) {
@@ -76,6 +79,8 @@ void DelimitedRows::read_header(const std::filesystem::path& file) {
             }
             if (!fault.empty()) faults += (faults.empty() ? "" : "; ") + fault;
             names_.push_back(name);
+            are_message_columns_.push_back(std::find(of_messages.begin(), of_messages.end(), name) !=
+                                           of_messages.end());
         }
         if (!faults.empty()) fail(faults);
         return;
@@ -106,7 +111,7 @@ std::string DelimitedRows::make_row() {
         if (text_.size() > 1) text_ += ", ";
         append_json_string(text_, names_[i]);
         text_ += ": ";
-        append_cell(text_, names_[i], cell);
+        append_cell(text_, are_message_columns_[i], cell);
     }
     text_ += '}';
     return {};

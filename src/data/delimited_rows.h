@@ -18,16 +18,19 @@ class DelimitedRows final : public RowSource {
     /// The separator is `usual` unless the header holds none of it outside quotes and another of comma,
     /// semicolon and tab. DataError with `file`:line for a header that names a field twice, not at all, or in
     /// bytes that are no UTF-8.
-    DelimitedRows(const std::filesystem::path& file, std::unique_ptr<ByteReader> bytes, char usual);
+    /// `columns`: see message_columns.
+    DelimitedRows(const std::filesystem::path& file, std::unique_ptr<ByteReader> bytes, char usual,
+                  const ColumnNames& columns);
     bool next(RawRow& row) override;
 
   private:
-    void read_header(const std::filesystem::path& file);
+    void read_header(const std::filesystem::path& file, const ColumnNames& columns);
     std::string make_row();
     bool repeats_header() const;
 
     DelimitedCells cells_;
     std::vector<std::string> names_;
+    std::vector<bool> are_message_columns_;
     std::string text_;
 };
 

@@ -1,7 +1,6 @@
 #include "json_cell.h"
 
 #include <algorithm>
-#include <array>
 
 #include "json_value_end.h"
 #include "qlora/core/error.h"
@@ -9,9 +8,6 @@
 
 namespace qlora::data {
 namespace {
-
-/// Fields that hold text, or a list of messages.
-constexpr std::array<std::string_view, 4> kTextOrMessages = {"prompt", "completion", "chosen", "rejected"};
 
 bool are_messages(const Json& value) {
     const auto is_message = [](const Json& item) { return item.is_object() && item.contains("role"); };
@@ -44,10 +40,8 @@ void append_json_string(std::string& out, std::string_view text) {
     out += '"';
 }
 
-void append_cell(std::string& out, std::string_view name, std::string_view text) {
-    const bool may_hold =
-        std::find(kTextOrMessages.begin(), kTextOrMessages.end(), name) != kTextOrMessages.end();
-    if (may_hold &&
+void append_cell(std::string& out, bool is_message_column, std::string_view text) {
+    if (is_message_column &&
         text.substr(std::min(text.find_first_not_of(kJsonBlanks), text.size())).starts_with('[')) {
         try {
             if (are_messages(parse_json(text, ""))) {

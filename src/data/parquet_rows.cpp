@@ -6,6 +6,7 @@
 #include <string>
 
 #include "file_kind.h"
+#include "message_columns.h"
 #include "parquet/parquet_plugin.h"
 #include "qlora/core/error.h"
 
@@ -41,7 +42,8 @@ OpenParquet load_parquet_library(const std::filesystem::path& file) {
 
 }  // namespace
 
-std::unique_ptr<RowSource> open_parquet(const std::filesystem::path& file, ByteReader& bytes, Xxh3& hash) {
+std::unique_ptr<RowSource> open_parquet(const std::filesystem::path& file, ByteReader& bytes, Xxh3& hash,
+                                        const ColumnNames& columns) {
     if (!std::filesystem::is_regular_file(file))
         throw DataError(file.string() +
                         ": holds Parquet, which cannot be read from a pipe; save it to a file first");
@@ -49,7 +51,7 @@ std::unique_ptr<RowSource> open_parquet(const std::filesystem::path& file, ByteR
         throw DataError(file.string() +
                         ": the Parquet file does not end as one does (PAR1); it seems to be cut: download or "
                         "copy it again");
-    return std::unique_ptr<RowSource>(load_parquet_library(file)(file.c_str()));
+    return std::unique_ptr<RowSource>(load_parquet_library(file)(file.c_str(), message_columns(columns)));
 }
 
 }  // namespace qlora::data

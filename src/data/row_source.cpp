@@ -34,13 +34,14 @@ std::unique_ptr<ByteReader> decompressed(const std::filesystem::path& file, Comp
 
 }  // namespace
 
-std::unique_ptr<RowSource> open_rows(const std::filesystem::path& file, Xxh3& hash) {
+std::unique_ptr<RowSource> open_rows(const std::filesystem::path& file, Xxh3& hash,
+                                     const ColumnNames& columns) {
     if (std::filesystem::is_directory(file))
         throw DataError(file.string() + ": is a folder, not a data file");
     auto bytes = std::make_unique<ByteReader>(open_bytes(file));
     refuse_other_files(file, bytes->peek());
     // Its magic is sure; the name may be a hash, as in a cache of downloads.
-    if (bytes->peek().starts_with(kParquetMagic)) return open_parquet(file, *bytes, hash);
+    if (bytes->peek().starts_with(kParquetMagic)) return open_parquet(file, *bytes, hash, columns);
     const std::optional<FileKind> promised = kind_by_name(file);
     if (!promised) throw DataError(file.string() + ": the name must end in " + kDataFileEndings);
     const Compression compression = compression_of(bytes->peek());
@@ -53,9 +54,9 @@ std::unique_ptr<RowSource> open_rows(const std::filesystem::path& file, Xxh3& ha
         case FileKind::kJsonLines:
             return std::make_unique<JsonLines>(std::move(bytes));
         case FileKind::kCommas:
-            return std::make_unique<DelimitedRows>(file, std::move(bytes), ',');
+            return std::make_unique<DelimitedRows>(file, std::move(bytes), ',', columns);
         case FileKind::kTabs:
-            return std::make_unique<DelimitedRows>(file, std::move(bytes), '\t');
+            return std::make_unique<DelimitedRows>(file, std::move(bytes), '\t', columns);
         case FileKind::kParquet:
             break;
     }

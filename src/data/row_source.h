@@ -8,6 +8,7 @@
 #include <string_view>
 
 #include "qlora/core/hash.h"
+#include "qlora/data/data_config.h"
 
 namespace qlora::data {
 
@@ -36,6 +37,8 @@ class RowSource {
 /// order mark may begin the text. Into `hash` go all bytes of the text, decompressed, or of the Parquet file.
 /// DataError when the file cannot be opened or read, is a Git LFS pointer or a web page, or holds none of
 /// these.
-std::unique_ptr<RowSource> open_rows(const std::filesystem::path& file, Xxh3& hash);
+/// `columns`: what `data.columns` says, for the cells of tables (see message_columns).
+std::unique_ptr<RowSource> open_rows(const std::filesystem::path& file, Xxh3& hash,
+                                     const ColumnNames& columns = {});
 
 }  // namespace qlora::data

@@ -99,7 +99,7 @@ Dataset load_dataset(const std::vector<std::filesystem::path>& files, const Data
         try {
             Xxh3 hash;
             const std::int64_t before = rows.passed();
-            const std::unique_ptr<RowSource> rows_of_file = open_rows(file, hash);
+            const std::unique_ptr<RowSource> rows_of_file = open_rows(file, hash, config.columns);
             rows.set_file(*rows_of_file);
             encoder.encode_file(rows, file.string(), reading.threads, add);
             if (rows.passed() == before) throw DataError(file.string() + ": holds no rows");

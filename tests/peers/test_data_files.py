@@ -42,7 +42,8 @@ def values(bin_dir, path):
 
 
 def present(value):
-    """Without the nulls of structs and rows: Arrow fills them in where another element of the column has the field."""
+    """Without the nulls of structs and rows: Arrow fills them in where another element of the column has the field. A turn's
+    content stays; no other field of these rows has the name."""
     if isinstance(value, dict):
         return {name: present(inner) for name, inner in value.items() if inner is not None or name == "content"}
     return [present(inner) for inner in value] if isinstance(value, list) else value
@@ -124,6 +125,41 @@ def test_two_columns_of_one_name_are_refused(bin_dir, pa, tmp_path):
     path = tmp_path / "rows.parquet"
     pa.parquet.write_table(pa.Table.from_arrays([pa.array(["x"])] * 2, ["a", "a"]), path)
     assert "two columns named \"a\"" in read(bin_dir, path)[path.name][1]
+
+
+def test_nulls_that_arrow_adds_to_the_arguments_of_tools_are_left_out(bin_dir, pa, tmp_path):
+    """As TRL leaves them out: of objects at any depth, not of lists. A turn's own content stays, null or not."""
+    rows = [{"prompt": '[{"role": "user", "content": "q"}]', "messages": [
+                {"role": "assistant", "content": None, "tool_calls": [
+                    {"name": "mail", "arguments": {"content": "hello", "to": {"name": "a", "role": "x"}, "prompt": "p"}},
+                    {"name": "add", "arguments": {"a": 1, "tags": [{"b": 2}, None, {"content": "c"}], "prompt": "[1]"}}]}]}]  # fmt: skip
+    pa.parquet.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    expected = json.loads(json.dumps(rows))
+    expected[0]["prompt"] = [{"role": "user", "content": "q"}]
+    assert values(bin_dir, tmp_path / "rows.parquet") == expected
+    # In JSON that somebody wrote, a null stays.
+    (tmp_path / "rows.jsonl").write_text('{"messages": [{"tool_calls": [{"arguments": {"a": null}}]}]}\n')
+    assert values(bin_dir, tmp_path / "rows.jsonl")[0]["messages"][0]["tool_calls"][0]["arguments"] == {"a": None}
+
+
+def test_columns_that_are_renamed_hold_messages_too(bin_dir, pa, tiny_model, tmp_path):
+    user, assistant = ([{"role": role, "content": f'{role} "[x]"'}] for role in ("user", "assistant"))
+    cases = [({"prompt": "question", "completion": "answer"}, {"prompt": user, "completion": assistant}),
+             ({"messages": "chat"}, {"messages": user + assistant}),
+             ({"prompt": "question", "completion": "answer"}, {"prompt": "[not json", "completion": '["a"]'})]  # fmt: skip
+    for columns, row in cases:
+        (tmp_path / "rows.jsonl").write_text(json.dumps(row) + "\n")
+        cells = {columns[name]: value if isinstance(value, str) else json.dumps(value) for name, value in row.items()}
+        with (tmp_path / "rows.csv").open("w", newline="") as file:
+            csv.writer(file).writerows([cells.keys(), cells.values()])
+        pa.parquet.write_table(pa.Table.from_pylist([cells]), tmp_path / "rows.parquet")
+        ids = []
+        for name, settings in (("rows.jsonl", {}), ("rows.csv", {"columns": columns}), ("rows.parquet", {"columns": columns})):
+            command = [bin_dir / "render_rows", "--model", tiny_model(), "--data", tmp_path / name, "--settings", json.dumps(settings)]
+            done = subprocess.run(command, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            ids.append([json.loads(done.stdout.splitlines()[0])[key] for key in ("ids", "supervised")])
+        assert ids[0] == ids[1] == ids[2], columns
 
 
 def test_cut_and_changed_parquet_files_end_in_one_sentence(bin_dir, pa, tmp_path):

@@ -7,6 +7,7 @@
 #include <arrow/type.h>
 #include <arrow/util/float16.h>
 
+#include <algorithm>
 #include <charconv>
 #include <cmath>
 
@@ -19,7 +20,19 @@
 namespace qlora::data {
 namespace {
 
-void append_value(std::string& out, const arrow::Array& array, std::int64_t i, std::string_view name);
+/// Where a value stands in its row.
+struct Place {
+    std::string_view name;  // of its field
+    int depth = 0;          // 0: a column's value; 1: an item of it or a field; ...
+    bool is_message_column = false;
+
+    Place below() const { return {name, depth + 1}; }
+};
+
+/// A turn is an item of the list that a column holds.
+constexpr int kTurnDepth = 1;
+
+void append_value(std::string& out, const arrow::Array& array, std::int64_t i, const Place& place);
 
 template <class Array>
 const Array& as(const arrow::Array& array) {
@@ -52,12 +65,12 @@ void append_double(std::string& out, double value) {
     }
 }
 
-void append_text(std::string& out, std::string_view text, std::string_view name, bool is_text_type) {
+void append_text(std::string& out, std::string_view text, const Place& place, bool is_text_type) {
     // Text columns are known to be UTF-8; of binary ones many are text that a writer forgot to mark.
     if (!is_text_type && find_invalid_utf8(text) != std::string_view::npos)
-        throw RowFault("\"" + std::string(name) +
+        throw RowFault("\"" + std::string(place.name) +
                        "\" holds bytes that are not UTF-8 text; leave the column out");
-    append_cell(out, name, text);
+    append_cell(out, place.is_message_column, text);
     check_size(out);
 }
 
@@ -110,40 +123,40 @@ bool is_absent(const arrow::Array& array, std::int64_t i) {
     return false;
 }
 
-void append_field(std::string& out, std::string_view name, const arrow::Array& array, std::int64_t i) {
-    if (is_absent(array, i) && name != "content") return;
+void append_field(std::string& out, const Place& place, const arrow::Array& array, std::int64_t i) {
+    if (is_absent(array, i) && (place.name != "content" || place.depth > kTurnDepth + 1)) return;
     if (out.back() != '{') out += ", ";
-    append_json_string(out, name);
+    append_json_string(out, place.name);
     out += ": ";
-    append_value(out, array, i, name);
+    append_value(out, array, i, place);
 }
 
-void append_struct(std::string& out, const arrow::StructArray& array, std::int64_t i) {
+void append_struct(std::string& out, const arrow::StructArray& array, std::int64_t i, const Place& place) {
     out += '{';
     for (int field = 0; field < array.num_fields(); ++field)
-        append_field(out, array.type()->field(field)->name(), *array.field(field), i);
+        append_field(out, {array.type()->field(field)->name(), place.depth + 1}, *array.field(field), i);
     out += '}';
 }
 
 template <class List>
-void append_list(std::string& out, const arrow::Array& array, std::int64_t i, std::string_view name) {
+void append_list(std::string& out, const arrow::Array& array, std::int64_t i, const Place& place) {
     const auto& list = as<List>(array);
     const std::int64_t begin = list.value_offset(i), size = list.value_length(i);
     out += '[';
     for (std::int64_t item = begin; item < begin + size; ++item) {
         if (item > begin) out += ", ";
-        append_value(out, *list.values(), item, name);
+        append_value(out, *list.values(), item, place.below());
         check_size(out);
     }
     out += ']';
 }
 
 /// Keys are text; the parser of rows refuses one that is given twice.
-void append_map(std::string& out, const arrow::MapArray& map, std::int64_t i) {
+void append_map(std::string& out, const arrow::MapArray& map, std::int64_t i, const Place& place) {
     out += '{';
     for (std::int64_t item = map.value_offset(i); item < map.value_offset(i) + map.value_length(i); ++item) {
         std::string key;
-        append_value(key, *map.keys(), item, "");
+        append_value(key, *map.keys(), item, {"", place.depth + 1});
         if (out.back() != '{') out += ", ";
         if (key.starts_with('"')) {
             out += key;
@@ -151,13 +164,13 @@ void append_map(std::string& out, const arrow::MapArray& map, std::int64_t i) {
             append_json_string(out, key);
         }
         out += ": ";
-        append_value(out, *map.items(), item, "");
+        append_value(out, *map.items(), item, {"", place.depth + 1});
         check_size(out);
     }
     out += '}';
 }
 
-void append_value(std::string& out, const arrow::Array& array, std::int64_t i, std::string_view name) {
+void append_value(std::string& out, const arrow::Array& array, std::int64_t i, const Place& place) {
     using arrow::Type;
     if (array.IsNull(i)) {
         out += "null";
@@ -197,49 +210,54 @@ void append_value(std::string& out, const arrow::Array& array, std::int64_t i, s
         case Type::STRING:
         case Type::LARGE_STRING:
         case Type::STRING_VIEW:
-            return append_text(out, text_at(array, i), name, true);
+            return append_text(out, text_at(array, i), place, true);
         case Type::BINARY:
         case Type::LARGE_BINARY:
         case Type::BINARY_VIEW:
         case Type::FIXED_SIZE_BINARY:
-            return append_text(out, text_at(array, i), name, false);
+            return append_text(out, text_at(array, i), place, false);
         case Type::LIST:
-            return append_list<arrow::ListArray>(out, array, i, name);
+            return append_list<arrow::ListArray>(out, array, i, place);
         case Type::LARGE_LIST:
-            return append_list<arrow::LargeListArray>(out, array, i, name);
+            return append_list<arrow::LargeListArray>(out, array, i, place);
         case Type::LIST_VIEW:
-            return append_list<arrow::ListViewArray>(out, array, i, name);
+            return append_list<arrow::ListViewArray>(out, array, i, place);
         case Type::LARGE_LIST_VIEW:
-            return append_list<arrow::LargeListViewArray>(out, array, i, name);
+            return append_list<arrow::LargeListViewArray>(out, array, i, place);
         case Type::FIXED_SIZE_LIST:
-            return append_list<arrow::FixedSizeListArray>(out, array, i, name);
+            return append_list<arrow::FixedSizeListArray>(out, array, i, place);
         case Type::MAP:
-            return append_map(out, as<arrow::MapArray>(array), i);
+            return append_map(out, as<arrow::MapArray>(array), i, place);
         case Type::STRUCT:
-            return append_struct(out, as<arrow::StructArray>(array), i);
+            return append_struct(out, as<arrow::StructArray>(array), i, place);
         case Type::DICTIONARY: {
             const auto& dictionary = as<arrow::DictionaryArray>(array);
-            return append_value(out, *dictionary.dictionary(), dictionary.GetValueIndex(i), name);
+            return append_value(out, *dictionary.dictionary(), dictionary.GetValueIndex(i), place);
         }
         case Type::EXTENSION: {
             const arrow::Array& storage = *as<arrow::ExtensionArray>(array).storage();
-            if (is_json_type(*array.type())) return append_json(out, text_at(storage, i), name);
-            return append_value(out, storage, i, name);
+            if (is_json_type(*array.type())) return append_json(out, text_at(storage, i), place.name);
+            return append_value(out, storage, i, place);
         }
         default:
             break;  // dates, times, decimals
     }
     const auto scalar = array.GetScalar(i);
-    if (!scalar.ok()) throw RowFault("\"" + std::string(name) + "\": " + scalar.status().message());
+    if (!scalar.ok()) throw RowFault("\"" + std::string(place.name) + "\": " + scalar.status().message());
     append_json_string(out, (*scalar)->ToString());
 }
 
 }  // namespace
 
-void append_row(std::string& out, const arrow::RecordBatch& batch, std::int64_t i) {
+void append_row(std::string& out, const arrow::RecordBatch& batch, std::int64_t i,
+                const std::vector<std::string>& message_columns) {
     out += '{';
-    for (int column = 0; column < batch.num_columns(); ++column)
-        append_field(out, batch.column_name(column), *batch.column(column), i);
+    for (int column = 0; column < batch.num_columns(); ++column) {
+        const std::string& name = batch.column_name(column);
+        const bool may_hold_messages =
+            std::find(message_columns.begin(), message_columns.end(), name) != message_columns.end();
+        append_field(out, {name, 0, may_hold_messages}, *batch.column(column), i);
+    }
     out += '}';
     check_size(out);
 }

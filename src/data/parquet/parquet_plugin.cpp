@@ -43,8 +43,10 @@ std::string advice_on(const std::string& reason) {
 
 class ParquetRows final : public RowSource {
   public:
-    explicit ParquetRows(const std::string& file)
-        : file_(file), pool_(arrow::system_memory_pool(), kMostArrowBytes) {
+    ParquetRows(const std::string& file, const std::vector<std::string>& message_columns)
+        : file_(file),
+          message_columns_(message_columns),
+          pool_(arrow::system_memory_pool(), kMostArrowBytes) {
         guarded([&] { open(); });
     }
 
@@ -150,7 +152,7 @@ class ParquetRows final : public RowSource {
                 const arrow::Status status = batch_->Slice(i, 1)->ValidateFull();
                 if (!status.ok()) throw RowFault("a value is damaged: " + first_line(status.message()));
             }
-            append_row(text_, *batch_, i);
+            append_row(text_, *batch_, i, message_columns_);
         } catch (const RowFault& error) {
             constexpr std::size_t kKeptBytes = 4096;
             fault = error.what();
@@ -160,6 +162,7 @@ class ParquetRows final : public RowSource {
     }
 
     std::string file_;
+    std::vector<std::string> message_columns_;
     arrow::CappedMemoryPool pool_;
     std::unique_ptr<parquet::arrow::FileReader> reader_;
     std::shared_ptr<arrow::RecordBatchReader> batches_;  // of row group group_ - 1
@@ -175,6 +178,6 @@ class ParquetRows final : public RowSource {
 }  // namespace qlora::data
 
 extern "C" __attribute__((visibility("default"))) qlora::data::RowSource* qlora_open_parquet(
-    const char* file) {
-    return new qlora::data::ParquetRows(file);
+    const char* file, const std::vector<std::string>& message_columns) {
+    return new qlora::data::ParquetRows(file, message_columns);
 }
