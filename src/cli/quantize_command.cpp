@@ -8,7 +8,7 @@
 #include "qlora/core/log.h"
 #include "qlora/models/quantize_checkpoint.h"
 #include "qlora/train/memory_plan.h"
-#include "session.h"
+#include "trained_template.h"
 
 namespace qlora::cli {
 namespace {
@@ -19,12 +19,11 @@ struct QuantizeFlags {
 };
 
 Json quantize(const QuantizeFlags& flags, const std::function<bool()>& stop_requested) {
-    const models::QuantizeRequest request{
-        .model = *flags.model,
-        .output = *flags.output,
-        .config = quant_config_from_overrides(flags.overrides),
-        .companions = {.copied = files_beside_weights(*flags.model), .written = {}},
-        .stop_requested = stop_requested};
+    const models::QuantizeRequest request{.model = *flags.model,
+                                          .output = *flags.output,
+                                          .config = quant_config_from_overrides(flags.overrides),
+                                          .companions = model_companions(*flags.model),
+                                          .stop_requested = stop_requested};
     const models::QuantizeReport report = models::quantize_checkpoint(request);
     spdlog::info("quantized {} matrices, {} became {}: {}", report.matrices,
                  train::gigabytes(report.bytes_before), train::gigabytes(report.bytes_after),

@@ -29,9 +29,15 @@ Json generation_config(const fs::path& model) {
     return optional_file_exists(file) ? read_json_file(file) : Json::object();
 }
 
-/// As transformers saves it: in a file of its own, and not in tokenizer_config.json.
+void put_named_templates(const fs::path& model, bool listed, models::CompanionFiles& files) {
+    for (auto& [name, text] : data::read_named_templates(model, listed))
+        files.written[data::named_template_file(name)] = std::move(text);
+}
+
+/// As transformers saves it: each template in a file of its own, and none in tokenizer_config.json.
 void put_chat_template(const std::string& text, const fs::path& model, models::CompanionFiles& files) {
     files.written[kTemplateFile] = text;
+    put_named_templates(model, true, files);
     const fs::path config_file = model / kTokenizerConfigFile;
     if (!optional_file_exists(config_file)) return;
     Json config = read_json_file(config_file);
@@ -69,9 +75,16 @@ std::vector<TokenId> model_stop_ids(const fs::path& model, const models::Decoder
     return out;
 }
 
+models::CompanionFiles model_companions(const fs::path& model) {
+    models::CompanionFiles files{.copied = files_beside_weights(model), .written = {}};
+    put_named_templates(model, false, files);
+    return files;
+}
+
 models::CompanionFiles adapter_companions(const ModelFolder& folder,
                                           const data::PromptTemplate& prompt_template) {
     models::CompanionFiles files{.copied = tokenizer::tokenizer_files(folder.folder), .written = {}};
+    put_named_templates(folder.folder, false, files);
     const std::optional<std::string> trained = prompt_template.chat_template();
     if (trained && trained != folder.chat_template) put_chat_template(*trained, folder.folder, files);
     return files;
@@ -85,7 +98,7 @@ std::map<std::string, std::string> template_metadata(const ModelFolder& folder,
 }
 
 models::CompanionFiles merged_companions(const fs::path& model, const fs::path& adapter) {
-    models::CompanionFiles files{.copied = files_beside_weights(model), .written = {}};
+    models::CompanionFiles files = model_companions(model);
     const std::optional<std::string> trained = data::read_chat_template(adapter);
     if (trained && trained != data::read_chat_template(model)) {
         spdlog::info(

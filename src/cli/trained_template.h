@@ -17,7 +17,12 @@ namespace qlora::cli {
 std::vector<tokenizer::TokenId> model_stop_ids(const std::filesystem::path& model,
                                                const models::DecoderSpec& config);
 
-/// Beside a trained adapter: the base's tokenizer, with the chat template that was trained.
+/// Beside the weights of a model that is written anew: its tokenizer with all chat templates, and
+/// generation_config.json.
+models::CompanionFiles model_companions(const std::filesystem::path& model);
+
+/// Beside a trained adapter: the base's tokenizer and its other named templates, with the chat template that
+/// was trained as the default one.
 models::CompanionFiles adapter_companions(const ModelFolder& folder,
                                           const data::PromptTemplate& prompt_template);
 

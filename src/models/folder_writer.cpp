@@ -65,7 +65,11 @@ void write_companions(const CompanionFiles& files, const fs::path& folder) {
     for (const fs::path& file : files.copied) {
         if (!files.written.contains(file.filename().string())) copy_file_synced(file, folder);
     }
-    for (const auto& [name, text] : files.written) write_file_atomically(folder / name, text);
+    for (const auto& [name, text] : files.written) {
+        const fs::path file = folder / name;
+        if (fs::create_directories(file.parent_path())) sync_folder(folder);
+        write_file_atomically(file, text);
+    }
 }
 
 void copy_file_synced(const fs::path& file, const fs::path& folder) {

@@ -31,10 +31,13 @@ constexpr const char* kBrokenPrefix = ".broken-";
 Json manifest_of(const fs::path& folder) {
     Json files = Json::object();
     std::vector<fs::path> paths;
-    for (const fs::directory_entry& entry : fs::directory_iterator(folder)) paths.push_back(entry.path());
+    for (const fs::directory_entry& entry : fs::recursive_directory_iterator(folder)) {
+        if (!entry.is_directory()) paths.push_back(entry.path());
+    }
     std::sort(paths.begin(), paths.end());
     for (const fs::path& path : paths) {
-        files[path.filename().string()] = {{kBytesKey, fs::file_size(path)}, {kHashKey, hash_file(path)}};
+        files[path.lexically_relative(folder).generic_string()] = {{kBytesKey, fs::file_size(path)},
+                                                                   {kHashKey, hash_file(path)}};
     }
     return {{"files", files}};
 }

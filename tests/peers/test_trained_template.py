@@ -139,3 +139,34 @@ def test_another_template_takes_the_place_of_the_models_own(bin_dir, tiny_model,
         assert json.loads((folder / "tokenizer_config.json").read_text()) == config
         text = AutoTokenizer.from_pretrained(folder).apply_chat_template(SINGLE[0], tokenize=False)
         assert text.endswith("### Instruction:\nWhat's 2 + 2?\n\n### Response:4.<|im_end|>")
+
+
+TOOL = {"type": "function", "function": {"name": "f", "description": "", "parameters": {"type": "object", "properties": {}}}}
+TOOL_USE = "{% for m in messages %}[{{ m.role }}|{{ tools[0].function.name }}]{{ m.content }}<|im_end|>{% endfor %}"
+
+
+@pytest.mark.parametrize("in_files,template", [(True, "auto"), (True, "alpaca"), (False, "auto"), (False, "alpaca")])
+def test_a_template_for_tools_goes_along(bin_dir, tiny_model, tmp_path, in_files, template):
+    """As save_pretrained writes several templates: the default one, which was trained, and each other in a file of its own."""
+    model = tmp_path / "model"
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model())
+    own = tokenizer.chat_template
+    tokenizer.chat_template = {"default": own, "tool_use": TOOL_USE}
+    shutil.copytree(tiny_model(), model)
+    tokenizer.save_pretrained(model, save_jinja_files=in_files)
+    if not in_files:
+        (model / "chat_template.jinja").unlink()
+    adapter = train(bin_dir, tmp_path / "run", model, template)
+    folders = [adapter, merge(bin_dir, model, adapter, tmp_path / "merged")]
+    if template == "auto":
+        subprocess.run([bin_dir / "qlora-quantize", "--model", model, "--output", tmp_path / "small"], check=True,
+                       capture_output=True)
+        folders.append(tmp_path / "small")
+    for folder in folders:
+        read = AutoTokenizer.from_pretrained(folder)
+        assert set(read.chat_template) == {"default", "tool_use"} and read.chat_template["tool_use"] == TOOL_USE
+        assert (read.chat_template["default"] == own) == (template == "auto")
+        text = read.apply_chat_template(SINGLE[0], tokenize=False)
+        assert text.endswith("### Response:4.<|im_end|>") == (template == "alpaca")
+        with_tools = read.apply_chat_template(SINGLE[0], tools=[TOOL], tokenize=False)
+        assert with_tools == "[user|f]What's 2 + 2?<|im_end|>[assistant|f]4.<|im_end|>"

@@ -2,6 +2,7 @@
 
 #include <cstddef>
 #include <filesystem>
+#include <map>
 #include <memory>
 #include <optional>
 #include <string>
@@ -104,6 +105,12 @@ class PromptTemplate {
 std::optional<std::string> read_chat_template(const std::filesystem::path& folder);
 /// The one named tool_use, which transformers takes for rows with tools.
 std::optional<std::string> read_tool_template(const std::filesystem::path& folder);
+
+/// Where transformers keeps the template of that name in a model folder, but for the default one.
+std::string named_template_file(const std::string& name);
+/// The templates that a model folder has besides the default one, by their names: those that are files, and
+/// with `listed`, where there is no file, those that tokenizer_config.json lists.
+std::map<std::string, std::string> read_named_templates(const std::filesystem::path& folder, bool listed);
 
 /// Proves on the token ids of a whole row (not truncated) that exactly the answers are supervised: answers do
 /// not overlap, each that ends, ends in an end token, and holds no other, and no token outside of them is

@@ -20,8 +20,10 @@ struct ShardSpecs {
 
 /// The small files beside a folder's weights.
 struct CompanionFiles {
-    std::vector<std::filesystem::path> copied;   ///< as they are, byte for byte
-    std::map<std::string, std::string> written;  ///< name -> text; comes before a copied file of that name
+    std::vector<std::filesystem::path> copied;  ///< as they are, byte for byte
+    /// Name, within a folder of its own where it has a slash -> text; comes before a copied file of that
+    /// name.
+    std::map<std::string, std::string> written;
 };
 
 std::int64_t element_count(const io::TensorSpec& spec);
