@@ -149,7 +149,7 @@ AnswerText ChatTemplate::answer_at(const MessagePlace& place, const Turns& turns
         throw DataError("the chat template writes other turns into " + answer_of(answer) +
                         ", so it cannot be told from them");
     }
-    AnswerText out{.message = answer};
+    AnswerText out{.message = answer, .after = place.after};
     const bool is_empty = place.own.begin == place.own.end;
     const std::string_view gap = gap_before(place, text);
     out.begin = place.after + gap.size();
@@ -201,6 +201,10 @@ void ChatTemplate::mark_by_blocks(const jinja::Rendering& rendering, const std::
         next = message + 1;
         const std::string_view text = std::string_view(rendering.text).substr(0, block.end);
         AnswerText answer{.begin = block.begin, .end = block.end, .message = message};
+        const auto behind = std::partition_point(runs.begin(), runs.end(), [&](const InputRun& before) {
+            return before.range.begin < block.begin;
+        });
+        if (behind != runs.begin()) answer.after = std::min(std::prev(behind)->range.end, block.begin);
         answer.ends = std::any_of(end_tokens_.begin(), end_tokens_.end(),
                                   [&](const std::string& token) { return text.ends_with(token); });
         answer.switched_off = turns.messages[message].is_switched_off();

@@ -1,4 +1,5 @@
 #include <algorithm>
+#include <functional>
 #include <utility>
 
 #include "qlora/core/error.h"
@@ -37,9 +38,26 @@ AnswerSpan span_of(const AnswerText& answer, const RenderedRow& row, const std::
     return {.begin = static_cast<std::size_t>(begin - tokens.begin()),
             .end = static_cast<std::size_t>(end - tokens.begin()),
             .message = answer.message,
+            .prompted = answer.after > 0,
             .supervised = answer.supervised,
             .ends = answer.ends,
             .plain = row.reads_control};
+}
+
+/// Where the opening of an answer begins, whose first token is `begin`.
+std::size_t opening_of(std::size_t begin, std::size_t said, const std::string& text,
+                       const tokenizer::EncodedText& tokens, const std::function<bool(TokenId)>& ends_turn) {
+    std::size_t opening = begin;
+    while (opening > 0 && tokens.ranges[opening - 1].begin >= said && !ends_turn(tokens.ids[opening - 1]))
+        --opening;
+    const auto is_blank = [&](const ByteRange& token) {
+        return std::all_of(text.begin() + static_cast<std::ptrdiff_t>(token.begin),
+                           text.begin() + static_cast<std::ptrdiff_t>(token.end), [](char byte) {
+                               return byte == ' ' || byte == '\n' || byte == '\r' || byte == '\t';
+                           });
+    };
+    while (opening < begin && is_blank(tokens.ranges[opening])) ++opening;
+    return opening;
 }
 
 /// Whether the byte belongs to what the row says.
@@ -64,10 +82,14 @@ EncodedRow PromptTemplate::encode(const RenderedRow& row) const {
     const std::size_t start = row.adds_start ? start_ids_.size() : 0;
     if (row.adds_start) out.ids = start_ids_;
     out.ids.insert(out.ids.end(), text.ids.begin(), text.ids.end());
+    const auto ends_turn = [&](TokenId id) {
+        return tokenizer_.is_special(id) && std::find(end_ids_.begin(), end_ids_.end(), id) != end_ids_.end();
+    };
     std::size_t from = 0;  // where the answer before begins: answers ascend
     for (const AnswerText& answer : row.answers) {
         AnswerSpan span = span_of(answer, row, text.ranges, from);
         from = span.begin;
+        span.opening = opening_of(span.begin, answer.after, row.text, text, ends_turn) + start;
         for (std::size_t i = span.begin; i + 1 < span.end; ++i) {
             const bool is_control =
                 std::find(control_ids_.begin(), control_ids_.end(), text.ids[i]) != control_ids_.end();

@@ -35,12 +35,17 @@ class PlainRow {
         if (!text.empty()) row_.plain_ranges.push_back({begin, row_.text.size()});
         return *this;
     }
-    /// From here to the end all is the answer.
-    PlainRow& answer() {
-        row_.answers.push_back({.begin = row_.text.size(), .supervised = true, .ends = true});
+    /// From here to the end all is the answer, the turn `message`; what the row says before ends at `after`.
+    PlainRow& answer(std::size_t message, std::size_t after) {
+        row_.answers.push_back({.begin = row_.text.size(),
+                                .message = message,
+                                .after = after,
+                                .supervised = true,
+                                .ends = true});
         row_.adds_end = true;
         return *this;
     }
+    std::size_t size() const { return row_.text.size(); }
     RenderedRow take() {
         if (!row_.answers.empty()) row_.answers.back().end = row_.text.size();
         return std::move(row_);
@@ -64,8 +69,9 @@ RenderedRow render_alpaca(const Record& record, bool prompt_only) {
     PlainRow row;
     row.words(record.input.empty() ? kAlpacaWithoutInput : kAlpacaWithInput).content(turns.front().content());
     if (!record.input.empty()) row.words(kAlpacaInput).content(record.input);
+    const std::size_t said = row.size();
     row.words(kAlpacaResponse);
-    if (!prompt_only) row.answer().content(turns.back().content());
+    if (!prompt_only) row.answer(1, said).content(turns.back().content());
     return row.take();
 }
 
@@ -92,7 +98,7 @@ RenderedRow render_plain(const Record& record, bool prompt_only) {
     PlainRow row;
     if (record.kind == RecordKind::kText) {
         // A text is all answer: there is no prompt that could be left out of the loss.
-        if (!prompt_only) row.answer();
+        if (!prompt_only) row.answer(0, 0);
         row.words(record.text);
     } else {
         const std::vector<Message> turns = chat_turns(record);
@@ -102,7 +108,7 @@ RenderedRow render_plain(const Record& record, bool prompt_only) {
                 "llama3");
         }
         row.words(turns.front().content());
-        if (!prompt_only) row.answer().words(turns.back().content());
+        if (!prompt_only) row.answer(1, row.size()).words(turns.back().content());
     }
     RenderedRow out = row.take();
     out.reads_control = true;

@@ -14,6 +14,7 @@ struct AnswerText {
     std::size_t begin = 0;
     std::size_t end = 0;
     std::size_t message = 0;  ///< its place among the turns; a template may mark several pieces of one
+    std::size_t after = 0;    ///< end of what the row says before it; 0 where it says nothing
     bool supervised = false;
     bool switched_off = false;  ///< the row says that this turn is never trained
     bool ends = false;          ///< an end token is its last, or is put behind it
@@ -42,6 +43,10 @@ struct AnswerSpan {
     std::size_t begin = 0;
     std::size_t end = 0;
     std::size_t message = 0;
+    /// From here to `begin` the template opens the answer: what it writes behind all that the row says
+    /// before, and behind the end token of the turn before with the white space there.
+    std::size_t opening = 0;
+    bool prompted = false;  ///< the row says something before it
     bool supervised = false;
     bool ends = true;    ///< its last token is an end token
     bool plain = false;  ///< control tokens may stand in it: they are recognised, or the template writes some
