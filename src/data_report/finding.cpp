@@ -21,6 +21,7 @@ const std::vector<FindingName>& finding_names() {
         {kDominatingAnswer, "dominating_answer", "have one of the answers that many rows share"},
         {kCopiedAnswer, "copied_answer", "have an answer copied from the prompt"},
         {kOtherScript, "other_script", "have an answer in another script than the prompt's"},
+        {kUnpromptedAnswer, "unprompted_answer", "have an answer that is likelier without its prompt"},
         {kTooLong, "too_long", "are longer than data.max_length"},
     };
     return kNames;

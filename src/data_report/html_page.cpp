@@ -49,7 +49,7 @@ std::string row_table(const std::vector<std::pair<std::string, std::string>>& ro
 
 std::string overview(const Report& report) {
     const EqualPrompts& equal = report.equal_prompts;
-    std::string out = row_table({
+    std::vector<std::pair<std::string, std::string>> table{
         {"rows to train on", std::to_string(report.count(Part::kTrain))},
         {"held-out rows", std::to_string(report.count(Part::kHeldOut))},
         {"rows that cannot be used", std::to_string(report.rejected.size())},
@@ -59,11 +59,18 @@ std::string overview(const Report& report) {
         {"floor under the training loss by them, nats a token",
          fmt::format("{:.4f}", equal.nats_per_token())},
         {"the same, nats a row", fmt::format("{:.3f}", equal.nats_per_row())},
-    });
+    };
+    if (const auto& scores = report.scores) {
+        table.emplace_back("rows that a model scored", std::to_string(scores->rows));
+        table.emplace_back("loss of their answers with their prompts, nats a token",
+                           fmt::format("{:.4f}", scores->loss_with()));
+        table.emplace_back("the same without", fmt::format("{:.4f}", scores->loss_without()));
+    }
+    std::string out = row_table(table);
     out +=
         "<h2 id=\"findings\">Findings</h2>\n<table>\n<tr><th class=\"n\">rows</th><th>finding</th><th>rows "
         "that</th></tr>\n";
-    for (const FindingName& kind : finding_names()) {
+    for (const FindingName& kind : report.kinds()) {
         const std::int64_t count = report.findings.count(kind.kind);
         const std::string name =
             count > 0 ? fmt::format("<a href=\"#{0}\">{0}</a>", kind.name) : std::string(kind.name);
@@ -82,7 +89,7 @@ std::string lengths_section(const Report& report) {
     }
     std::string out = "<h2 id=\"lengths\">Lengths</h2>\n";
     out += svg_histogram(count_values(std::move(tokens)), "Tokens of a training row (line: max_length)",
-                         "tokens", static_cast<double>(report.max_length));
+                         "tokens", Mark{static_cast<double>(report.max_length), "max_length"});
     out += svg_histogram(count_values(std::move(trained)), "Tokens with a loss of a training row", "tokens");
     out +=
         "<table>\n<tr><th class=\"n\">max_length</th><th class=\"n\">longer rows</th><th class=\"n\">tokens "
@@ -97,6 +104,18 @@ std::string lengths_section(const Report& report) {
         out += "</tr>\n";
     }
     return out + "</table>\n";
+}
+
+std::string scores_section(const Report& report) {
+    std::vector<double> differences;
+    for (const Row& row : report.rows)
+        for (const AnswerScore& score : row.scores) differences.push_back(score.difference());
+    if (differences.empty()) return {};
+    return "<h2 id=\"scores\">Answers with and without their prompts</h2>\n" +
+           svg_histogram(count_values(std::move(differences)),
+                         "Loss of an answer with its prompt less that without (right of the line: likelier "
+                         "without it)",
+                         "nats a token", Mark{0, "as likely without its prompt"}, "answers");
 }
 
 std::string shares_section(const Report& report) {
@@ -220,8 +239,8 @@ std::string rejected_section(const Report& report) {
 std::string html_page(const Report& report, const std::string& title) {
     std::string out(kHead);
     out += fmt::format("<title>{0}</title></head>\n<body><h1>{0}</h1>\n", html_text(title));
-    out += overview(report) + lengths_section(report) + shares_section(report);
-    for (const FindingName& kind : finding_names()) out += worst_rows(report, kind);
+    out += overview(report) + lengths_section(report) + scores_section(report) + shares_section(report);
+    for (const FindingName& kind : report.kinds()) out += worst_rows(report, kind);
     return out + rejected_section(report) + "</body></html>\n";
 }
 

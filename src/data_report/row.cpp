@@ -16,14 +16,12 @@ std::string text_of(const data::Message& message) {
     return out;
 }
 
-/// Gives the answers their tokens. Where there are fewer spans than answers, they are those of the last ones.
-void set_spans(const std::vector<data::AnswerSpan>& spans, std::vector<Turn>& turns) {
-    auto span = spans.rbegin();
-    for (auto turn = turns.rbegin(); turn != turns.rend() && span != spans.rend(); ++turn) {
-        if (!turn->is_answer()) continue;
-        turn->trained = span->supervised;
-        turn->tokens = static_cast<std::int64_t>(span->end - span->begin);
-        ++span;
+/// Gives the answers their tokens; a template may mark an answer in pieces.
+void set_spans(const std::vector<data::AnswerSpan>& spans, Row& row) {
+    for (const data::AnswerSpan& span : spans) {
+        Turn& turn = row.turns[row.turn_of(span.message)];
+        turn.trained = turn.trained || span.supervised;
+        turn.tokens += static_cast<std::int64_t>(span.end - span.begin);
     }
 }
 
@@ -56,6 +54,11 @@ std::string Row::prompt_of(std::size_t turn) const {
     return out;
 }
 
+std::size_t Row::turn_of(std::size_t message) const {
+    const auto is_it = [&](const Turn& turn) { return turn.message == message; };
+    return static_cast<std::size_t>(std::find_if(turns.begin(), turns.end(), is_it) - turns.begin());
+}
+
 Row make_row(const data::ReadRow& read, Part part) {
     Row out;
     out.part = part;
@@ -67,16 +70,17 @@ Row make_row(const data::ReadRow& read, Part part) {
         out.turns.push_back({.text = read.record.text});
         return out;
     }
-    for (const data::Message& message : data::chat_turns(read.record)) {
-        if (data::gives_instructions(message.role())) {
-            out.setting += message.content() + '\n';
+    const std::vector<data::Message> messages = data::chat_turns(read.record);
+    for (std::size_t i = 0; i < messages.size(); ++i) {
+        if (data::gives_instructions(messages[i].role())) {
+            out.setting += messages[i].content() + '\n';
         } else {
-            out.turns.push_back({.role = message.role(), .text = text_of(message)});
+            out.turns.push_back({.role = messages[i].role(), .text = text_of(messages[i]), .message = i});
         }
     }
     for (const Json* field : {&read.record.tools, &read.record.documents, &read.record.template_arguments})
         if (!field->is_null()) out.setting += field->dump() + '\n';
-    set_spans(read.encoded.answers, out.turns);
+    set_spans(read.encoded.answers, out);
     return out;
 }
 

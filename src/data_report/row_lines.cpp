@@ -19,6 +19,12 @@ Json finding_json(const Report& report, const Row& row, const Finding& finding) 
     return out;
 }
 
+Json score_json(const Row& row, const AnswerScore& score) {
+    Json out = figures_of(score);
+    if (row.turns.size() > 2) out["turn"] = score.turn;
+    return out;
+}
+
 }  // namespace
 
 std::string row_line(const Report& report, std::size_t number) {
@@ -31,6 +37,7 @@ std::string row_line(const Report& report, std::size_t number) {
                 {"findings", Json::array()}};
     for (const Finding& finding : report.findings.of(number))
         out["findings"].push_back(finding_json(report, row, finding));
+    for (const AnswerScore& score : row.scores) out["scores"].push_back(score_json(row, score));
     return one_line(out);
 }
 

@@ -31,6 +31,39 @@ std::string costs_text(const Lengths& lengths) {
     return out;
 }
 
+Json scores_json(const ScoreSums& sums) {
+    Json out = {{"rows", sums.rows},
+                {"answers", sums.answers},
+                {"tokens", sums.tokens},
+                {"loss_with_prompt", sums.loss_with()},
+                {"loss_without_prompt", sums.loss_without()},
+                {"likelier_without_prompt", sums.likelier_without},
+                {"rows_with_prompt", sums.scoring.rows},
+                {"rows_without_prompt", sums.scoring.without_prompt},
+                {"rows_too_long", sums.scoring.too_long},
+                {"stopped", sums.scoring.stopped}};
+    if (sums.scoring.seed) out["seed"] = *sums.scoring.seed;
+    return out;
+}
+
+std::string scores_text(const ScoreSums& sums) {
+    const Scoring& scoring = sums.scoring;
+    std::string out = fmt::format("a model scored {} of {} rows", sums.rows, scoring.rows);
+    if (scoring.seed) out += fmt::format(", chosen by training.seed {}", *scoring.seed);
+    if (scoring.stopped) out += ", until a signal stopped it";
+    out += fmt::format(
+        ":\n  their {} answers have a loss of {:.4f} nats a token with their prompts, {:.4f} without; "
+        "{} ({:.1f} %) are likelier without\n",
+        sums.answers, sums.loss_with(), sums.loss_without(), sums.likelier_without,
+        100 * sums.share_without());
+    if (scoring.without_prompt > 0)
+        out += fmt::format("  {} more have no prompt that could be left out\n", scoring.without_prompt);
+    if (scoring.too_long > 0)
+        out +=
+            fmt::format("  {} more would be dropped or have no answer within max_length\n", scoring.too_long);
+    return out;
+}
+
 /// The beginning of a text on one line, quoted as JSON does.
 std::string beginning_of(const std::string& text) {
     const bool is_long = text.size() > kAnswerBytes;
@@ -50,12 +83,13 @@ Json summary_json(const Report& report) {
                 {"supervised_tokens", lengths.trained},
                 {"tokens_per_row", quantiles_json(lengths.of_rows)},
                 {"supervised_tokens_per_row", quantiles_json(lengths.of_answers)}};
-    for (const FindingName& kind : finding_names())
+    for (const FindingName& kind : report.kinds())
         out["findings"][std::string(kind.name)] = report.findings.count(kind.kind);
     out["entropy_floor"] = {{"prompts", equal.prompts},
                             {"answers", equal.answers},
                             {"nats_per_token", equal.nats_per_token()},
                             {"nats_per_row", equal.nats_per_row()}};
+    if (report.scores) out["scores"] = scores_json(*report.scores);
     out["max_length"] = Json::array();
     for (const LengthCost& cost : lengths.costs)
         out["max_length"].push_back({{"max_length", cost.max_length},
@@ -85,13 +119,14 @@ std::string summary_text(const Report& report) {
     out += "  with a loss " + quantiles_text(lengths.of_answers) + "\n";
     out += "what max_length costs, in rows and tokens:\n" + costs_text(lengths);
     out += "rows that\n";
-    for (const FindingName& kind : finding_names())
+    for (const FindingName& kind : report.kinds())
         out += fmt::format("  {:>8}  {:<19} {}\n", report.findings.count(kind.kind), kind.name, kind.meaning);
     if (equal.prompts > 0)
         out += fmt::format(
             "{} prompts have {} answers that differ: the training loss cannot fall below {:.4f} nats a token "
             "({:.3f} a row)\n",
             equal.prompts, equal.answers, equal.nats_per_token(), equal.nats_per_row());
+    if (report.scores) out += scores_text(*report.scores);
     for (std::size_t i = 0; i < report.dominating.size() && i < kAnswersShown; ++i)
         out += fmt::format("{:.1f} % of the answers are {}\n", 100 * report.dominating[i].share,
                            beginning_of(report.dominating[i].text));

@@ -23,6 +23,7 @@ enum class FindingKind {
     kDominatingAnswer,
     kCopiedAnswer,
     kOtherScript,
+    kUnpromptedAnswer,
     kTooLong,
 };
 

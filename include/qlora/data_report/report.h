@@ -1,10 +1,12 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <utility>
 #include <vector>
 
+#include "qlora/data_report/answer_scores.h"
 #include "qlora/data_report/dominating_answers.h"
 #include "qlora/data_report/equal_prompts.h"
 #include "qlora/data_report/finding.h"
@@ -26,13 +28,18 @@ struct Report {
     Lengths lengths;
     std::int64_t max_length = 0;
     std::vector<data::RejectedRow> rejected;  ///< rows that cannot be used
+    std::optional<ScoreSums> scores;          ///< where a model scored answers
 
     std::int64_t count(Part part) const;
+    /// What was looked for, in the order of the report.
+    std::vector<FindingName> kinds() const;
 };
 
 struct ReportOptions {
     std::int64_t max_length = 0;  ///< the configuration's
     std::int64_t threads = 1;
+    /// Set where a model has scored answers (Row::scores).
+    std::optional<Scoring> scoring = {};
 };
 
 /// The rows are looked at and stay as they are. The result does not depend on the number of threads.
