@@ -6,7 +6,6 @@
 #include "held_out_file.h"
 #include "log_rows.h"
 #include "program.h"
-#include "qlora/adapters/finished_adapter.h"
 #include "qlora/adapters/plan.h"
 #include "qlora/cli/commands.h"
 #include "qlora/core/atomic_file.h"
@@ -43,17 +42,13 @@ GenerationReport generate_answers(const EvalFlags& flags, const ModelFolder& fol
     return report;
 }
 
-/// Whether fp32 forms of the weights, whose making costs as much as several passes do without them, will
-/// serve many: false, or null for "when memory allows". A few prompts are generated for from the stored
-/// weights.
-std::optional<bool> keeps_dense(const std::vector<data::Example>& examples, std::int64_t tokens_per_batch,
-                                bool generates) {
-    constexpr std::int64_t kFewPasses = 16;
+/// As for rows alone; a few prompts are generated for from the stored weights.
+std::optional<bool> keeps_dense_for(const std::vector<data::Example>& examples, std::int64_t tokens_per_batch,
+                                    bool generates) {
     if (generates && static_cast<std::int64_t>(examples.size()) > ops::kFewRows) return std::nullopt;
     std::int64_t tokens = 0;
-    for (const data::Example& example : examples) tokens += static_cast<std::int64_t>(example.ids.size());
-    if (tokens > kFewPasses * tokens_per_batch) return std::nullopt;
-    return false;
+    for (const data::Example& example : examples) tokens += example.tokens();
+    return keeps_dense(tokens, tokens_per_batch);
 }
 
 data::Dataset read_rows(const EvalRequest& request, const RowSettings& settings, bool is_changed) {
@@ -70,11 +65,8 @@ int evaluate(const EvalFlags& flags) {
     const std::int64_t threads = set_threads(request.settings.model.threads);
 
     ModelFolder folder(request.settings.model.path);
-    std::optional<adapters::PeftConfig> peft;
+    const std::optional<adapters::PeftConfig> peft = finished_adapter(request, folder);
     if (request.adapter) {
-        peft = adapters::load_finished_adapter(
-            *request.adapter, adapters::AdapterFile(*request.adapter, folder.config), folder.config);
-        check_adapter_base(*request.adapter, folder);
         if (auto trained = data::read_chat_template(*request.adapter)) {
             // Where it is the base's, the base's template for tools goes with it.
             if (trained != folder.chat_template)
@@ -109,12 +101,9 @@ int evaluate(const EvalFlags& flags) {
 
     eval::EvalOptions options;
     if (flags.tokens_per_batch) options.tokens_per_batch = *flags.tokens_per_batch;
-    spdlog::info("base {}{}", quantization.load_in_4bit ? "quantized to NF4" : "as on disk",
-                 request.adapter ? ", adapter " + request.adapter->string() : ", no adapter");
     const LoadedModel loaded =
-        load_model(folder, quantization,
-                   {.config = peft ? &*peft : nullptr, .folder = request.adapter, .finished = true},
-                   request.device, keeps_dense(examples, options.tokens_per_batch, flags.generate));
+        load_model(request, folder, quantization, peft,
+                   keeps_dense_for(examples, options.tokens_per_batch, flags.generate));
 
     std::string per_token;
     if (flags.per_token) {
@@ -150,19 +139,14 @@ int eval_main(int argc, char** argv) {
     add_model_flag(app, flags.model);
     add_adapter_flag(app, flags.adapter);
     app.add_option("--data", flags.data, "held-out file, folder or pattern, as data.eval");
-    app.add_option(
-        "--quantization", flags.quantization,
-        "auto (what the adapter was trained on, else what the folder holds; the default), none, or "
-        "nf4 (blocksize 64, double quantization)");
+    add_quantization_flag(app, flags.quantization);
     app.add_option("--format", flags.format, "data format, as data.format");
     app.add_option("--template", flags.template_name, "template, as data.template");
     app.add_option("--max-length", flags.max_length, "longest row in tokens, as data.max_length")
         ->check(CLI::Range(2, 1 << 24));
     app.add_option("--limit", flags.limit, "only the first N rows")->check(CLI::PositiveNumber);
     add_device_flag(app, flags.device);
-    app.add_option("--tokens-per-batch", flags.tokens_per_batch,
-                   "rows are evaluated together up to so many tokens (1024); changes no result")
-        ->check(CLI::Range(1, 1 << 24));
+    add_tokens_per_batch_flag(app, flags.tokens_per_batch);
     app.add_option("--per-token", flags.per_token,
                    "file for each row's ids and log probabilities (JSON lines)");
     app.add_flag("--generate", flags.generate, "also generate each answer greedily and compare it");

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "qlora/adapters/peft_format.h"
 #include "qlora/core/device_name.h"
 #include "qlora/ops/device.h"
 #include "qlora/train/run_folder.h"
@@ -132,23 +131,13 @@ std::optional<fs::path> adapter_of(const EvalFlags& flags, const RunConfig& sett
     return adapter;
 }
 
-/// `wanted`, which `who` asks for, must be what is stored in 4 bits, if something is.
-quant::QuantConfig as_stored(const quant::QuantConfig& wanted, const ModelFolder& folder,
-                             const std::string& who) {
-    if (!folder.stored) return wanted;
-    FaultList faults;
-    for (const std::string& text : quant::contradictions(wanted, *folder.stored)) faults.add(who, text);
-    faults.throw_if_any<ConfigError>(folder.folder.string() +
-                                     " is stored in 4 bits; use the original model, or --quantization auto");
-    return wanted;
-}
-
 }  // namespace
 
 EvalRequest eval_request(const EvalFlags& flags) {
     const Choices choices = read_flags(flags);
-    EvalRequest request{.settings = flags.config ? load_run_config(*flags.config, flags.overrides)
-                                                 : settings_of_overrides(flags)};
+    EvalRequest request;
+    request.settings =
+        flags.config ? load_run_config(*flags.config, flags.overrides) : settings_of_overrides(flags);
     apply_flags(flags, choices, request.settings);
     request.data = data_of(flags, request.settings);
     request.adapter = adapter_of(flags, request.settings);
@@ -161,22 +150,6 @@ EvalRequest eval_request(const EvalFlags& flags) {
         ops::select_device(request.settings.model.device, flags.device ? "--device" : "model.device");
     check_device(request.settings, request.device.is_cuda());
     return request;
-}
-
-quant::QuantConfig base_quantization(const EvalRequest& request, const ModelFolder& folder) {
-    quant::QuantConfig none;
-    none.load_in_4bit = false;
-    if (request.quantization == BaseQuantization::kNf4) return as_stored({}, folder, "--quantization nf4");
-    if (request.quantization == BaseQuantization::kNone)
-        return as_stored(none, folder, "--quantization none");
-    std::optional<quant::QuantConfig> trained;
-    if (request.adapter && !request.settings_come_first.value_or(false))
-        trained = adapters::trained_quantization(*request.adapter);
-    if (trained) return as_stored(*trained, folder, request.adapter->string() + " was trained with");
-    if (!request.settings_come_first) return folder.stored.value_or(none);
-    RunConfig settings = request.settings;
-    adopt_stored_quantization(settings, folder.stored);
-    return settings.quantization;
 }
 
 }  // namespace qlora::cli

@@ -29,4 +29,18 @@ CLI::Option* add_device_flag(CLI::App& app, TextFlag& value) {
     return app.add_option("--device", value, "auto (a GPU when there is one), cpu, cuda or cuda:N");
 }
 
+CLI::Option* add_quantization_flag(CLI::App& app, TextFlag& value) {
+    return app.add_option(
+        "--quantization", value,
+        "auto (what the adapter was trained on, else what the folder holds; the default), none, or "
+        "nf4 (blocksize 64, double quantization)");
+}
+
+CLI::Option* add_tokens_per_batch_flag(CLI::App& app, std::optional<std::int64_t>& value) {
+    return app
+        .add_option("--tokens-per-batch", value,
+                    "rows are evaluated together up to so many tokens (1024); changes no result")
+        ->check(CLI::Range(1, 1 << 24));
+}
+
 }  // namespace qlora::cli

@@ -1,5 +1,6 @@
 #pragma once
 
+#include <cstdint>
 #include <optional>
 #include <string>
 #include <vector>
@@ -24,6 +25,8 @@ CLI::Option* add_model_flag(CLI::App& app, TextFlag& value);
 CLI::Option* add_adapter_flag(CLI::App& app, TextFlag& value);
 CLI::Option* add_output_flag(CLI::App& app, TextFlag& value);
 CLI::Option* add_device_flag(CLI::App& app, TextFlag& value);
+CLI::Option* add_quantization_flag(CLI::App& app, TextFlag& value);
+CLI::Option* add_tokens_per_batch_flag(CLI::App& app, std::optional<std::int64_t>& value);
 
 /// Reads a flag whose texts are an enum's names in run.json; another text is a fault under the flag's name.
 template <NamedEnum Enum>

@@ -9,7 +9,4 @@ namespace qlora::cli {
 /// Shows a run on stderr: a bar with ETA on a terminal, one plain line for each log line otherwise.
 std::unique_ptr<train::Callback> make_progress(bool quiet);
 
-/// "1:02:03" or "4:05".
-std::string duration_text(double seconds);
-
 }  // namespace qlora::cli

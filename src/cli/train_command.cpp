@@ -27,6 +27,7 @@
 #include "run_clock.h"
 #include "run_identity.h"
 #include "session.h"
+#include "status_line.h"
 #include "threads.h"
 #include "trained_template.h"
 #include "training_plan.h"

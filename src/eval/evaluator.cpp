@@ -56,7 +56,7 @@ EvalSums evaluate(const models::CausalLM& model, std::span<const data::Example> 
         }
         const data::Batch batch = data::collate(group);
         ScoredRows scored{.rows = batch.loss_rows, .targets = batch.targets};
-        if (options.per_row) scored = all_rows(batch);
+        if (options.per_row && !options.supervised_only) scored = all_rows(batch);
         const models::TokenBatch there = token_batch(batch, scored.rows, scored.targets, model.device());
         const at::Tensor hidden = model.forward(there, context, there.rows);
         const ops::TokenScores scores = model.score(hidden, there.targets);
@@ -64,7 +64,8 @@ EvalSums evaluate(const models::CausalLM& model, std::span<const data::Example> 
         if (options.per_row) {
             std::span<const float> rest(scores.logprobs.const_data_ptr<float>(), scored.rows.size());
             for (const data::Example* example : group) {
-                const auto count = static_cast<std::size_t>(example->tokens() - 1);
+                const auto count = static_cast<std::size_t>(
+                    options.supervised_only ? example->supervised_tokens() : example->tokens() - 1);
                 options.per_row(*example, rest.first(count));
                 rest = rest.subspan(count);
             }

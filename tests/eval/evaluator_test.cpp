@@ -78,6 +78,28 @@ TEST_F(Evaluation, EachRowGetsItsOwnLogProbabilities) {
     EXPECT_NEAR(sums.loss, evaluate_in(45).loss, 1e-4);
 }
 
+TEST_F(Evaluation, OnRequestARowGetsThoseOfItsSupervisedTokensAlone) {
+    std::vector<std::vector<float>> all, some;
+    EvalOptions options{.tokens_per_batch = 45};
+    options.per_row = [&](const data::Example& row, std::span<const float> logprobs) {
+        all.emplace_back();
+        for (std::size_t i = 0; i < logprobs.size(); ++i)
+            if (row.supervised[i + 1] != 0) all.back().push_back(logprobs[i]);
+    };
+    evaluate(*model_, rows_, options);
+    options.supervised_only = true;
+    options.per_row = [&](const data::Example&, std::span<const float> logprobs) {
+        some.emplace_back(logprobs.begin(), logprobs.end());
+    };
+    EXPECT_NEAR(evaluate(*model_, rows_, options).loss, evaluate_in(45).loss, 1e-4);
+    ASSERT_EQ(some.size(), all.size());
+    for (std::size_t row = 0; row < all.size(); ++row) {
+        ASSERT_EQ(some[row].size(), all[row].size());
+        // fp32 products of other sizes.
+        for (std::size_t i = 0; i < all[row].size(); ++i) EXPECT_NEAR(some[row][i], all[row][i], 1e-5);
+    }
+}
+
 TEST_F(Evaluation, ItStopsBetweenBatchesAndTellsHowFarItCame) {
     std::vector<std::int64_t> progress;
     EvalOptions options{.tokens_per_batch = 1};

@@ -37,6 +37,8 @@ struct EvalOptions {
     /// If set, gets log p(token | tokens before it) for every token of a row but its first: values[i] is of
     /// token i + 1.
     std::function<void(const data::Example&, std::span<const float> logprobs)> per_row;
+    /// `per_row` gets those of the supervised tokens alone, in order, and no others are computed.
+    bool supervised_only = false;
 };
 
 /// Held-out loss and token accuracy; logits are never kept, so memory does not grow with the data.
