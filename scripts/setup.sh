@@ -3,7 +3,7 @@
 #
 #   scripts/setup.sh           Debian packages (root or sudo, only for missing ones), LibTorch and Arrow in .venv
 #   scripts/setup.sh --tests   also the Python packages and programs that the tests compare with; with QLORA_FULL=1
-#                              clang for the fuzzers too
+#                              clang for the fuzzers and chromium for the page of qlora-data too
 #   scripts/setup.sh --bench   what --tests installs, and what scripts/bench.py compares with: trl, jemalloc
 #
 # QLORA_TORCH=/path  use this LibTorch folder, or this Python environment, instead of installing LibTorch
@@ -18,7 +18,7 @@ log=$root/build/setup.log
 build_packages=(g++ cmake ninja-build ccache mold pkg-config ca-certificates libcli11-dev nlohmann-json3-dev
                 libspdlog-dev libsentencepiece-dev libpcre2-dev libutf8proc-dev libxxhash-dev zlib1g-dev
                 libzstd-dev libgtest-dev libbenchmark-dev libboost-context-dev zstd)
-test_packages=(strace wordnet-base ${QLORA_FULL:+clang libclang-rt-14-dev})
+test_packages=(strace wordnet-base ${QLORA_FULL:+clang libclang-rt-14-dev chromium})
 bench_packages=(libjemalloc2)
 
 say() { echo "setup: $*"; }

@@ -2,7 +2,7 @@
 # Installs what is needed, builds, and runs all tests; prints the time of each part and the ten slowest tests.
 #
 #   scripts/test.sh          25 minutes on 2 quiet cores, 13 with a full compiler cache
-#   scripts/test.sh --full   also every kill point, hundreds of random kills, and ten minutes of each fuzzer
+#   scripts/test.sh --full   also every kill point, hundreds of random kills, ten minutes of each fuzzer, and chromium
 set -uo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 

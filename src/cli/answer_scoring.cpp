@@ -80,8 +80,8 @@ AnswerScoring::AnswerScoring(const ModelRequest& request, const ModelFolder& fol
     : request_(request),
       folder_(folder),
       options_(options),
-      quantization_(base_quantization(request, folder)),
       peft_(finished_adapter(request, folder)),
+      quantization_(base_quantization(request, folder)),
       random_(static_cast<std::uint64_t>(request.settings.training.seed), kScoredStream) {}
 
 void AnswerScoring::add(const data::ReadRow& row, std::size_t place) {

@@ -54,8 +54,8 @@ class AnswerScoring {
     const ModelRequest& request_;
     const ModelFolder& folder_;
     ScoringOptions options_;
-    quant::QuantConfig quantization_;
     std::optional<adapters::PeftConfig> peft_;
+    quant::QuantConfig quantization_;
     kernels::PhiloxStream random_;
     std::vector<HeldRow> held_;
     data_report::Scoring scoring_;

@@ -24,7 +24,7 @@ constexpr std::string_view kHead = R"(<!DOCTYPE html>
 :root { color-scheme: light dark; --line: #8886; --bar: #4a7db5; --mark: #c0392b }
 body { font: 15px/1.45 system-ui, sans-serif; max-width: 72rem; margin: 1.5rem auto; padding: 0 1rem }
 h2 { margin-top: 2.2rem; border-bottom: 1px solid var(--line) }
-table { border-collapse: collapse; margin: .6rem 0 }
+table { border-collapse: collapse; margin: .6rem 0 } .wide { overflow-x: auto } td.t { overflow-wrap: anywhere } td.n { white-space: nowrap }
 td, th { padding: .2rem .7rem; text-align: left; border-bottom: 1px solid var(--line); vertical-align: top }
 td.n, th.n { text-align: right; font-variant-numeric: tabular-nums }
 figure { display: inline-block; width: min(33rem, 100%); margin: .6rem 1rem .6rem 0 }
@@ -35,16 +35,16 @@ text { font-size: 12px; fill: currentColor }
 .pair > p { grid-column: 1 / -1; margin: 0; font-size: .85rem }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; margin: 0 0 .4rem; unicode-bidi: isolate; font-size: .85rem }
 pre.answer { border-left: 3px solid var(--bar); padding-left: .5rem } i { opacity: .7 }
-@media (max-width: 40rem) { .pair { grid-template-columns: 1fr } }
+@media (max-width: 40rem) { .pair { grid-template-columns: 1fr } td, th { padding: .2rem .35rem } }
 </style>
 )";
 
 std::string row_table(const std::vector<std::pair<std::string, std::string>>& rows) {
-    std::string out = "<table>\n";
+    std::string out = "<div class=\"wide\"><table>\n";
     for (const auto& [what, value] : rows)
         out +=
             fmt::format("<tr><th>{}</th><td class=\"n\">{}</td></tr>\n", html_text(what), html_text(value));
-    return out + "</table>\n";
+    return out + "</table></div>\n";
 }
 
 std::string overview(const Report& report) {
@@ -68,7 +68,8 @@ std::string overview(const Report& report) {
     }
     std::string out = row_table(table);
     out +=
-        "<h2 id=\"findings\">Findings</h2>\n<table>\n<tr><th class=\"n\">rows</th><th>finding</th><th>rows "
+        "<h2 id=\"findings\">Findings</h2>\n<div class=\"wide\"><table>\n<tr><th "
+        "class=\"n\">rows</th><th>finding</th><th>rows "
         "that</th></tr>\n";
     for (const FindingName& kind : report.kinds()) {
         const std::int64_t count = report.findings.count(kind.kind);
@@ -77,7 +78,7 @@ std::string overview(const Report& report) {
         out += fmt::format("<tr><td class=\"n\">{}</td><td>{}</td><td>{}</td></tr>\n", count, name,
                            html_text(kind.meaning));
     }
-    return out + "</table>\n";
+    return out + "</table></div>\n";
 }
 
 std::string lengths_section(const Report& report) {
@@ -92,7 +93,8 @@ std::string lengths_section(const Report& report) {
                          "tokens", Mark{static_cast<double>(report.max_length), "max_length"});
     out += svg_histogram(count_values(std::move(trained)), "Tokens with a loss of a training row", "tokens");
     out +=
-        "<table>\n<tr><th class=\"n\">max_length</th><th class=\"n\">longer rows</th><th class=\"n\">tokens "
+        "<div class=\"wide\"><table>\n<tr><th class=\"n\">max_length</th><th class=\"n\">longer rows</th><th "
+        "class=\"n\">tokens "
         "that "
         "drop loses</th><th class=\"n\">with a loss</th><th class=\"n\">tokens that truncate loses</th><th "
         "class=\"n\">with a loss</th></tr>\n";
@@ -103,7 +105,7 @@ std::string lengths_section(const Report& report) {
             out += fmt::format("<td class=\"n\">{}</td>", value);
         out += "</tr>\n";
     }
-    return out + "</table>\n";
+    return out + "</table></div>\n";
 }
 
 std::string scores_section(const Report& report) {
@@ -128,26 +130,29 @@ std::string shares_section(const Report& report) {
         for (std::size_t row = 0; row < report.rows.size(); ++row)
             if (const Finding* finding = report.findings.find(row, kind))
                 values.push_back(100 * finding->figures.at(figure).get<double>());
+        if (!values.empty() && out.empty()) out += "<h2 id=\"alike\">Texts that are alike</h2>\n";
         if (!values.empty()) out += svg_histogram(count_values(std::move(values)), caption, "%");
     }
     if (!report.scripts.empty()) {
         out +=
-            "<h2 id=\"scripts\">Scripts</h2>\n<table>\n<tr><th>prompt</th><th>answer</th><th "
+            "<h2 id=\"scripts\">Scripts</h2>\n<div "
+            "class=\"wide\"><table>\n<tr><th>prompt</th><th>answer</th><th "
             "class=\"n\">answers</th></tr>\n";
         for (const auto& [pair, answers] : report.scripts)
             out += fmt::format("<tr><td>{}</td><td>{}</td><td class=\"n\">{}</td></tr>\n",
                                html_text(pair.first), html_text(pair.second), answers);
-        out += "</table>\n";
+        out += "</table></div>\n";
     }
     if (!report.dominating.empty()) {
         out +=
-            "<h2 id=\"answers\">Frequent answers</h2>\n<table>\n<tr><th class=\"n\">share</th><th "
+            "<h2 id=\"answers\">Frequent answers</h2>\n<div class=\"wide\"><table>\n<tr><th "
+            "class=\"n\">share</th><th "
             "class=\"n\">answers</th><th>text</th></tr>\n";
         for (const DominatingAnswer& answer : report.dominating)
             out += fmt::format(
                 "<tr><td class=\"n\">{:.1f} %</td><td class=\"n\">{}</td><td><pre>{}</pre></td></tr>\n",
                 100 * answer.share, answer.answers, html_beginning(answer.text, kCharactersShown));
-        out += "</table>\n";
+        out += "</table></div>\n";
     }
     return out;
 }
@@ -224,11 +229,11 @@ std::string worst_rows(const Report& report, const FindingName& kind) {
 
 std::string rejected_section(const Report& report) {
     if (report.rejected.empty()) return {};
-    std::string out = "<h2 id=\"rejected\">Rows that cannot be used</h2>\n<table>\n";
+    std::string out = "<h2 id=\"rejected\">Rows that cannot be used</h2>\n<div class=\"wide\"><table>\n";
     for (std::size_t i = 0; i < std::min(kListed, report.rejected.size()); ++i)
-        out += fmt::format("<tr><td>{}</td><td>{}</td></tr>\n", html_text(report.rejected[i].place),
-                           html_text(report.rejected[i].reason));
-    out += "</table>\n";
+        out += fmt::format("<tr><td class=\"t\">{}</td><td class=\"t\">{}</td></tr>\n",
+                           html_text(report.rejected[i].place), html_text(report.rejected[i].reason));
+    out += "</table></div>\n";
     if (report.rejected.size() > kListed)
         out += fmt::format("<p>and {} more</p>\n", report.rejected.size() - kListed);
     return out;

@@ -72,7 +72,8 @@ std::string svg_histogram(const Histogram& histogram, const std::string& caption
             html_text(unit), histogram.counts[i], html_text(counted));
     }
     const std::size_t every = std::max<std::size_t>(1, histogram.counts.size() / 6);
-    for (std::size_t i = 0; i < histogram.counts.size(); i += every)
+    const auto zero = static_cast<std::size_t>(std::round(-histogram.from / histogram.width));
+    for (std::size_t i = zero % every; i < histogram.counts.size(); i += every)
         out += fmt::format("<text x=\"{:.1f}\" y=\"{}\">{:g}</text>\n", static_cast<double>(i) * bar,
                            kHigh + kFoot - 5, edge(i));
     const double place = mark ? (mark->at - histogram.from) / histogram.width : -1;

@@ -78,6 +78,7 @@ TEST(Histograms, of_negative_values_have_an_edge_at_0_and_a_bin_for_the_rest_at_
                        fmt::format("{:.1f}", 640.0 * 16 / static_cast<double>(counted.counts.size()))),
               std::string::npos)
         << svg;
+    EXPECT_NE(svg.find(">0</text>"), std::string::npos) << svg;
     EXPECT_NE(svg.find("<title>a &lt; b</title>"), std::string::npos);
     EXPECT_NE(svg.find("<title>less to -1.5 nats: 1 answers</title>"), std::string::npos) << svg;
     EXPECT_NE(svg.find("<title>0.5 to up nats: 1 answers</title>"), std::string::npos) << svg;

@@ -314,6 +314,14 @@ def test_help_and_version(bin_dir, program):
     assert "learning_rate" in run(bin_dir, program, "--help-config").stdout
 
 
+def test_programs_that_measure_a_model_take_the_same_flags(bin_dir):
+    evaluates, looks = (run(bin_dir, program, "--help").stdout for program in ("qlora-eval", "qlora-data"))
+    for flag in ("--model", "--adapter", "--quantization", "--device", "--tokens-per-batch"):
+        said = [re.search(rf"^ +{flag} (.*?)(?=^ +--|\Z)", text, re.M | re.S) for text in (evaluates, looks)]
+        assert said[0] and said[1] and said[0][1].split() == said[1][1].split()
+    assert "--score " in looks and "--score-rows " in looks
+
+
 @pytest.mark.parametrize("capability,kernels", [("default", "portable"), ("avx2", "avx2"), ("avx512", "avx512")])
 def test_the_kernels_keep_to_what_libtorch_is_told(bin_dir, monkeypatch, capability, kernels):
     """So that the figures of an older processor can be had on a newer one."""
