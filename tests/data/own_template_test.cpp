@@ -95,6 +95,9 @@ TEST(OwnTemplate, AConversationMayBeginWithAnAnswerWhereItReadsTheFirstTurn) {
     EXPECT_EQ(trained(chat, record),
               "T<|im_start|>assistant\n{<think>r</think>b<|im_end|>}\n<|im_start|>user\nc<|im_end|>\n"
               "<|im_start|>assistant\n{d<|im_end|>}\n");
+    EXPECT_EQ(trained(chat, record, TrainOn::kLastAssistant),
+              "T<|im_start|>assistant\n<think>r</think>b<|im_end|>\n<|im_start|>user\nc<|im_end|>\n"
+              "<|im_start|>assistant\n{d<|im_end|>}\n");
     // Kimi's has a system turn of its own where there is a first turn.
     EXPECT_TRUE(
         trained(own("{% if messages %}<|im_start|>system\nK<|im_end|>\n{% endif %}" + kChat), record)
