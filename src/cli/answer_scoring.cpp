@@ -7,6 +7,7 @@
 #include <span>
 #include <utility>
 
+#include "qlora/adapters/plan.h"
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
 #include "qlora/eval/evaluator.h"
@@ -83,6 +84,10 @@ AnswerScoring::AnswerScoring(const ModelRequest& request, const ModelFolder& fol
       peft_(finished_adapter(request, folder)),
       quantization_(base_quantization(request, folder)),
       random_(static_cast<std::uint64_t>(request.settings.training.seed), kScoredStream) {}
+
+Positions AnswerScoring::positions() const {
+    return {folder_.config, peft_ ? adapters::plan_adapter(*peft_, folder_.config).tokens_before() : 0};
+}
 
 void AnswerScoring::add(const data::ReadRow& row, std::size_t place) {
     const data::DataConfig& config = request_.settings.data;

@@ -11,6 +11,7 @@
 #include "qlora/data/sft_dataset.h"
 #include "qlora/data_report/answer_scores.h"
 #include "qlora/kernels/philox.h"
+#include "row_positions.h"
 
 namespace qlora::cli {
 
@@ -27,6 +28,9 @@ class AnswerScoring {
     /// Throws ConfigError or CheckpointError when model and adapter do not go together. `folder` is the
     /// request's model; both must outlive this.
     AnswerScoring(const ModelRequest& request, const ModelFolder& folder, const ScoringOptions& options);
+
+    /// Of the model with its adapter.
+    Positions positions() const;
 
     /// A row that could be read, and its place in the list of rows.
     void add(const data::ReadRow& row, std::size_t place);

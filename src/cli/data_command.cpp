@@ -82,7 +82,7 @@ class RowReader {
         };
         data::Dataset out =
             data::load_dataset(files, config_.data, template_, folder_.config.vocab_size, reading);
-        if (scoring_ != nullptr) require_positions(folder_.config, {&out}, "data.max_length:");
+        if (scoring_ != nullptr) require_positions(scoring_->positions(), {&out}, "data.max_length:");
         rejected_.insert(rejected_.end(), out.rejected.begin(), out.rejected.end());
         return out;
     }
