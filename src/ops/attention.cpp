@@ -257,13 +257,21 @@ PrefixedKeys::PrefixedKeys(const SequenceOffsets& text, std::int64_t prefix, at:
         }
         offsets.host.push_back(here());
     }
-    const auto there = [&](const std::vector<std::int64_t>& list) {
-        return at::tensor(list, at::TensorOptions(at::kLong)).to(device);
+    // By one copy, of which each is a part.
+    std::vector<std::int64_t> packed;
+    for (const auto* list : {&from, &text_places, &prefix_places, &offsets.host})
+        packed.insert(packed.end(), list->begin(), list->end());
+    const at::Tensor there = at::tensor(packed, at::TensorOptions(at::kLong)).to(device);
+    std::int64_t first = 0;
+    const auto next = [&](const std::vector<std::int64_t>& list) {
+        const auto count = static_cast<std::int64_t>(list.size());
+        first += count;
+        return there.narrow(0, first - count, count);
     };
-    source = there(from);
-    of_text = there(text_places);
-    of_prefix = there(prefix_places);
-    offsets.device = there(offsets.host).to(at::kInt);
+    source = next(from);
+    of_text = next(text_places);
+    of_prefix = next(prefix_places);
+    offsets.device = next(offsets.host).to(at::kInt);
 }
 
 std::int64_t SequenceOffsets::longest() const {
