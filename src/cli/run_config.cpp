@@ -178,6 +178,8 @@ std::vector<std::string> resume_differences(const RunConfig& saved, const RunCon
     RunConfig::sections(now, [&](const char* name, const auto& section, bool) {
         for (const FieldInfo& info : list_fields_of(section)) {
             if (info.fixed || info.free_on_resume) continue;
+            // Settings that another method does not have: that the method differs is told by peft_type.
+            if (!before[name].contains(info.name)) continue;
             const Json& old_value = before[name][info.name];
             const Json& new_value = after[name][info.name];
             if (old_value == new_value) continue;
