@@ -22,7 +22,8 @@ case ${1:-} in
     *)
         command -v nvidia-smi >/dev/null ||
             die "this machine has no NVIDIA driver (nvidia-smi is not on PATH)"
-        nvidia-smi -L 2>/dev/null | grep -q '^GPU' || die "the NVIDIA driver lists no GPU (nvidia-smi -L)"
+        # Read to its end: a list that is cut off by `grep -q` ends its writer, and with it the pipeline.
+        nvidia-smi -L 2>/dev/null | grep '^GPU' >/dev/null || die "the NVIDIA driver lists no GPU (nvidia-smi -L)"
         ;;
 esac
 python=${PYTHON:-python3}

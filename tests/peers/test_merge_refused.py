@@ -103,8 +103,8 @@ def test_methods_that_cannot_be_merged_are_refused(peft_adapter, tiny_model, bin
     adapter = tmp_path / "adapter"
     shutil.copytree(peft_adapter("llama"), adapter)
     config = json.loads((adapter / "adapter_config.json").read_text())
-    (adapter / "adapter_config.json").write_text(json.dumps({**config, "use_dora": True}))
-    refused(bin_dir, tiny_model(), adapter, tmp_path / "out", "use_dora.*DoRA")
+    (adapter / "adapter_config.json").write_text(json.dumps({**config, "use_qalora": True}))
+    refused(bin_dir, tiny_model(), adapter, tmp_path / "out", "use_qalora.*QA-LoRA")
     (adapter / "adapter_config.json").write_text(json.dumps(config))
     (adapter / "adapter_model.safetensors").rename(adapter / "adapter_model.bin")
     refused(bin_dir, tiny_model(), adapter, tmp_path / "out", "adapter_model.bin: is a pickle file")
