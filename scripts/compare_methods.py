@@ -5,14 +5,13 @@ the held-out loss. Needs the built programs and the model that scripts/quickstar
     QLORA_BIN=build/release/bin scripts/compare_methods.py            the table, about five minutes a method on two cores
     ... --methods prompt,prefix --rates 1e-3,5e-3 --rows 400          learning rates on a part of the rows
 
-Each run is the shipped configuration with its peft section exchanged and the method's own learning rate. Memory is the
-program's peak beyond what evaluating the base alone takes; tokens/s is the median of the run's log lines.
+Each run is the shipped configuration with its peft section exchanged and the method's own learning rate. Memory is the peak
+of the whole program; tokens/s is the median of the run's steps.
 """
 
 import argparse
 import json
 import os
-import resource
 import statistics
 import subprocess
 import sys
@@ -36,13 +35,19 @@ METHODS = {
 TRAINING = {"lora+": {"loraplus_lr_ratio": 16}}
 
 
-def run(command):
-    """Output and peak memory in bytes of one program."""
-    child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-    output, errors = child.communicate()
-    if child.returncode:
-        sys.exit(f"{' '.join(map(str, command))}\n{errors}")
-    return output, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024
+# Started as a process of its own for each run, since it reports the largest peak of all that it waited for.
+PEAK = """import json, resource, subprocess, sys
+done = subprocess.run(json.loads(sys.argv[1]))
+print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024)
+sys.exit(done.returncode)"""
+
+
+def peak_memory(command):
+    """Bytes that the program had at most."""
+    done = subprocess.run([sys.executable, "-c", PEAK, json.dumps(command)], capture_output=True, text=True)
+    if done.returncode:
+        sys.exit(f"{' '.join(command)}\n{done.stderr}")
+    return int(done.stdout.split()[-1])
 
 
 def measure(name, bin_dir, folder, rate, rows):
@@ -64,16 +69,12 @@ def measure(name, bin_dir, folder, rate, rows):
     config["peft"] = METHODS[name]
     file = folder / "run.json"
     file.write_text(json.dumps(config))
-    # A process of its own, so that the peak is this run's.
-    text = json.dumps([str(bin_dir / "qlora-train"), "--config", str(file), "--quiet"])
-    code = ("import json, resource, subprocess, sys; done = subprocess.run(json.loads(sys.argv[1]));"
-            "print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024); sys.exit(done.returncode)")
-    output, _ = run([sys.executable, "-c", code, text])
+    memory = peak_memory([str(bin_dir / "qlora-train"), "--config", str(file), "--quiet"])
     lines = [json.loads(line) for line in (folder / "run" / "metrics.jsonl").read_text().splitlines()]
     saved = json.loads((folder / "run" / "run_config.json").read_text())
     return {
         "rate": saved["training"]["learning_rate"],
-        "memory": int(output.split()[-1]),
+        "memory": memory,
         "speed": statistics.median(line["tokens_per_second"] for line in lines if "loss" in line),
         "loss": [line["eval_loss"] for line in lines if "eval_loss" in line][-1],
         "trained": trained_values(folder / "run" / "adapter" / "adapter_model.safetensors"),
