@@ -12,6 +12,16 @@
 
 namespace qlora::adapters {
 
+/// What trains is what is saved.
+class TrainedTensors final : public Adapter {
+  public:
+    explicit TrainedTensors(std::vector<nn::Parameter> parameters) : parameters_(std::move(parameters)) {}
+    std::vector<nn::Parameter> parameters() const override { return parameters_; }
+
+  private:
+    std::vector<nn::Parameter> parameters_;
+};
+
 /// A parameter-efficient method: one row of methods.cpp. A configuration that it is given is its own.
 struct Method {
     PeftType type;

@@ -1,7 +1,7 @@
 #include "method.h"
 #include "methods/ia3.h"
 #include "methods/lora.h"
-#include "methods/virtual_tokens.h"
+#include "methods/prompt_learning.h"
 #include "qlora/core/error.h"
 
 namespace qlora::adapters {

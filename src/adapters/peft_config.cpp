@@ -88,6 +88,13 @@ std::optional<std::string>& base_name(PeftConfig& config) {
         [](auto& chosen) -> auto& { return chosen.base_model_name_or_path; }, config);
 }
 
+void name_base(PeftConfig& config, const std::string& base) {
+    if (!base_name(config)) base_name(config) = base;
+    auto* prompt = std::get_if<PromptTuningConfig>(&config);
+    if (prompt == nullptr || prompt->prompt_tuning_init != PromptTuningInit::kText) return;
+    if (!prompt->tokenizer_name_or_path) prompt->tokenizer_name_or_path = prompt->base_model_name_or_path;
+}
+
 std::optional<NameList>* modules_to_save(PeftConfig& config) {
     return std::visit(
         [](auto& chosen) -> std::optional<NameList>* {

@@ -72,7 +72,7 @@ void save_adapter(const std::filesystem::path& folder, const Adaptation& adaptat
     all["format"] = "pt";
     save_tensors(folder / kAdapterWeightsFile, adaptation.adapter->saved(), all);
     PeftConfig config = adaptation.plan.config;
-    if (!base_name(config)) base_name(config) = base_model;
+    name_base(config, base_model);
     write_file_atomically(folder / kAdapterConfigFile, adapter_config_text(config));
 }
 

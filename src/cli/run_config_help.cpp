@@ -28,6 +28,14 @@ std::string chosen_by() {
     return "";
 }
 
+// "training.learning_rate is 0.01 where it is missing"; nothing for a section that decides none.
+template <class Struct>
+std::string rate_text() {
+    if constexpr (requires { Struct::kLearningRate; })
+        return "training.learning_rate is " + Json(Struct::kLearningRate).dump() + " where it is missing";
+    return "";
+}
+
 // A bar would end the cell.
 std::string markdown_cell(const std::string& text) {
     std::string out;
@@ -58,6 +66,7 @@ std::string config_help_text() {
             }
             const std::string others = not_built_yet(infos);
             if (!others.empty()) out += "  Known, but accepted only at their defaults: " + others + "\n";
+            if (const std::string rate = rate_text<Struct>(); !rate.empty()) out += "  " + rate + "\n";
         });
     });
     return out;
@@ -79,6 +88,7 @@ std::string config_table_markdown() {
             }
             const std::string others = not_built_yet(infos);
             if (!others.empty()) out += "\nKnown, but accepted only at their defaults: " + others + ".\n";
+            if (const std::string rate = rate_text<Struct>(); !rate.empty()) out += "\n" + rate + ".\n";
             out += "\n";
         });
     });

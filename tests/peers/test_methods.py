@@ -42,9 +42,10 @@ METHODS = {
     "prefix-projection": {"peft_type": "PREFIX_TUNING", **VIRTUAL, "prefix_projection": True, "encoder_hidden_size": 20},
 }
 RUNS = [(method, base) for method in METHODS for base in ("nf4", "dense")] if FULL else [
-    ("dora", "nf4"), ("lora-bias", "dense"), ("ia3", "nf4"), ("ia3-whole", "dense"), ("prompt", "nf4"), ("p-mlp", "dense"),
+    ("dora", "nf4"), ("lora-bias", "dense"), ("ia3", "nf4"), ("ia3-whole", "dense"), ("prompt", "nf4"),
+    ("prompt-text", "dense"), ("p-mlp", "dense"),
     ("p-lstm", "nf4"), ("prefix", "dense"), ("prefix-projection", "nf4")]
-MERGEABLE = ("dora", "lora-bias", "ia3", "ia3-whole")
+MERGEABLE = ("dora", "dora-rslora", "lora-bias", "ia3", "ia3-whole")
 STEPS = TRAINING["max_steps"]
 
 
@@ -146,8 +147,8 @@ def test_twenty_steps_are_those_of_peft(method, base, method_case, capsys):
         print(f"\n{method} {base}: loss {theirs[0].loss:.4f} -> {theirs[-1].loss:.4f}, untrained {untrained:.4f}; first"
               f" {gaps[0]:.1e}, losses {max(gaps):.1e}, norms {max(norms):.1e}, adapters {moved:.1e}")
     assert relative(theirs[-1].loss, untrained) > 1e-3, "training must move the loss"
-    assert gaps[0] <= TINY_FP32["first"] and max(gaps) <= 1e-3 and max(norms) <= 1e-2, (gaps, norms)
-    assert moved <= 1e-2
+    assert gaps[0] <= TINY_FP32["first"] and max(gaps) <= TINY_FP32["loss"] and max(norms) <= TINY_FP32["norm"], (gaps, norms)
+    assert moved <= TINY_FP32["adapters"]
 
 
 @pytest.mark.parametrize("method,base", RUNS)

@@ -71,6 +71,20 @@ TEST(PeftConfig, what_is_written_reads_back_equal) {
     }
 }
 
+TEST(PeftConfig, a_base_is_named_where_peft_wants_its_name) {
+    PeftConfig plain = PromptTuningConfig{};
+    name_base(plain, "group/name");
+    EXPECT_EQ(base_name(plain), "group/name");
+    EXPECT_FALSE(std::get<PromptTuningConfig>(plain).tokenizer_name_or_path);
+    PromptTuningConfig text;
+    text.prompt_tuning_init = PromptTuningInit::kText;
+    text.base_model_name_or_path = "own";
+    PeftConfig named = text;
+    name_base(named, "group/name");
+    EXPECT_EQ(base_name(named), "own");
+    EXPECT_EQ(std::get<PromptTuningConfig>(named).tokenizer_name_or_path, "own");
+}
+
 TEST(PeftConfig, other_methods_are_different_adapters) {
     const std::vector<std::string> found = differences(Ia3Config{}, LoraConfig{});
     ASSERT_EQ(found.size(), 1U);

@@ -3,8 +3,7 @@
 #include <optional>
 #include <string>
 
-#include "qlora/adapters/peft_types.h"
-#include "qlora/core/fields.h"
+#include "qlora/adapters/method_fields.h"
 
 namespace qlora::adapters {
 
@@ -40,16 +39,9 @@ struct Ia3Config {
         visit("modules_to_save", self.modules_to_save, {}, "modules trained and saved whole");
         visit("init_ia3_weights", self.init_ia3_weights, {},
               "factors start at one; false: at normal random numbers");
-        visit("peft_type", self.peft_type, {}, "the method");
-        visit("task_type", self.task_type, {}, "the kind of model");
-        visit("base_model_name_or_path", self.base_model_name_or_path, {.free_on_resume = true},
-              "name of the base in adapter_config.json, such as its name on a hub; null: model.path");
+        method_fields(self, visit);
         visit.ignored("fan_in_fan_out",
                       "the model says which weights are stored in columns (GPT-2's Conv1D)");
-        visit.ignored("inference_mode", "frozen or not is decided by the program");
-        visit.ignored("peft_version", "who wrote the file");
-        visit.ignored("auto_mapping", "class names of Python models");
-        visit.ignored("revision", "a version on a hub");
     }
 };
 

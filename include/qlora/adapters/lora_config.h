@@ -6,8 +6,7 @@
 #include <variant>
 #include <vector>
 
-#include "qlora/adapters/peft_types.h"
-#include "qlora/core/fields.h"
+#include "qlora/adapters/method_fields.h"
 
 namespace qlora::adapters {
 
@@ -95,10 +94,7 @@ void LoraConfig::fields(Self& self, Visitor& visit) {
     visit("init_lora_weights", self.init_lora_weights, {},
           "start of A and B; false starts with a random update");
     visit("bias", self.bias, {}, "which biases of the base train too");
-    visit("peft_type", self.peft_type, {}, "the method");
-    visit("task_type", self.task_type, {}, "the kind of model");
-    visit("base_model_name_or_path", self.base_model_name_or_path, {.free_on_resume = true},
-          "name of the base in adapter_config.json, such as its name on a hub; null: model.path");
+    method_fields(self, visit);
 
     const Json none = nullptr;
     constexpr const char* kRewritesBase = "this initialisation rewrites the base weights and is not built";
@@ -120,10 +116,6 @@ void LoraConfig::fields(Self& self, Visitor& visit) {
     visit.fixed("use_bdlora", none, "block-diagonal LoRA is not built");
     visit.fixed("arrow_config", none, "routing between adapters is not built");
     visit.ignored("fan_in_fan_out", "the model says which weights are stored in columns (GPT-2's Conv1D)");
-    visit.ignored("inference_mode", "frozen or not is decided by the program");
-    visit.ignored("peft_version", "who wrote the file");
-    visit.ignored("auto_mapping", "class names of Python models");
-    visit.ignored("revision", "a version on a hub");
     visit.ignored("runtime_config", "settings of a Python process; PEFT does not save it either");
 }
 

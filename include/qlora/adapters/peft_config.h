@@ -21,6 +21,8 @@ using PeftConfig =
 PeftType type_of(const PeftConfig& config);
 /// base_model_name_or_path of whichever configuration it is.
 std::optional<std::string>& base_name(PeftConfig& config);
+/// Names the base where the configuration does not, and its tokenizer where PEFT wants one.
+void name_base(PeftConfig& config, const std::string& base);
 /// Its modules_to_save; null where the method has none.
 std::optional<NameList>* modules_to_save(PeftConfig& config);
 /// The learning rate of a run that names none.

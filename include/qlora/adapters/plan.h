@@ -34,6 +34,7 @@ struct Plan {
     std::vector<std::string> warnings;
     std::vector<TrainedTensor> trained;  ///< in the order of the optimizer
     std::vector<TrainedTensor> saved;  ///< in the adapter's file; differ where a network makes what is saved
+    std::vector<std::string> text;     ///< what is where, a line each: "30 x q_proj (r 8, scaling 2)"
     std::int64_t virtual_tokens = 0;   ///< before each text, as inputs of the first layer
     std::int64_t prefix_tokens = 0;    ///< before each text, as keys and values of all layers
 
@@ -43,7 +44,6 @@ struct Plan {
 
     /// Positions before the first token of a text.
     std::int64_t tokens_before() const { return virtual_tokens + prefix_tokens; }
-    std::vector<std::string> text;  ///< what is where, a line each: "30 x q_proj (r 8, scaling 2)"
 };
 
 /// Throws ConfigError where the configuration does not fit the model.

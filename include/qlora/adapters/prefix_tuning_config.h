@@ -4,7 +4,7 @@
 #include <optional>
 #include <string>
 
-#include "qlora/adapters/virtual_tokens_config.h"
+#include "qlora/adapters/prompt_learning_config.h"
 
 namespace qlora::adapters {
 

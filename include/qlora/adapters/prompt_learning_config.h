@@ -4,8 +4,7 @@
 #include <optional>
 #include <string>
 
-#include "qlora/adapters/peft_types.h"
-#include "qlora/core/fields.h"
+#include "qlora/adapters/method_fields.h"
 
 namespace qlora::adapters {
 
@@ -34,15 +33,8 @@ struct VirtualTokens {
 template <class Self, class Visitor>
 void virtual_token_fields(Self& self, Visitor& visit) {
     VirtualTokens::fields(self.tokens, visit);
-    visit("peft_type", self.peft_type, {}, "the method");
-    visit("task_type", self.task_type, {}, "the kind of model");
-    visit("base_model_name_or_path", self.base_model_name_or_path, {.free_on_resume = true},
-          "name of the base in adapter_config.json, such as its name on a hub; null: model.path");
+    method_fields(self, visit);
     visit.fixed("modules_to_save", nullptr, "whole modules beside virtual tokens are not built");
-    visit.ignored("inference_mode", "frozen or not is decided by the program");
-    visit.ignored("peft_version", "who wrote the file");
-    visit.ignored("auto_mapping", "class names of Python models");
-    visit.ignored("revision", "a version on a hub");
 }
 
 }  // namespace qlora::adapters

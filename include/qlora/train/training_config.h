@@ -171,8 +171,7 @@ struct TrainingConfig {
         visit("gradient_accumulation_steps", self.gradient_accumulation_steps, {.min = 1},
               "micro-batches per optimizer step");
         visit("learning_rate", self.learning_rate,
-              {.min = 0, .min_excluded = true, .default_text = "by the method (2e-4 for LORA)"},
-              "peak learning rate");
+              {.min = 0, .min_excluded = true, .default_text = "by peft_type"}, "peak learning rate");
         visit("lr_scheduler_type", self.lr_scheduler_type, {},
               "course of the learning rate, as in transformers");
         visit("lr_scheduler_kwargs", self.lr_scheduler_kwargs, {},

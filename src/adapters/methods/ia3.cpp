@@ -110,15 +110,6 @@ Plan plan_ia3(const PeftConfig& given, const models::DecoderSpec& decoder) {
     return plan;
 }
 
-class Ia3 final : public Adapter {
-  public:
-    explicit Ia3(std::vector<nn::Parameter> parameters) : parameters_(std::move(parameters)) {}
-    std::vector<nn::Parameter> parameters() const override { return parameters_; }
-
-  private:
-    std::vector<nn::Parameter> parameters_;
-};
-
 std::unique_ptr<Adapter> attach_ia3(models::CausalLM& model, Plan& plan, const InjectOptions& options) {
     auto& config = std::get<Ia3Config>(plan.config);
     BaseModules modules(model);
@@ -138,7 +129,7 @@ std::unique_ptr<Adapter> attach_ia3(models::CausalLM& model, Plan& plan, const I
         parameters.push_back({tensor.key, layer->vector(), tensor.decays});
         linear.set_adapter(std::move(layer));
     }
-    return std::make_unique<Ia3>(std::move(parameters));
+    return std::make_unique<TrainedTensors>(std::move(parameters));
 }
 
 /// Rows of the matrix times factors [out, 1] or [1, in].

@@ -67,15 +67,6 @@ Tensors set_adapters(models::CausalLM& model, const Plan& plan, std::uint64_t se
     return tensors;
 }
 
-class Lora final : public Adapter {
-  public:
-    explicit Lora(std::vector<nn::Parameter> parameters) : parameters_(std::move(parameters)) {}
-    std::vector<nn::Parameter> parameters() const override { return parameters_; }
-
-  private:
-    std::vector<nn::Parameter> parameters_;
-};
-
 std::unique_ptr<Adapter> attach_lora(models::CausalLM& model, Plan& plan, const InjectOptions& options) {
     BaseModules modules(model);
     const Tensors tensors = set_adapters(model, plan, options.seed, modules);
@@ -88,7 +79,7 @@ std::unique_ptr<Adapter> attach_lora(models::CausalLM& model, Plan& plan, const 
         };
         parameters.push_back({tensor.key, value(), tensor.decays});
     }
-    return std::make_unique<Lora>(std::move(parameters));
+    return std::make_unique<TrainedTensors>(std::move(parameters));
 }
 
 /// The names of the linears that queries and values come from; one name where one linear holds both.

@@ -1,3 +1,4 @@
+#include <algorithm>
 #include <map>
 #include <set>
 
@@ -105,6 +106,14 @@ std::vector<std::string> text_of(const MatchResult& match) {
 
 Plan plan_lora(const PeftConfig& config, const models::DecoderSpec& decoder) {
     MatchResult match = match_targets(std::get<LoraConfig>(config), adaptable_model(decoder));
+    const LoraConfig& expanded = match.expanded;
+    const bool has_parameters = std::any_of(match.targets.begin(), match.targets.end(),
+                                            [](const Target& target) { return target.is_parameter; });
+    if (has_parameters && (expanded.use_dora || expanded.lora_bias)) {
+        throw ConfigError(std::string(expanded.use_dora ? "use_dora" : "lora_bias") +
+                          " cannot be combined with adapters on experts or routers, as in PEFT; name other "
+                          "target_modules, or leave them out with exclude_modules");
+    }
     Plan plan;
     plan.trained = plan.saved = trained_tensors(match, decoder);
     plan.text = text_of(match);

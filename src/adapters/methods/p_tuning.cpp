@@ -1,5 +1,5 @@
+#include "prompt_learning.h"
 #include "qlora/core/log.h"
-#include "virtual_tokens.h"
 
 namespace qlora::adapters {
 namespace {
@@ -21,6 +21,9 @@ Plan plan_p_tuning(const PeftConfig& given, const models::DecoderSpec& decoder) 
     plan.virtual_tokens = config.tokens.num_virtual_tokens;
     plan.text = {fmt::format("{} tokens before each text, made by an {} of width {}", plan.virtual_tokens,
                              enum_name(config.encoder_reparameterization_type), *config.encoder_hidden_size)};
+    if (config.encoder_reparameterization_type == EncoderType::kMlp &&
+        config.encoder_num_layers != PromptEncoderConfig{}.encoder_num_layers)
+        plan.warnings.push_back("encoder_num_layers has no effect on an MLP, which has two layers");
     plan.config = config;
     return plan;
 }
@@ -28,10 +31,7 @@ Plan plan_p_tuning(const PeftConfig& given, const models::DecoderSpec& decoder) 
 std::unique_ptr<Adapter> attach_p_tuning(models::CausalLM& model, Plan& plan, const InjectOptions& options) {
     const auto& config = std::get<PromptEncoderConfig>(plan.config);
     const auto encoder = make_encoder(shape_of(config, model.spec()), options, {});
-    models::Hooks hooks;
-    hooks.prompt = std::make_shared<EncodedPrompt>(encoder);
-    model.set_hooks(std::move(hooks));
-    return adapter_of(encoder, plan);
+    return attach_prompt(model, encoder, plan);
 }
 
 }  // namespace

@@ -1,5 +1,5 @@
+#include "prompt_learning.h"
 #include "qlora/core/log.h"
-#include "virtual_tokens.h"
 
 namespace qlora::adapters {
 namespace {

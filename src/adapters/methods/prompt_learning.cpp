@@ -1,4 +1,4 @@
-#include "virtual_tokens.h"
+#include "prompt_learning.h"
 
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
@@ -78,6 +78,14 @@ std::unique_ptr<Adapter> adapter_of(std::shared_ptr<PromptEncoder> encoder, Plan
     plan.trained.clear();
     set_encoder(plan, encoder->shape());
     return std::make_unique<EncoderAdapter>(std::move(encoder));
+}
+
+std::unique_ptr<Adapter> attach_prompt(models::CausalLM& model, std::shared_ptr<PromptEncoder> encoder,
+                                       Plan& plan) {
+    models::Hooks hooks;
+    hooks.prompt = std::make_shared<EncodedPrompt>(encoder);
+    model.set_hooks(std::move(hooks));
+    return adapter_of(std::move(encoder), plan);
 }
 
 std::vector<std::int64_t> text_tokens(const InjectOptions& options, const std::string& text,

@@ -36,6 +36,9 @@ void set_encoder(Plan& plan, const PromptEncoderShape& shape);
 std::shared_ptr<PromptEncoder> make_encoder(const PromptEncoderShape& shape, const InjectOptions& options,
                                             const std::function<void(PromptEncoder&)>& set_start);
 std::unique_ptr<Adapter> adapter_of(std::shared_ptr<PromptEncoder> encoder, Plan& plan);
+/// The same, its rows put before each text of the model.
+std::unique_ptr<Adapter> attach_prompt(models::CausalLM& model, std::shared_ptr<PromptEncoder> encoder,
+                                       Plan& plan);
 
 /// Ids of a text, repeated and cut to so many. Throws ConfigError where it has none.
 std::vector<std::int64_t> text_tokens(const InjectOptions& options, const std::string& text,

@@ -1,5 +1,5 @@
+#include "prompt_learning.h"
 #include "qlora/core/log.h"
-#include "virtual_tokens.h"
 
 namespace qlora::adapters {
 namespace {
@@ -36,10 +36,7 @@ std::unique_ptr<Adapter> attach_prompt_tuning(models::CausalLM& model, Plan& pla
                 return;
         }
     });
-    models::Hooks hooks;
-    hooks.prompt = std::make_shared<EncodedPrompt>(encoder);
-    model.set_hooks(std::move(hooks));
-    return adapter_of(encoder, plan);
+    return attach_prompt(model, encoder, plan);
 }
 
 }  // namespace
