@@ -57,10 +57,11 @@ void check_data_paths(const RunConfig& config, FaultList& faults) {
     const std::filesystem::path* held_out = config.data.eval_file();
     if (held_out != nullptr) need("data.eval", *held_out);
     // Equal paths are a fault of the configuration, found before; folders and patterns hide them.
-    const bool is_named_alone = faults.size() == before && held_out != nullptr;
-    if (!is_named_alone || !config.given.contains("data.eval") || !config.given.contains("data.train"))
-        return;
-    const std::vector<std::filesystem::path> trained = data::data_files(config.data.train.files);
+    if (held_out == nullptr || faults.size() > before) return;
+    const std::vector<std::filesystem::path>& named = config.data.train.files;
+    const bool is_named = std::find(named.begin(), named.end(), *held_out) != named.end();
+    if (is_named || !config.given.contains("data.eval") || !config.given.contains("data.train")) return;
+    const std::vector<std::filesystem::path> trained = data::data_files(named);
     for (const std::filesystem::path& file : data::data_files({*held_out})) {
         if (std::find(trained.begin(), trained.end(), file) == trained.end()) continue;
         faults.add("data.eval",

@@ -44,6 +44,18 @@ TEST(Plan, what_adapters_on_experts_and_routers_cannot_have_is_refused) {
     EXPECT_EQ(fault_of(config), "");
 }
 
+TEST(Plan, a_factor_on_a_shared_input_is_one_fault_for_each_kind) {
+    Ia3Config config;
+    config.target_modules = NameList{"q_proj", "k_proj", "o_proj"};
+    config.feedforward_modules = NameList{"q_proj", "k_proj", "o_proj"};
+    const std::string fault = fault_of(config);
+    EXPECT_NE(fault.find("2 faults"), std::string::npos) << fault;
+    EXPECT_NE(
+        fault.find("q_proj reads its input together with other layers (model.layers.0.self_attn.q_proj"),
+        std::string::npos)
+        << fault;
+}
+
 TEST(Plan, an_mlp_says_that_it_has_two_layers) {
     PromptEncoderConfig config;
     config.tokens.num_virtual_tokens = 3;

@@ -306,7 +306,11 @@ def test_the_programs_read_any_kind_of_file(bin_dir, pa, tiny_model, tmp_path):
 def test_held_out_rows_must_not_lie_among_the_training_files(bin_dir, root, tmp_path):
     for name in ("a.jsonl", "b.jsonl"):
         (tmp_path / name).write_text("{}\n")
-    run = subprocess.run([bin_dir / "qlora-train", "--config", root / "configs" / "smoke.json", "--dry-run", "--set", f"data.train={tmp_path}",
-                          "--set", f"data.eval={tmp_path}/b.jsonl"], capture_output=True, text=True, timeout=60)
-    assert run.returncode == 2
-    assert f"{tmp_path}/b.jsonl is one of the files that data.train names" in run.stderr
+    # Hidden by a folder, or named alike: one sentence each.
+    for train, words in ((tmp_path, f"{tmp_path}/b.jsonl is one of the files that data.train names"),
+                         (tmp_path / "b.jsonl", "is a training file too")):
+        run = subprocess.run([bin_dir / "qlora-train", "--config", root / "configs" / "smoke.json", "--dry-run", "--set",
+                              f"data.train={train}", "--set", f"data.eval={tmp_path}/b.jsonl"], capture_output=True, text=True,
+                             timeout=60)
+        assert run.returncode == 2
+        assert words in run.stderr and run.stderr.count("data.eval") == 1, run.stderr

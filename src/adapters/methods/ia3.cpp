@@ -74,18 +74,13 @@ Plan plan_ia3(const PeftConfig& given, const models::DecoderSpec& decoder) {
     std::set<std::string> adapted;
     for (const Target& target : matched.targets) adapted.insert(target.path);
     Plan plan;
-    FaultList faults;
     std::map<std::string, std::int64_t> kinds;
+    std::map<std::string, std::string> refused;  // kind -> the first one
     for (const models::spec::Linear* linear : decoder.linears()) {
         if (!adapted.contains(linear->path)) continue;
         const bool inner = is_feedforward(config, linear->path);
         const std::string kind = linear->path.substr(linear->path.rfind('.') + 1);
-        if (inner && sharing.contains(linear->path)) {
-            faults.add("feedforward_modules",
-                       linear->path +
-                           " reads its input together with other layers, so a factor on it is not "
-                           "built; leave it out there, or out of target_modules");
-        }
+        if (inner && sharing.contains(linear->path)) refused.emplace(kind, linear->path);
         ++kinds[fmt::format("{} ({})", kind, inner ? "inputs" : "outputs")];
         plan.trained.push_back({.key = peft_key(linear->path, Ia3Layer::kVector),
                                 .module = linear->path,
@@ -93,7 +88,14 @@ Plan plan_ia3(const PeftConfig& given, const models::DecoderSpec& decoder) {
                                 .shape = inner ? std::vector<std::int64_t>{1, linear->in}
                                                : std::vector<std::int64_t>{linear->out, 1}});
     }
-    faults.throw_if_any<ConfigError>("the IA3 configuration does not fit the model");
+    FaultList faults;
+    for (const auto& [kind, path] : refused) {
+        faults.add("feedforward_modules",
+                   kind + " reads its input together with other layers (" + path +
+                       " is the first one), so a factor on it is not built; leave it out there, or out of "
+                       "target_modules");
+    }
+    faults.throw_if_any<ConfigError>("the peft section does not fit the model");
     add_whole_modules(plan.trained, {matched.modules_to_save.begin(), matched.modules_to_save.end()},
                       decoder);
     for (const auto& [kind, count] : kinds) plan.text.push_back(fmt::format("{} x {}", count, kind));
