@@ -9,9 +9,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "qlora/data/batch.h"
+#include "models/token_rows.h"
 #include "qlora/eval/generate.h"
-#include "qlora/eval/token_batch.h"
 #include "qlora/models/base_loader.h"
 #include "support/tiny_model.h"
 #include "support/weight_bytes.h"
@@ -21,7 +20,6 @@ namespace {
 
 using qlora::test::TempDir;
 using qlora::test::TinyModel;
-using Ids = std::vector<tokenizer::TokenId>;
 
 struct Case {
     const char* name;
@@ -53,21 +51,8 @@ std::unique_ptr<CausalLM> load_changed(const TinyModel& tiny, const Change& chan
     return load_base(io::Checkpoint(dir.path()), decoder, options);
 }
 
-TokenBatch batch_of(const std::vector<Ids>& sequences) {
-    std::vector<data::Example> examples;
-    for (const Ids& ids : sequences) {
-        examples.push_back({.ids = ids, .supervised = std::vector<std::uint8_t>(ids.size(), 0)});
-    }
-    std::vector<const data::Example*> pointers;
-    for (const data::Example& example : examples) pointers.push_back(&example);
-    return eval::token_batch(data::collate(pointers), at::kCPU);
-}
-
-Ids some_ids(std::size_t count, unsigned seed) {
-    std::mt19937 engine(seed);
-    Ids out(count);
-    for (auto& id : out) id = static_cast<tokenizer::TokenId>(engine() % 97);
-    return out;
+TokenBatch batch_of(const std::vector<TokenIds>& rows) {
+    return collated(examples_of(rows, false));
 }
 
 class Generation : public testing::TestWithParam<Case> {};
@@ -82,7 +67,7 @@ INSTANTIATE_TEST_SUITE_P(
 
 /// How far below the largest logit of a whole pass each generated token lies, as a share of the largest in
 /// size; 0 where it is the argmax.
-double largest_shortfall(const CausalLM& model, Ids ids, const Ids& generated) {
+double largest_shortfall(const CausalLM& model, TokenIds ids, const TokenIds& generated) {
     double worst = 0.0;
     for (const tokenizer::TokenId token : generated) {
         const at::Tensor hidden = model.forward(batch_of({ids}), {});
@@ -96,7 +81,7 @@ double largest_shortfall(const CausalLM& model, Ids ids, const Ids& generated) {
 }
 
 /// Greedy continuation by whole forward passes without any cache.
-Ids slow_continuation(const CausalLM& model, Ids ids, std::size_t count) {
+TokenIds slow_continuation(const CausalLM& model, TokenIds ids, std::size_t count) {
     const std::size_t prompt = ids.size();
     while (ids.size() < prompt + count) {
         const at::Tensor hidden = model.forward(batch_of({ids}), {});
@@ -104,7 +89,7 @@ Ids slow_continuation(const CausalLM& model, Ids ids, std::size_t count) {
         ids.push_back(static_cast<tokenizer::TokenId>(
             model.logits(hidden.narrow(0, last, 1)).argmax(1).item<std::int64_t>()));
     }
-    return Ids(ids.begin() + static_cast<std::ptrdiff_t>(prompt), ids.end());
+    return TokenIds(ids.begin() + static_cast<std::ptrdiff_t>(prompt), ids.end());
 }
 
 TEST_P(Generation, with_a_cache_equals_the_argmax_of_whole_forward_passes) {
@@ -112,11 +97,11 @@ TEST_P(Generation, with_a_cache_equals_the_argmax_of_whole_forward_passes) {
     const auto model = load(GetParam());
     // Prompts of many lengths together, so that caches of different lengths share a batch; 50 tokens make
     // them grow.
-    const std::vector<Ids> prompts = {some_ids(1, 1), some_ids(7, 2), some_ids(40, 3), some_ids(2, 4)};
+    const std::vector<TokenIds> prompts = {row_of(1, 1), row_of(7, 2), row_of(40, 3), row_of(2, 4)};
     const auto out = eval::generate(*model, prompts, {.max_new_tokens = 50, .stop_ids = {}, .batch_rows = 3});
     ASSERT_EQ(out.size(), prompts.size());
     for (std::size_t i = 0; i < prompts.size(); ++i) {
-        const Ids slow = slow_continuation(*model, prompts[i], 50);
+        const TokenIds slow = slow_continuation(*model, prompts[i], 50);
         if (GetParam().compute == at::kFloat) {
             EXPECT_EQ(out[i], slow) << "prompt " << i;
         } else {
@@ -132,12 +117,12 @@ TEST_P(Generation, with_a_cache_equals_the_argmax_of_whole_forward_passes) {
 TEST_P(Generation, cached_hidden_states_equal_the_whole_pass_whatever_the_cuts) {
     const at::AutoGradMode off(false);
     const auto model = load(GetParam());
-    const Ids ids = some_ids(37, 5);
+    const TokenIds ids = row_of(37, 5);
     const at::Tensor whole = model->forward(batch_of({ids}), {}).to(at::kFloat);
     KvCache cache(model->spec().layers.size());
     std::int64_t done = 0;
     for (const std::int64_t n : {5, 1, 1, 20, 3, 7}) {
-        const Ids piece(ids.begin() + done, ids.begin() + done + n);
+        const TokenIds piece(ids.begin() + done, ids.begin() + done + n);
         TokenBatch batch = batch_of({piece});
         batch.positions.add_(done);
         KvCache* caches[] = {&cache};
@@ -154,20 +139,20 @@ TEST_P(Generation, cached_hidden_states_equal_the_whole_pass_whatever_the_cuts) 
 TEST(Generation, ends_at_any_stop_token_and_does_not_return_it) {
     const at::AutoGradMode off(false);
     const auto model = load({"llama", {}});
-    const Ids prompt = some_ids(9, 2);
-    const Ids all =
-        eval::generate(*model, std::vector<Ids>{prompt}, {.max_new_tokens = 20, .stop_ids = {}})[0];
+    const TokenIds prompt = row_of(9, 2);
+    const TokenIds all =
+        eval::generate(*model, std::vector<TokenIds>{prompt}, {.max_new_tokens = 20, .stop_ids = {}})[0];
     ASSERT_EQ(all.size(), 20U);
     const auto first = std::find(all.begin(), all.end(), all[6]);
-    const auto cut = eval::generate(*model, std::vector<Ids>{prompt},
+    const auto cut = eval::generate(*model, std::vector<TokenIds>{prompt},
                                     {.max_new_tokens = 20, .stop_ids = {1000, all[6]}})[0];
-    EXPECT_EQ(cut, Ids(all.begin(), first));
+    EXPECT_EQ(cut, TokenIds(all.begin(), first));
 }
 
 TEST(CausalLM, a_sequence_gives_the_same_bits_wherever_it_lies_in_a_batch) {
     const at::AutoGradMode off(false);
     const auto model = load({"qwen3", {.model_type = "qwen3", .sliding_window = 6}});
-    const Ids a = some_ids(16, 1), b = some_ids(16, 2), c = some_ids(3, 3);
+    const TokenIds a = row_of(16, 1), b = row_of(16, 2), c = row_of(3, 3);
     const at::Tensor first = model->forward(batch_of({a, b, c}), {});
     const at::Tensor second = model->forward(batch_of({c, b, a}), {});
     // Rows of a product depend on their own values only; blocks of rows may still be summed in another order.
@@ -197,7 +182,7 @@ TEST(RotaryEmbeddings, each_layer_turns_by_its_own) {
             std::get<spec::Attention>(decoder.layers[0].branches[0].block).rope = first;
             std::get<spec::Attention>(decoder.layers[1].branches[0].block).rope = second;
         });
-        return model->forward(batch_of({some_ids(20, 1), some_ids(7, 2)}), {});
+        return model->forward(batch_of({row_of(20, 1), row_of(7, 2)}), {});
     };
     const at::Tensor one = states({100.0, 10000.0}, 0, 1);
     EXPECT_TRUE(one.equal(states({10000.0, 100.0}, 1, 0)));
@@ -221,10 +206,10 @@ std::unique_ptr<CausalLM> with_longrope(bool only_short = false) {
 TEST(RotaryEmbeddings, longrope_is_chosen_for_each_sequence_by_its_length) {
     const at::AutoGradMode off(false);
     const auto model = with_longrope(), short_model = with_longrope(true);
-    const std::vector<Ids> rows = {some_ids(7, 1), some_ids(21, 2), some_ids(20, 3), some_ids(40, 4)};
+    const std::vector<TokenIds> rows = {row_of(7, 1), row_of(21, 2), row_of(20, 3), row_of(40, 4)};
     const at::Tensor packed = model->forward(batch_of(rows), {});
     std::int64_t begin = 0;
-    for (const Ids& row : rows) {
+    for (const TokenIds& row : rows) {
         const auto n = static_cast<std::int64_t>(row.size());
         const at::Tensor alone = model->forward(batch_of({row}), {});
         const auto gap = [&](const at::Tensor& other) { return (alone - other).abs().max().item<double>(); };
@@ -238,7 +223,7 @@ TEST(RotaryEmbeddings, longrope_is_chosen_for_each_sequence_by_its_length) {
 TEST(RotaryEmbeddings, an_answer_that_grows_past_longropes_edge_is_that_of_whole_passes) {
     const at::AutoGradMode off(false);
     const auto model = with_longrope();
-    const std::vector<Ids> prompts = {some_ids(15, 1), some_ids(20, 2), some_ids(30, 3), some_ids(1, 4)};
+    const std::vector<TokenIds> prompts = {row_of(15, 1), row_of(20, 2), row_of(30, 3), row_of(1, 4)};
     const auto out = eval::generate(*model, prompts, {.max_new_tokens = 12, .stop_ids = {}, .batch_rows = 4});
     for (std::size_t i = 0; i < prompts.size(); ++i)
         EXPECT_EQ(out[i], slow_continuation(*model, prompts[i], 12)) << "prompt " << i;
@@ -260,7 +245,7 @@ TEST(RotaryEmbeddings, the_attention_factor_scales_queries_and_keys) {
         LoadOptions options;
         options.compute_dtype = at::kFloat;
         return load_base(io::Checkpoint(dir.path()), decoder, options)
-            ->forward(batch_of({some_ids(20, 1)}), {});
+            ->forward(batch_of({row_of(20, 1)}), {});
     };
     // Powers of two round nowhere.
     EXPECT_TRUE(states(2.0, 1.0F).equal(states(1.0, 4.0F)));
@@ -271,7 +256,7 @@ TEST(Generation, ends_where_the_model_takes_no_more_positions) {
     const at::AutoGradMode off(false);
     const auto model =
         load_changed({}, [](DecoderSpec& decoder) { decoder.ropes[0].frequencies.most_positions = 30; });
-    const std::vector<Ids> prompts = {some_ids(28, 1), some_ids(3, 2), some_ids(30, 3)};
+    const std::vector<TokenIds> prompts = {row_of(28, 1), row_of(3, 2), row_of(30, 3)};
     const auto out = eval::generate(*model, prompts, {.max_new_tokens = 12, .stop_ids = {}});
     EXPECT_EQ(out[0].size(), 3U) << "the last token is read off the 30th position";
     EXPECT_EQ(out[1].size(), 12U);
@@ -290,14 +275,14 @@ at::Tensor embedding_of(const CausalLM& model) {
 TEST(CausalLM, a_scaled_embedding_is_one_whose_rows_are_larger) {
     const auto plain = load_changed({}, [](DecoderSpec&) {});
     const auto scaled = load_changed({}, [](DecoderSpec& decoder) { decoder.embedding_scale = 1.7; });
-    const TokenBatch batch = batch_of({some_ids(9, 1), some_ids(5, 2)});
+    const TokenBatch batch = batch_of({row_of(9, 1), row_of(5, 2)});
     EXPECT_FALSE(scaled->forward(batch, {}).equal(plain->forward(batch, {})));
     replace_embedding(*plain, embedding_of(*plain) * 1.7);
     EXPECT_TRUE(scaled->forward(batch, {}).equal(plain->forward(batch, {})));
 }
 
 TEST(CausalLM, a_rounded_embedding_scale_is_a_value_of_the_compute_dtype) {
-    const Ids ids = some_ids(9, 1);
+    const TokenIds ids = row_of(9, 1);
     const auto hidden = [&](double scale, bool rounds, at::ScalarType dtype) {
         const TempDir dir;
         TinyModel{}.write(dir.path());
@@ -318,13 +303,13 @@ TEST(CausalLM, learned_positions_are_added_to_the_embedding) {
     const auto with = load_changed({}, [](DecoderSpec&) {}), without = load_changed({}, [](DecoderSpec&) {});
     const at::Tensor positions = at::arange(256 * 32, at::kFloat).reshape({256, 32}).sin();
     with->set_positions(positions);
-    Ids ids;
+    TokenIds ids;
     for (int i = 0; i < 9; ++i) ids.push_back(3 + 10 * i);  // each once, so that a row stands for a position
     at::Tensor table = embedding_of(*without).clone();
     for (std::int64_t i = 0; i < 9; ++i) table[3 + 10 * i].add_(positions[i]);
     replace_embedding(*without, table);
     // The second sequence begins at position 0 again.
-    const TokenBatch batch = batch_of({ids, Ids(ids.begin(), ids.begin() + 4)});
+    const TokenBatch batch = batch_of({ids, TokenIds(ids.begin(), ids.begin() + 4)});
     EXPECT_TRUE(with->forward(batch, {}).equal(without->forward(batch, {})));
 }
 
@@ -332,7 +317,7 @@ TEST(CausalLM, a_trained_embedding_gets_the_gradient_of_what_is_scaled) {
     const auto model = load_changed({}, [](DecoderSpec& decoder) { decoder.embedding_scale = 1.7; });
     const auto larger = load_changed({}, [](DecoderSpec&) {});
     replace_embedding(*larger, embedding_of(*larger) * 1.7);
-    const TokenBatch batch = batch_of({some_ids(9, 1)});
+    const TokenBatch batch = batch_of({row_of(9, 1)});
     for (CausalLM* each : {model.get(), larger.get()}) {
         each->train_embedding();
         each->forward(batch, {}).sin().sum().backward();
@@ -350,7 +335,7 @@ TEST(CausalLM, logits_losses_and_scores_follow_the_rule_of_the_description) {
     });
     const at::Tensor bias = at::arange(97, at::kFloat).cos();
     ruled->set_head_bias(bias);
-    const at::Tensor hidden = plain->forward(batch_of({some_ids(9, 1)}), {}).detach();
+    const at::Tensor hidden = plain->forward(batch_of({row_of(9, 1)}), {}).detach();
     const at::Tensor expected = at::tanh((plain->logits(hidden) + bias).to(at::kDouble) * 0.7 / 2.0) * 2.0;
     // Values of at most 2, products of 32 terms and four operations in fp32.
     EXPECT_LE((ruled->logits(hidden) - expected).abs().max().item<double>(), 2e-6);

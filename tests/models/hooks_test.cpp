@@ -8,19 +8,15 @@
 #include <ATen/ops/tensor.h>
 #include <gtest/gtest.h>
 
-#include <random>
-
-#include "qlora/data/batch.h"
+#include "models/token_rows.h"
 #include "qlora/eval/evaluator.h"
 #include "qlora/eval/generate.h"
-#include "qlora/eval/token_batch.h"
 #include "qlora/models/base_loader.h"
 #include "support/tiny_model.h"
 
 namespace qlora::models {
 namespace {
 
-using TokenIds = std::vector<tokenizer::TokenId>;
 constexpr std::int64_t kVirtual = 5;
 
 at::Tensor random_values(at::IntArrayRef sizes, std::uint64_t seed) {
@@ -110,29 +106,6 @@ struct Hooked {
     std::vector<at::Tensor> parameters;
 };
 
-std::vector<data::Example> examples_of(const std::vector<TokenIds>& rows) {
-    std::vector<data::Example> out;
-    for (const TokenIds& ids : rows) {
-        out.push_back({.ids = ids, .supervised = std::vector<std::uint8_t>(ids.size(), 1)});
-        out.back().supervised[0] = 0;
-    }
-    return out;
-}
-
-TokenBatch collated(const std::vector<TokenIds>& rows) {
-    const std::vector<data::Example> examples = examples_of(rows);
-    std::vector<const data::Example*> pointers;
-    for (const data::Example& example : examples) pointers.push_back(&example);
-    return eval::token_batch(data::collate(pointers), at::kCPU);
-}
-
-TokenIds row_of(std::size_t count, unsigned seed) {
-    std::mt19937 engine(seed);
-    TokenIds out(count);
-    for (auto& id : out) id = static_cast<tokenizer::TokenId>(engine() % 97);
-    return out;
-}
-
 const std::vector<TokenIds>& sample_rows() {
     static const std::vector<TokenIds> rows = {row_of(9, 1), row_of(2, 2), row_of(31, 3), row_of(14, 4)};
     return rows;
@@ -169,13 +142,13 @@ INSTANTIATE_TEST_SUITE_P(
 TEST_P(HookedModel, a_batch_gives_each_row_what_it_gives_alone) {
     const at::AutoGradMode off(false);
     const Hooked hooked(GetParam());
-    const TokenBatch batch = collated(sample_rows());
+    const TokenBatch batch = collated(examples_of(sample_rows(), true));
     const at::Tensor all = hooked.model->forward(batch, {});
     ASSERT_EQ(all.size(0), batch.ids.size(0)) << "those of the text";
     std::int64_t begin = 0;
     for (const TokenIds& row : sample_rows()) {
         const auto n = static_cast<std::int64_t>(row.size());
-        const at::Tensor alone = hooked.model->forward(collated({row}), {});
+        const at::Tensor alone = hooked.model->forward(collated(examples_of({row}, true)), {});
         // fp32 products of other sizes; in bf16 they flip a rounding now and then.
         EXPECT_LE(gap(all.narrow(0, begin, n), alone), GetParam().compute == at::kFloat ? 1e-6 : 3e-2);
         begin += n;
@@ -187,7 +160,7 @@ TEST_P(HookedModel, a_batch_gives_each_row_what_it_gives_alone) {
 TEST_P(HookedModel, hooks_change_the_states_of_the_text) {
     const at::AutoGradMode off(false);
     const Hooked hooked(GetParam());
-    const TokenBatch batch = collated(sample_rows());
+    const TokenBatch batch = collated(examples_of(sample_rows(), true));
     const at::Tensor with = hooked.model->forward(batch, {});
     hooked.model->set_hooks({});
     EXPECT_GE(gap(hooked.model->forward(batch, {}), with), 1e-2);
@@ -203,7 +176,7 @@ TEST_P(HookedModel, generation_equals_whole_passes) {
     for (std::size_t i = 0; i < prompts.size(); ++i) {
         TokenIds ids = prompts[i];
         for (const tokenizer::TokenId found : out[i]) {
-            const at::Tensor hidden = hooked.model->forward(collated({ids}), {});
+            const at::Tensor hidden = hooked.model->forward(collated(examples_of({ids}, true)), {});
             const at::Tensor logits = hooked.model->logits(hidden.narrow(0, hidden.size(0) - 1, 1))[0];
             ASSERT_EQ(found, logits.argmax().item<std::int64_t>()) << "prompt " << i;
             ids.push_back(found);
@@ -218,7 +191,7 @@ TEST_P(HookedModel, levels_of_recomputation_give_the_same_bits) {
     for (const nn::Recomputation level :
          {nn::Recomputation::kNone, nn::Recomputation::kMlp, nn::Recomputation::kLayers}) {
         const Hooked hooked(GetParam());
-        const TokenBatch batch = collated(sample_rows());
+        const TokenBatch batch = collated(examples_of(sample_rows(), true));
         const at::Tensor hidden =
             hooked.model->forward(batch, {.training = true, .recomputation = level}, batch.rows);
         losses.push_back(hooked.model->loss_sum(hidden, batch.targets));
@@ -243,7 +216,7 @@ TEST_P(HookedModel, levels_of_recomputation_give_the_same_bits) {
 TEST_P(HookedModel, evaluation_is_the_same_whatever_the_batching) {
     if (GetParam().compute != at::kFloat) return;
     const Hooked hooked(GetParam());
-    const std::vector<data::Example> rows = examples_of(sample_rows());
+    const std::vector<data::Example> rows = examples_of(sample_rows(), true);
     const eval::EvalSums alone = eval::evaluate(*hooked.model, rows, {.tokens_per_batch = 1});
     const eval::EvalSums together = eval::evaluate(*hooked.model, rows, {.tokens_per_batch = 1024});
     EXPECT_EQ(together.supervised_tokens, 52);
@@ -255,7 +228,7 @@ TEST_P(HookedModel, evaluation_is_the_same_whatever_the_batching) {
 TEST_P(HookedModel, gradients_are_the_slope_of_the_loss) {
     if (GetParam().compute != at::kFloat) return;
     const Hooked hooked(GetParam());
-    const TokenBatch batch = collated(sample_rows());
+    const TokenBatch batch = collated(examples_of(sample_rows(), true));
     const auto loss = [&] {
         return hooked.model->loss_sum(hooked.model->forward(batch, {}, batch.rows), batch.targets);
     };
@@ -310,11 +283,12 @@ TEST(Prompt, of_the_rows_of_tokens_is_these_tokens) {
                                              [](DecoderSpec&) {}};
     for (std::size_t i = 0; i < std::size(changes); ++i) {
         const auto model = changed(changes[i], i == 3);
-        const at::Tensor expected = model->forward(collated({together}), {}).narrow(0, 6, 17);
+        const at::Tensor expected =
+            model->forward(collated(examples_of({together}, true)), {}).narrow(0, 6, 17);
         const std::vector<std::int64_t> ids(before.begin(), before.end());
         model->set_hooks(
             {.prompt = std::make_shared<Rows>(model->rows_of_tokens(at::tensor(ids, at::kLong)))});
-        EXPECT_TRUE(model->forward(collated({text}), {}).equal(expected)) << i;
+        EXPECT_TRUE(model->forward(collated(examples_of({text}, true)), {}).equal(expected)) << i;
     }
 }
 
@@ -328,7 +302,7 @@ TEST(Prompt, is_scaled_unless_the_embedding_scales_its_rows) {
         })
                                   : changed([](DecoderSpec& decoder) { decoder.embedding_scale = 2.0; });
         model->set_hooks({.prompt = std::make_shared<Rows>(random_values({3, 32}, 5) * factor)});
-        return model->forward(collated({row_of(4, 1)}), {});
+        return model->forward(collated(examples_of({row_of(4, 1)}, true)), {});
     };
     EXPECT_TRUE(states(false, 1.0).equal(states(true, 2.0)));
     EXPECT_FALSE(states(false, 1.0).equal(states(true, 1.0)));
@@ -357,7 +331,7 @@ TEST(VirtualTokens, count_at_longropes_edge_and_at_the_last_position) {
         };
         const Hooked always_short(short_value);
         for (const std::size_t n : {15, 16}) {
-            const TokenBatch batch = collated({row_of(n, 3)});
+            const TokenBatch batch = collated(examples_of({row_of(n, 3)}, true));
             EXPECT_EQ(hooked.model->forward(batch, {}).equal(always_short.model->forward(batch, {})), n == 15)
                 << n;
         }
@@ -368,7 +342,7 @@ TEST(VirtualTokens, count_at_longropes_edge_and_at_the_last_position) {
         EXPECT_EQ(out[0].size(), 26U - 5U - 12U + 1U);
         TokenIds ids = prompt;
         for (const tokenizer::TokenId found : out[0]) {
-            const at::Tensor hidden = hooked.model->forward(collated({ids}), {});
+            const at::Tensor hidden = hooked.model->forward(collated(examples_of({ids}, true)), {});
             EXPECT_EQ(found, hooked.model->logits(hidden.narrow(0, hidden.size(0) - 1, 1))[0]
                                  .argmax()
                                  .item<std::int64_t>());
@@ -384,11 +358,11 @@ TEST(VirtualTokens, stand_in_a_cache_from_its_first_pass_on) {
         const std::int64_t before = hooked.model->hooks().tokens();
         KvCache cache(2), other(2);
         std::vector<KvCache*> one = {&cache}, both = {&cache, &other};
-        TokenBatch batch = collated({row_of(4, 1)});
+        TokenBatch batch = collated(examples_of({row_of(4, 1)}, true));
         hooked.model->forward(batch, {}, {}, one);
         EXPECT_EQ(cache.length(), before + 4);
         // A sequence that goes on and one that begins.
-        batch = collated({row_of(2, 2), row_of(3, 3)});
+        batch = collated(examples_of({row_of(2, 2), row_of(3, 3)}, true));
         batch.positions.narrow(0, 0, 2).add_(4);
         const at::Tensor states = hooked.model->forward(batch, {}, {}, both);
         EXPECT_EQ(states.size(0), 5);
@@ -396,9 +370,12 @@ TEST(VirtualTokens, stand_in_a_cache_from_its_first_pass_on) {
         EXPECT_EQ(other.length(), before + 3);
         TokenIds whole = row_of(4, 1);
         for (const tokenizer::TokenId id : row_of(2, 2)) whole.push_back(id);
-        const at::Tensor first = hooked.model->forward(collated({whole}), {}).narrow(0, 4, 2);
+        const at::Tensor first =
+            hooked.model->forward(collated(examples_of({whole}, true)), {}).narrow(0, 4, 2);
         EXPECT_LE(gap(states.narrow(0, 0, 2), first), 1e-5);
-        EXPECT_LE(gap(states.narrow(0, 2, 3), hooked.model->forward(collated({row_of(3, 3)}), {})), 1e-5);
+        EXPECT_LE(gap(states.narrow(0, 2, 3),
+                      hooked.model->forward(collated(examples_of({row_of(3, 3)}, true)), {})),
+                  1e-5);
     }
 }
 
