@@ -302,10 +302,9 @@ int Run::train() {
         load_model(*folder_, config_.quantization,
                    {.config = &config_.peft, .folder = config_.model.adapter, .seed = config_.training.seed},
                    device_, memory_->keep_dense);
-    const adapters::PeftType method = adapters::type_of(config_.peft);
-    if (method != adapters::PeftType::kLora && !config_.given.contains("training.learning_rate")) {
-        spdlog::info("training.learning_rate: {:g}, that of {} here: it learns too little at LoRA's",
-                     config_.training.learning_rate, enum_name(method));
+    if (!config_.given.contains("training.learning_rate")) {
+        spdlog::info("training.learning_rate: {:g}, that of {} where none is given",
+                     config_.training.learning_rate, enum_name(adapters::type_of(config_.peft)));
     }
     spdlog::info("{} trainable of {} parameters, {} adapters", loaded.adaptation.trainable_elements(),
                  loaded.model->parameter_count(), loaded.adaptation.plan.targets.size());

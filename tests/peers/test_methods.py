@@ -225,6 +225,17 @@ def test_merging(method, base, method_case):
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
+def test_a_run_says_which_learning_rate_it_took(method_case, tmp_path):
+    case = method_case("prompt", "nf4")
+    run = {**case.run, "training": {**case.run["training"], "output_dir": str(tmp_path / "out"), "max_steps": 1}}
+    del run["training"]["learning_rate"]
+    file = tmp_path / "run.json"
+    file.write_text(json.dumps(run))
+    done = case.program("qlora-train", "--config", file)
+    taken = json.loads((tmp_path / "out" / "run_config.json").read_text())["training"]["learning_rate"]
+    assert f"training.learning_rate: {taken:g}, that of PROMPT_TUNING where none is given" in done.stderr, done.stderr
+
+
 @pytest.mark.parametrize("method", ["p-mlp", "prefix-projection"])
 def test_training_cannot_go_on_from_what_a_network_made(method, method_case, tmp_path):
     case = method_case(method, dict(RUNS)[method])
