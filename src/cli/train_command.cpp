@@ -316,7 +316,7 @@ int Run::train() {
          .eval = data_.eval ? std::move(data_.eval->examples) : std::vector<data::Example>{},
          .tokenizer = folder_->tokenizer.get(),
          .stop_ids = folder_->stop_ids(prompt_template()),
-         .plan = batch_plan_options(config_),
+         .plan = batch_plan_options(config_, loaded.adaptation.plan),
          .recomputation = memory_->recomputation,
          .base_model = config_.model.path.string(),
          .metadata = metadata_,

@@ -3,14 +3,14 @@
 #include <algorithm>
 
 #include "compute_dtype.h"
-#include "qlora/adapters/plan.h"
 #include "qlora/train/adamw.h"
 
 namespace qlora::cli {
 
-data::BatchPlanOptions batch_plan_options(const RunConfig& config) {
+data::BatchPlanOptions batch_plan_options(const RunConfig& config, const adapters::Plan& adapter) {
     return {.per_device_train_batch_size = config.training.per_device_train_batch_size,
             .max_tokens_per_batch = config.data.max_tokens_per_batch.value_or(0),
+            .tokens_before = adapter.virtual_tokens,
             .gradient_accumulation_steps = config.training.gradient_accumulation_steps,
             .group_by_length = config.data.group_by_length,
             .seed = static_cast<std::uint64_t>(config.training.seed)};
@@ -28,16 +28,16 @@ RowLengths row_lengths(const data::Dataset& train, const data::Dataset* held_out
 }
 
 void set_micro_batch(train::MemoryRequest& request, const RunConfig& config, const RowLengths& rows) {
-    // Tokens that an adapter puts before each row run through all layers.
-    const std::int64_t before = adapters::plan_adapter(config.peft, request.config).virtual_tokens;
+    const data::BatchPlanOptions options =
+        batch_plan_options(config, adapters::plan_adapter(config.peft, request.config));
     request.tokens = request.supervised_tokens = request.longest_row = 0;
     for (const std::int64_t tokens : rows.tokens)
-        request.longest_row = std::max(request.longest_row, tokens + before);
-    for (const data::StepPlan& step : data::plan_epoch(rows.tokens, batch_plan_options(config), 0)) {
+        request.longest_row = std::max(request.longest_row, tokens + options.tokens_before);
+    for (const data::StepPlan& step : data::plan_epoch(rows.tokens, options, 0)) {
         for (const auto& micro_batch : step.micro_batches) {
             std::int64_t tokens = 0, supervised = 0;
             for (const std::int64_t place : micro_batch) {
-                tokens += rows.tokens[static_cast<std::size_t>(place)] + before;
+                tokens += rows.tokens[static_cast<std::size_t>(place)] + options.tokens_before;
                 supervised += rows.supervised[static_cast<std::size_t>(place)];
             }
             request.tokens = std::max(request.tokens, tokens);

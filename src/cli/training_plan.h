@@ -3,6 +3,7 @@
 #include <cstdint>
 #include <vector>
 
+#include "qlora/adapters/plan.h"
 #include "qlora/cli/run_config.h"
 #include "qlora/data/batch_plan.h"
 #include "qlora/data/sft_dataset.h"
@@ -11,8 +12,9 @@
 
 namespace qlora::cli {
 
-/// The settings that shape micro-batches.
-data::BatchPlanOptions batch_plan_options(const RunConfig& config);
+/// What shapes micro-batches. Tokens that an adapter puts before each row run through all layers as others
+/// do.
+data::BatchPlanOptions batch_plan_options(const RunConfig& config, const adapters::Plan& adapter);
 
 /// What memory depends on in each training row, and what all rows take of it.
 struct RowLengths {

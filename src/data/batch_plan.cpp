@@ -41,7 +41,7 @@ std::int64_t window_rows(std::span<const std::int64_t> lengths, const BatchPlanO
     const auto rows = static_cast<std::int64_t>(lengths.size());
     if (options.max_tokens_per_batch == 0) return kSortedMicroBatches * options.per_device_train_batch_size;
     const std::int64_t tokens =
-        std::max<std::int64_t>(1, std::reduce(lengths.begin(), lengths.end(), std::int64_t{0}));
+        std::max<std::int64_t>(1, std::reduce(lengths.begin(), lengths.end(), rows * options.tokens_before));
     return std::max<std::int64_t>(1, kSortedMicroBatches * options.max_tokens_per_batch * rows / tokens);
 }
 
@@ -71,12 +71,12 @@ std::vector<Places> batches_by_rows(const Places& order, std::int64_t rows) {
 
 // A row longer than the limit is a micro-batch of its own.
 std::vector<Places> batches_by_tokens(const Places& order, std::span<const std::int64_t> lengths,
-                                      std::int64_t limit) {
+                                      const BatchPlanOptions& options) {
     std::vector<Places> batches;
     std::int64_t tokens = 0;
     for (const std::int64_t place : order) {
-        const std::int64_t length = lengths[static_cast<std::size_t>(place)];
-        if (batches.empty() || tokens + length > limit) {
+        const std::int64_t length = lengths[static_cast<std::size_t>(place)] + options.tokens_before;
+        if (batches.empty() || tokens + length > options.max_tokens_per_batch) {
             batches.emplace_back();
             tokens = 0;
         }
@@ -96,7 +96,7 @@ std::vector<StepPlan> plan_epoch(std::span<const std::int64_t> lengths, const Ba
     if (options.shuffle) shuffle(order, options.seed, epoch);
     if (options.group_by_length) sort_windows(order, lengths, window_rows(lengths, options));
     std::vector<Places> batches = options.max_tokens_per_batch > 0
-                                      ? batches_by_tokens(order, lengths, options.max_tokens_per_batch)
+                                      ? batches_by_tokens(order, lengths, options)
                                       : batches_by_rows(order, options.per_device_train_batch_size);
     std::vector<StepPlan> steps;
     for (std::size_t i = 0; i < batches.size(); ++i) {

@@ -70,6 +70,8 @@ TEST(MemoryRequest, holds_the_largest_micro_batch) {
     EXPECT_EQ(memory_request(config, small_llama(), some_rows(), at::kCPU).tokens, 64 * 20 + 63 * 32);
     config.data.max_tokens_per_batch = 200;
     EXPECT_LE(memory_request(config, small_llama(), some_rows(), at::kCPU).tokens, 200);
+    config.peft = adapters::PromptTuningConfig{.tokens = {.num_virtual_tokens = 20}};
+    EXPECT_LE(memory_request(config, small_llama(), some_rows(), at::kCPU).tokens, 200);
     EXPECT_EQ(request.stored_bytes_per_weight, 4);
     // A [r, in] and B [out, r] of q, k, v, o, gate, up, down in four layers.
     EXPECT_EQ(request.trained_elements, 4 * 8 * ((64 + 64) * 2 + (64 + 32) * 2 + (64 + 160) * 3));

@@ -120,6 +120,14 @@ TEST(BatchPlan, TokensFillMicroBatchesGreedily) {
     EXPECT_EQ(batches, (std::vector<std::vector<std::int64_t>>{{0, 1}, {2}, {3, 4}, {5}, {6}}));
 }
 
+TEST(BatchPlan, TokensBeforeRowsFillMicroBatchesToo) {
+    const BatchPlanOptions options{.max_tokens_per_batch = 10, .tokens_before = 2, .shuffle = false};
+    std::vector<std::vector<std::int64_t>> batches;
+    for (const StepPlan& step : plan_epoch(Lengths{3, 3, 3, 1, 2}, options, 0))
+        batches.push_back(step.micro_batches.at(0));
+    EXPECT_EQ(batches, (std::vector<std::vector<std::int64_t>>{{0, 1}, {2, 3}, {4}}));
+}
+
 TEST(BatchPlan, TokenLimitHoldsInShuffledOrder) {
     const Lengths lengths = mixed_lengths(500);
     for (const bool group : {false, true}) {

@@ -9,6 +9,7 @@ namespace qlora::data {
 struct BatchPlanOptions {
     std::int64_t per_device_train_batch_size = 1;  ///< rows per micro-batch, when max_tokens_per_batch is 0
     std::int64_t max_tokens_per_batch = 0;         ///< > 0: micro-batches are filled up to this many tokens
+    std::int64_t tokens_before = 0;                ///< what an adapter puts before each row counts there too
     std::int64_t gradient_accumulation_steps = 1;
     bool group_by_length = false;
     bool shuffle = true;
