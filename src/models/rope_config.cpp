@@ -103,11 +103,13 @@ void read_yarn(const Source& source, RopeConfig& rope) {
     if (rope.theta <= 1.0) section.faults().add("rope_theta", "must be greater than 1 for yarn");
 }
 
+/// `count` 0: it is not known.
 std::vector<double> read_divisors(ConfigReader& section, const char* key, std::int64_t count) {
     std::vector<double> out;
     require(section, key);
     if (!section.has(key)) return out;
     const Json& list = section.json().at(key);
+    if (count == 0) count = static_cast<std::int64_t>(list.size());
     if (list.is_array()) {
         for (const Json& value : list) {
             if (value.is_number() && value.get<double>() > 0) out.push_back(value.get<double>());
@@ -137,6 +139,7 @@ void read_longrope(const Source& source, std::int64_t dims, RopeConfig& rope) {
         rope.factor <= 1.0 ? 1.0 : std::sqrt(1.0 + std::log(rope.factor) / std::log(original)));
 }
 
+/// 0 after a fault.
 std::int64_t read_dims(const Source& source) {
     constexpr const char* kKey = "partial_rotary_factor";
     const RopeDefaults& defaults = source.defaults;
@@ -147,7 +150,7 @@ std::int64_t read_dims(const Source& source) {
     if (share == 1.0) return source.sizes.head_dim;
     if (!defaults.partial) {
         place.faults().add(key, "only 1.0 is supported");
-        return source.sizes.head_dim;
+        return 0;
     }
     const auto dims =
         static_cast<std::int64_t>(static_cast<double>(source.sizes.head_dim) * std::min(share, 1.0));
@@ -155,7 +158,7 @@ std::int64_t read_dims(const Source& source) {
         place.faults().add(key, "must leave an even number of the " + std::to_string(source.sizes.head_dim) +
                                     " dimensions of a head to turn, not " +
                                     Json(share * static_cast<double>(source.sizes.head_dim)).dump());
-        return source.sizes.head_dim;
+        return 0;
     }
     return dims;
 }
@@ -179,8 +182,10 @@ void read_limit(const Source& source, RopeConfig& rope) {
 
 spec::Rope read(const Source& source) {
     ConfigReader& section = source.section;
-    spec::Rope out{
-        .dims = read_dims(source), .pairs = source.defaults.pairs, .rounding = source.defaults.rounding};
+    const std::int64_t dims = read_dims(source);
+    spec::Rope out{.dims = dims > 0 ? dims : source.sizes.head_dim,
+                   .pairs = source.defaults.pairs,
+                   .rounding = source.defaults.rounding};
     RopeConfig& rope = out.frequencies;
     const char* theta_key = source.defaults.theta_key;
     rope.theta = section.number("rope_theta", theta_key == nullptr
@@ -209,7 +214,7 @@ spec::Rope read(const Source& source) {
             break;
         case RopeType::kLongrope:
             rope.original_max_position_embeddings = original_positions(source);
-            read_longrope(source, out.dims, rope);
+            read_longrope(source, dims, rope);
             break;
     }
     read_limit(source, rope);

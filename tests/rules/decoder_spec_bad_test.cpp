@@ -163,6 +163,11 @@ TEST(DecoderSpec, a_fault_of_many_layers_is_said_once) {
     EXPECT_EQ(with("mistral", "full_attention"),
               "config.json: layer_types[0]: is full_attention, but all layers of a mistral model have the "
               "sliding_window");
+    Json exaone4 = TinyModel{.model_type = "exaone4"}.config();
+    exaone4["sliding_window_pattern"] = "LLLG";
+    EXPECT_EQ(message_of(exaone4),
+              "config.json: layer_types: is missing; transformers makes it from a whole number in "
+              "sliding_window_pattern alone");
 }
 
 TEST(DecoderSpec, heads_of_an_odd_size_are_refused_by_the_key_that_makes_them) {

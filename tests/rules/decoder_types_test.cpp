@@ -344,8 +344,8 @@ TEST(DecoderTypes, a_dropout_of_the_base_is_taken_as_none_and_said) {
     json["residual_dropout"] = 0.1;
     json["embedding_dropout"] = 0.0;
     EXPECT_EQ(parse_decoder_spec(json, "config.json").passed_over,
-              std::vector<std::string>({"config.json: attention_dropout of the base is taken as 0",
-                                        "config.json: residual_dropout of the base is taken as 0"}));
+              std::vector<std::string>(
+                  {"config.json: attention_dropout, residual_dropout of the base are taken as 0"}));
 }
 
 TEST(DecoderTypes, heads_of_cohere2_may_have_a_size_of_their_own) {

@@ -296,6 +296,9 @@ TEST(RopeConfig, what_cannot_be_read_is_refused_by_name) {
         {"partial_rotary_factor: must leave an even number of the 16 dimensions of a head to turn"});
     expect_faults(reading({{"partial_rotary_factor", 1.5}}, phi3).faults,
                   {"partial_rotary_factor: must leave"});
+    Json longrope = typed("longrope", {{"short_factor", ones(6)}, {"long_factor", negative}});
+    expect_faults(reading({{"partial_rotary_factor", 0.2}, {"rope_scaling", longrope}}, phi3).faults,
+                  {"partial_rotary_factor: must leave", "long_factor: must list 8 positive numbers"});
 }
 
 }  // namespace

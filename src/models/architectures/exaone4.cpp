@@ -8,15 +8,16 @@ DecoderSpec exaone4(ConfigReader& config) {
     const Sizes sizes = read_sizes(config, {.max_positions = 2048, .kv_heads = 32, .norm = {.eps = 1e-5}});
     const spec::Activation activation = config.activation("hidden_act", "silu");
     const bool has_windows = !config.json().contains("sliding_window") || config.has("sliding_window");
-    if (!config.has("layer_types") &&
-        (!has_windows || config.json().value("sliding_window_pattern", Json(4)).is_string())) {
+    const bool has_rule =
+        config.has("layer_types") ||
+        (has_windows && !config.json().value("sliding_window_pattern", Json(4)).is_string());
+    if (!has_rule) {
         config.faults().add("layer_types",
                             "is missing; transformers makes it from a whole number in "
                             "sliding_window_pattern alone");
     }
     MixedWindows windows{.slides = std::vector<bool>(static_cast<std::size_t>(sizes.layers))};
-    if (has_windows || config.has("layer_types"))
-        windows = read_mixed_windows(config, sizes, read_pattern(config, 4));
+    if (has_rule) windows = read_mixed_windows(config, sizes, read_pattern(config, 4));
     DecoderSpec out = decoder(config, sizes);
     out.ropes = {read_rope(config, rope_sizes(sizes))};
     for (std::int64_t layer = 0; layer < sizes.layers; ++layer) {

@@ -63,15 +63,22 @@ constexpr const char* kDropouts[] = {"attention_dropout", "hidden_dropout", "res
                                      "embedding_dropout"};
 
 void pass_over_dropout(ConfigReader& config, DecoderSpec& out) {
+    std::string set;
+    const char* verb = " of the base is taken as 0";
     for (const char* key : kDropouts) {
         if (!config.has(key)) continue;
         const Json& value = config.json().at(key);
         if (!value.is_number()) {
             config.faults().add(key, "must be a number, not " + value.dump());
         } else if (value.get<double>() != 0) {
-            out.passed_over.push_back(std::string(key) + " of the base is taken as 0");
+            if (!set.empty()) {
+                set += ", ";
+                verb = " of the base are taken as 0";
+            }
+            set += key;
         }
     }
+    if (!set.empty()) out.passed_over.push_back(set + verb);
 }
 
 }  // namespace
