@@ -8,6 +8,7 @@
 
 #include "qlora/core/error.h"
 #include "qlora/core/in_parallel.h"
+#include "qlora/jinja/template.h"
 #include "unwritten_fields.h"
 
 namespace qlora::data {
@@ -63,6 +64,18 @@ void refuse_double_start(const EncodedRow& row, const PromptTemplate& prompt_tem
 
 }  // namespace
 
+void SpentRows::add(const std::string& reason) {
+    const std::lock_guard lock(mutex_);
+    if (count_ + 1 == kMost) reason_ = reason;
+    ++count_;
+}
+
+void SpentRows::check() const {
+    if (count_ < kMost) return;
+    throw CheckpointError("the chat template used up a limit in " + std::to_string(kMost) + " rows (" +
+                          reason_ + "); choose another one with data.template, or leave those rows out");
+}
+
 void RowEncoder::check_ids(const EncodedRow& row, const std::string& place) const {
     if (embedding_rows_ <= 0) return;
     for (const TokenId id : row.ids) {
@@ -94,6 +107,14 @@ void RowEncoder::encode_into(const RawRow& raw, EncodedRecord& out) const {
         if (config_.one_row_per_answer) records = one_for_each_answer(record, config_.train_on);
         if (records.empty()) records.push_back(std::move(record));
         for (Record& each : records) out.parts.push_back(part_of(std::move(each)));
+    } catch (const jinja::RenderError& error) {
+        if (error.kind() == jinja::RenderError::Kind::kBudget) {
+            spent_.add(error.what());
+            spent_.check();
+        }
+        out.parts.clear();
+        out.reason = error.what();
+        return;
     } catch (const DataError& error) {
         out.parts.clear();
         out.reason = error.what();
@@ -114,6 +135,7 @@ EncodedRecord RowEncoder::encode(const RawRow& raw, const std::string& file) con
     try {
         out.place = place_of(raw, file);
         out.reason = raw.fault;
+        spent_.check();
         if (out.reason.empty()) encode_into(raw, out);
     } catch (...) {
         out.fault = std::current_exception();

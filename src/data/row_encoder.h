@@ -1,9 +1,11 @@
 #pragma once
 
+#include <atomic>
 #include <cstdint>
 #include <exception>
 #include <filesystem>
 #include <functional>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -27,6 +29,20 @@ struct EncodedRecord {
     std::vector<EncodedPart> parts;  ///< one, or one for each answer (DataConfig::one_row_per_answer)
 };
 
+/// Rows in which the chat template used up one of its limits, which takes some tenths of a second each: after
+/// so many it is the template's fault and ends the reading. Used by several threads.
+class SpentRows {
+  public:
+    static constexpr int kMost = 50;
+    void add(const std::string& reason);
+    void check() const;  ///< throws CheckpointError
+
+  private:
+    std::mutex mutex_;
+    std::atomic<int> count_ = 0;
+    std::string reason_;  ///< written once, before count_ is kMost
+};
+
 /// Parses, renders and encodes rows and proves their answer masks. A row does not depend on others, so rows
 /// are encoded on several threads at a time.
 class RowEncoder {
@@ -35,6 +51,7 @@ class RowEncoder {
     RowEncoder(const DataConfig& config, const PromptTemplate& prompt_template, std::int64_t embedding_rows)
         : config_(config), template_(prompt_template), embedding_rows_(embedding_rows) {}
 
+    /// Throws nothing: see EncodedRecord.
     EncodedRecord encode(const RawRow& raw, const std::string& file) const;
 
     /// Hands every row of a file, in order, with what became of it to `take`. The text of a row is valid
@@ -50,6 +67,7 @@ class RowEncoder {
     const DataConfig& config_;
     const PromptTemplate& template_;
     std::int64_t embedding_rows_;
+    mutable SpentRows spent_;
 };
 
 }  // namespace qlora::data

@@ -196,4 +196,35 @@ TEST(BadRowsOfAFile, TheFirstTwentyAreListedAndAllCounted) {
     }
 }
 
+TEST(BadRowsOfAFile, ATemplateThatUsesUpItsLimitsStopsAfterSomeRows) {
+    const TempDir folder;
+    const FakeTokenizer tokenizer;
+    const PromptTemplate prompt_template(
+        TemplateName::kAuto,
+        "{% if messages[0].content == 'long' %}{% for i in range(100001) %}{% endfor %}{% endif %}"
+        "{% for m in messages %}<|im_start|>{{ m.role + '\n' + m.content }}<|im_end|>\n{% endfor %}",
+        tokenizer, tokenizer.special());
+    const auto load_rows = [&](int count) {
+        const auto row = [](const std::string& text) {
+            return R"({"messages": [{"role": "user", "content": ")" + text +
+                   R"("}, {"role": "assistant", "content": "b"}]})" + "\n";
+        };
+        std::string bytes = row("short");
+        for (int i = 0; i < count; ++i) bytes += row("long");
+        write_file(folder / "rows.jsonl", bytes);
+        DataConfig config;
+        config.on_bad_row = OnBadRow::kSkip;
+        return load_dataset({folder / "rows.jsonl"}, config, prompt_template, tokenizer.vocab_size(),
+                            {.threads = 2});
+    };
+    EXPECT_EQ(load_rows(49).statistics.rejected, 49);
+    try {
+        load_rows(5000);
+        FAIL() << "must stop";
+    } catch (const CheckpointError& error) {
+        EXPECT_NE(std::string(error.what()).find("a range of more than 100000 items"), std::string::npos)
+            << error.what();
+    }
+}
+
 }  // namespace
