@@ -285,6 +285,7 @@ def main():
     parser.add_argument(
         "--again", type=Path, metavar="FILE", help="only those that survive in FILE, what an earlier run printed"
     )
+    parser.add_argument("--skip", type=int, default=0, metavar="N", help="not the first N: an earlier run tried them")
     parser.add_argument("--jobs", default="2", help="compilers at once (default 2)")
     parser.add_argument("--folder", type=Path, default=ROOT / "build" / "mutants", help="where to work")
     arguments = parser.parse_args()
@@ -297,6 +298,7 @@ def main():
         text = arguments.again.read_text(encoding="utf-8")
         survivors = [without_line(m) for m in re.findall(r"^\[\d+/\d+\] SURVIVES: (.*\n.*)$", text, re.M)]
         mutants = [m for m in mutants if any(without_line(str(m)).startswith(s) for s in survivors)]
+    mutants = mutants[arguments.skip :]
     if arguments.list:
         for mutant in mutants:
             print(f"{mutant}{'  (equivalent)' if mutant.key() in equivalent else ''}")
