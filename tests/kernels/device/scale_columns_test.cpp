@@ -9,14 +9,23 @@ namespace {
 
 class DeviceColumns : public OnDevice {};
 
+/// `other` is the start, or x of the gradient.
+enum class Operand : uint8_t { kNone, kFirst, kOther, kScale, kBias, kResult };
+
 struct ColumnsCase {
     int64_t rows, size;
     FloatType type = FloatType::kF32;
     int64_t gap = 0;
     int shift = 0;
     bool has_bias = true, has_start = true;
+    int64_t gap_of_other = 8;          ///< beyond `gap`
+    Operand shifted = Operand::kNone;  ///< one that lies an element past an aligned place
 
-    RowsLayout layout(int64_t more_gap = 0) const { return {rows, size, type, shift, gap + more_gap}; }
+    RowsLayout layout(Operand operand) const {
+        return {rows, size, type, shifted == operand ? 1 : shift,
+                gap + (operand == Operand::kOther ? gap_of_other : 0)};
+    }
+    std::size_t shift_of(Operand operand) const { return shifted == operand ? sizeof(float) : 0; }
 };
 
 struct ColumnsOnHost {
@@ -34,21 +43,23 @@ enum class Over : uint8_t { kNothing, kX, kStart };
 std::vector<float> scaled_on_device(const ColumnsCase& test, const ColumnsOnHost& host,
                                     Over over = Over::kNothing) {
     const auto access = [&](Over which) { return over == which ? Access::kOutput : Access::kInput; };
-    const DeviceRows x(test.layout(), host.x, access(Over::kX)),
-        start(test.layout(8), host.other, access(Over::kStart)), apart(test.layout());
-    const DeviceArray<float> scale(host.scale), bias(host.bias);
+    const DeviceRows x(test.layout(Operand::kFirst), host.x, access(Over::kX)),
+        start(test.layout(Operand::kOther), host.other, access(Over::kStart)),
+        apart(test.layout(Operand::kResult));
+    const DeviceArray<float> scale(host.scale, Access::kInput, test.shift_of(Operand::kScale)),
+        bias(host.bias, Access::kInput, test.shift_of(Operand::kBias));
     const DeviceRows& y = over == Over::kX ? x : over == Over::kStart ? start : apart;
-    const int64_t stride = test.layout().stride();
+    const int64_t stride = test.size + test.gap;
     device::scale_columns({.x = x.data(),
                            .x_stride = stride,
                            .scale = scale.data(),
                            .bias = test.has_bias ? bias.data() : nullptr,
                            .start = test.has_start ? start.data() : nullptr,
-                           .start_stride = test.has_start ? stride + 8 : 0,
+                           .start_stride = test.has_start ? stride + test.gap_of_other : 0,
                            .rows = test.rows,
                            .size = test.size,
                            .y = y.data(),
-                           .y_stride = over == Over::kStart ? stride + 8 : stride,
+                           .y_stride = over == Over::kStart ? stride + test.gap_of_other : stride,
                            .type = test.type},
                           nullptr);
     return y.download();
@@ -60,19 +71,19 @@ struct ColumnSums {
 
 ColumnSums gradient_on_device(const ColumnsCase& test, const ColumnsOnHost& host, bool in_place = false,
                               bool with_scaled = true) {
-    const DeviceRows g(test.layout(), host.x, in_place ? Access::kOutput : Access::kInput),
-        x(test.layout(8), host.other), apart(test.layout());
-    const DeviceArray<float> scale(host.scale);
+    const DeviceRows g(test.layout(Operand::kFirst), host.x, in_place ? Access::kOutput : Access::kInput),
+        x(test.layout(Operand::kOther), host.other), apart(test.layout(Operand::kResult));
+    const DeviceArray<float> scale(host.scale, Access::kInput, test.shift_of(Operand::kScale));
     const auto count = static_cast<std::size_t>(column_sum_parts(test.rows) * test.size);
     const DeviceArray<float> parts(std::vector<float>(count, -7.0f), Access::kOutput);
     const DeviceArray<float> sums(std::vector<float>(static_cast<std::size_t>(test.size), -7.0f),
                                   Access::kOutput);
     const DeviceRows& scaled = in_place ? g : apart;
-    const int64_t stride = test.layout().stride();
+    const int64_t stride = test.size + test.gap;
     device::scale_columns_backward({.g = g.data(),
                                     .g_stride = stride,
                                     .x = x.data(),
-                                    .x_stride = stride + 8,
+                                    .x_stride = stride + test.gap_of_other,
                                     .scale = with_scaled ? scale.data() : nullptr,
                                     .rows = test.rows,
                                     .size = test.size,
@@ -178,6 +189,35 @@ TEST_F(DeviceColumns, aligned_rows_take_wide_accesses) {
     EXPECT_EQ(accesses({2, 64, FloatType::kBF16}), 2 * 8 * (3 + 4));
     EXPECT_EQ(accesses({2, 64, FloatType::kBF16, 0, 1}), 0);
     EXPECT_EQ(accesses({2, 64, FloatType::kBF16, 4}), 0);
+    // Backward: g, x and what it writes in one, the factors once a thread in two.
+    const auto backward = [](const ColumnsCase& test) {
+        return vector_accesses_of([&] { gradient_on_device(test, ColumnsOnHost(test)); });
+    };
+    EXPECT_GE(backward({2, 64, FloatType::kBF16}), 2 * 8 * 3 + 8 * 2);
+    EXPECT_EQ(backward({2, 64, FloatType::kBF16, 0, 1}), 0);
+}
+
+TEST_F(DeviceColumns, one_operand_out_of_place_is_enough_for_narrow_accesses) {
+    for (const Operand shifted :
+         {Operand::kFirst, Operand::kOther, Operand::kScale, Operand::kBias, Operand::kResult}) {
+        ColumnsCase test{.rows = 2, .size = 64, .type = FloatType::kF32};
+        test.shifted = shifted;
+        const ColumnsOnHost host(test);
+        EXPECT_EQ(bits_of(scaled_on_device(test, host)), bits_of(scaled_one_by_one(test, host)));
+        expect_sums(test, host, gradient_on_device(test, host).sums);
+        if (shifted != Operand::kResult)
+            expect_sums(test, host, gradient_on_device(test, host, false, false).sums);
+    }
+}
+
+TEST_F(DeviceColumns, rows_may_touch_each_other_and_be_empty) {
+    const ColumnsCase test{.rows = 3, .size = 9, .gap_of_other = 0};
+    const ColumnsOnHost host(test);
+    EXPECT_EQ(bits_of(scaled_on_device(test, host)), bits_of(scaled_one_by_one(test, host)));
+    expect_sums(test, host, gradient_on_device(test, host).sums);
+    const ColumnsCase empty{.rows = 3, .size = 0};
+    EXPECT_TRUE(scaled_on_device(empty, ColumnsOnHost(empty)).empty());
+    EXPECT_TRUE(gradient_on_device(empty, ColumnsOnHost(empty)).sums.empty());
 }
 
 TEST(DeviceColumnsArguments, impossible_ones_throw) {
@@ -189,6 +229,7 @@ TEST(DeviceColumnsArguments, impossible_ones_throw) {
         EXPECT_THROW(device::scale_columns(params, nullptr), std::invalid_argument);
     };
     refused([](ScaleColumnsParams& params) { params.rows = -1; });
+    refused([](ScaleColumnsParams& params) { params.size = -1; });
     refused([](ScaleColumnsParams& params) { params.x_stride = 3; });
     refused([](ScaleColumnsParams& params) { params.y_stride = 3; });
     refused([&](ScaleColumnsParams& params) { params.start = values; });
@@ -201,6 +242,8 @@ TEST(DeviceColumnsArguments, impossible_ones_throw) {
         EXPECT_THROW(device::scale_columns_backward(params, nullptr), std::invalid_argument);
     };
     refused_backward([](ScaleColumnsBackwardParams& params) { params.size = -1; });
+    refused_backward([](ScaleColumnsBackwardParams& params) { params.rows = -1; });
+    refused_backward([](ScaleColumnsBackwardParams& params) { params.x_stride = 3; });
     refused_backward([](ScaleColumnsBackwardParams& params) { params.g_stride = 3; });
     refused_backward([&](ScaleColumnsBackwardParams& params) { params.scaled = values; });
     refused_backward([&](ScaleColumnsBackwardParams& params) {
