@@ -100,10 +100,10 @@ void scale_columns(const ScaleColumnsParams& params, Stream stream) {
     const int64_t per_row = pieces_of(params.size);
     const unsigned pieces = piece_count(params.rows, per_row);
     if (pieces == 0) return;
+    // One that is missing, null with a stride of 0, hinders nobody.
     const bool vectors = has_whole_pieces(params.x, params.size, params.x_stride, params.type) &&
                          has_whole_pieces(params.y, params.size, params.y_stride, params.type) &&
-                         (params.start == nullptr ||
-                          has_whole_pieces(params.start, params.size, params.start_stride, params.type)) &&
+                         has_whole_pieces(params.start, params.size, params.start_stride, params.type) &&
                          is_aligned(params.scale, 16) && is_aligned(params.bias, 16);
     const LaunchConfig config{dim3(grid_size(pieces, kPieceThreads)), dim3(kPieceThreads)};
     with_pieces(params.type, vectors, [&](auto elements, auto whole) {
@@ -126,8 +126,7 @@ void scale_columns_backward(const ScaleColumnsBackwardParams& params, Stream str
         const bool vectors =
             has_whole_pieces(params.g, params.size, params.g_stride, params.type) &&
             has_whole_pieces(params.x, params.size, params.x_stride, params.type) &&
-            (params.scaled == nullptr ||
-             has_whole_pieces(params.scaled, params.size, params.scaled_stride, params.type)) &&
+            has_whole_pieces(params.scaled, params.size, params.scaled_stride, params.type) &&
             is_aligned(params.scale, 16);
         const LaunchConfig config{dim3(grid_size(params.size, kSumColumns), static_cast<unsigned>(parts)),
                                   dim3(kSumThreads)};
