@@ -101,6 +101,11 @@ at::Tensor CausalLM::rows_of_tokens(const at::Tensor& ids) const {
     return ops::embedding(embedding_rows(), ids.to(device()), compute_dtype_, -1, scale).to(at::kFloat);
 }
 
+void CausalLM::set_hooks(Hooks hooks) {
+    stack_.set_bottlenecks(hooks.bottlenecks);
+    hooks_ = std::move(hooks);
+}
+
 ops::LogitRule CausalLM::logit_rule() const {
     return {.scale = spec_.logit_scale, .softcap = spec_.logit_softcap, .bias = head_bias_};
 }
@@ -142,6 +147,11 @@ void CausalLM::to(at::Device device) {
     nn::move_to(trained_head_, device);
     if (hooks_.prompt) hooks_.prompt->to(device);
     if (hooks_.prefix) hooks_.prefix->to(device);
+    for (const BranchBottlenecks& layer : hooks_.bottlenecks) {
+        for (const std::shared_ptr<Bottleneck>& bottleneck : layer) {
+            if (bottleneck) bottleneck->to(device);
+        }
+    }
 }
 
 void CausalLM::train_embedding() {

@@ -115,6 +115,9 @@ DecoderSpec parse_decoder_spec(const Json& json, const std::string& name) {
     const Architecture& architecture = architecture_of(config, model_type, name);
     DecoderSpec decoder = architecture.describe(config);
     decoder.model_type = model_type;
+    const Json classes = json.value("architectures", Json::array());
+    if (classes.is_array() && !classes.empty() && classes[0].is_string())
+        decoder.model_class = classes[0].get<std::string>();
     for (const std::string_view target : architecture.lora_targets) {
         if (!target.empty()) decoder.lora_targets.emplace_back(target);
     }

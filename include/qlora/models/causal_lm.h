@@ -62,7 +62,7 @@ class CausalLM {
     nn::Weight& head() { return head_; }
     const nn::Weight& head() const { return head_; }
 
-    void set_hooks(Hooks hooks) { hooks_ = std::move(hooks); }
+    void set_hooks(Hooks hooks);
     const Hooks& hooks() const { return hooks_; }
     /// fp32 [n, hidden_size]: what a SoftPrompt gives to be these tokens (int64 [n]).
     at::Tensor rows_of_tokens(const at::Tensor& ids) const;

@@ -184,6 +184,7 @@ struct Rename {
 /// (src/models/architectures), read by everything else. No tensor and no forward pass.
 struct DecoderSpec {
     std::string model_type;
+    std::string model_class;  ///< of transformers, "LlamaForCausalLM"; empty where config.json names none
     std::vector<std::string> lora_targets;  ///< PEFT's choice for the type; empty: it has none
     std::vector<std::string> ia3_targets;   ///< likewise; the last one is scaled at its input
     std::int64_t vocab_size = 0;

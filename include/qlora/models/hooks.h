@@ -32,11 +32,29 @@ class KeyValuePrefix {
     virtual void to(at::Device device) = 0;  ///< with the model
 };
 
+/// A small network between a block and the residual stream, which what it makes is added to (Houlsby et al.
+/// 2019). Where the block's output is normed or scaled before it joins the stream, it stands before that.
+class Bottleneck {
+  public:
+    /// The stream before the block, the block's output, or the stream with that output.
+    enum class Reads { kStream, kOutput, kSum };
+    virtual ~Bottleneck() = default;
+    virtual Reads reads() const = 0;
+    /// start + network(x), both [T, hidden_size], in their dtype.
+    virtual at::Tensor added_to(const at::Tensor& start, const at::Tensor& x,
+                                const nn::ForwardContext& context) const = 0;
+    virtual void to(at::Device device) = 0;  ///< with the model
+};
+/// Behind the branches of one layer, in the order of spec::Layer::branches; null behind which there is none.
+using BranchBottlenecks = std::vector<std::shared_ptr<Bottleneck>>;
+
 /// None by default. Batches, losses and heads never see what a hook adds: positions, rows and ids are those
 /// of the text.
 struct Hooks {
     std::shared_ptr<SoftPrompt> prompt;
     std::shared_ptr<KeyValuePrefix> prefix;
+    /// Of each layer, or of none. Layers whose branches all read their input have none.
+    std::vector<BranchBottlenecks> bottlenecks;
 
     /// Positions that each sequence has before its first token: those of the prefix, then of the prompt.
     std::int64_t tokens() const { return (prefix ? prefix->tokens() : 0) + (prompt ? prompt->tokens() : 0); }

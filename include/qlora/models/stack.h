@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "qlora/models/decoder_spec.h"
+#include "qlora/models/hooks.h"
 #include "qlora/models/kv_cache.h"
 #include "qlora/models/token_batch.h"
 #include "qlora/nn/linear_group.h"
@@ -31,6 +32,9 @@ class Stack {
     at::Tensor forward(at::Tensor hidden, const TokenBatch& batch, const nn::ForwardContext& context,
                        const at::Tensor& rows, std::span<KvCache* const> caches,
                        std::span<const at::Tensor> prefix) const;
+
+    /// Of each layer, or of none.
+    void set_bottlenecks(const std::vector<BranchBottlenecks>& bottlenecks);
 
     std::vector<nn::Linear*> linears();  ///< in checkpoint order
     std::vector<nn::Norm*> norms();

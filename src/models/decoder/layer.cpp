@@ -47,6 +47,7 @@ Branch::Entered Branch::enter(const Stream& stream, const LayerPass& pass) const
 }
 
 Stream Branch::forward(const Stream& stream, const LayerPass& pass, ops::NodeOutput output) const {
+    if (bottleneck_) return {.value = forward_through_bottleneck(stream, pass), .pending = {}};
     if (block_->runs_as_one(pass)) return forward_as_one(stream, pass, output);
     const auto [inner, residual] = enter(stream, pass);
     if (post_) {
@@ -67,6 +68,30 @@ Stream Branch::forward_as_one(const Stream& stream, const LayerPass& pass, ops::
     }
     const at::Tensor out = block_->as_one(hidden, {}, pre_.get(), 1.0, ops::NodeOutput::kUsed, pass);
     return {.value = ops::norm_residual(out, post_->used(), hidden, multiplier_), .pending = {}};
+}
+
+at::Tensor Branch::forward_through_bottleneck(const Stream& stream, const LayerPass& pass) const {
+    using Reads = Bottleneck::Reads;
+    const Reads reads = bottleneck_->reads();
+    const bool as_one = block_->runs_as_one(pass);
+    const Entered entered = as_one ? Entered{.inner = {}, .residual = stream.settled()} : enter(stream, pass);
+    const at::Tensor& residual = entered.residual;
+    // start + the block's output
+    const auto output = [&](const at::Tensor& start) {
+        if (!as_one) return block_->leave(entered.inner, start, 1.0, pass);
+        return block_->as_one(residual, start, pre_.get(), 1.0, ops::NodeOutput::kUsed, pass);
+    };
+    if (reads == Reads::kSum) {
+        TORCH_CHECK(!post_ && multiplier_ == 1.0, "a bottleneck reads a sum that is normed or scaled");
+        const at::Tensor sum = output(residual);
+        return bottleneck_->added_to(sum, sum, pass.context);
+    }
+    // The stream's gradients meet in one order, whether or not the block runs as one node.
+    const at::Tensor out = output({});
+    const at::Tensor joining =
+        bottleneck_->added_to(out, reads == Reads::kOutput ? out : residual, pass.context);
+    if (post_) return ops::norm_residual(joining, post_->used(), residual, multiplier_);
+    return residual + (multiplier_ == 1.0 ? joining : joining * multiplier_);
 }
 
 at::Tensor Branch::leave(const at::Tensor& inner, const at::Tensor& stream, const at::Tensor& sum,
@@ -124,6 +149,13 @@ at::Tensor Layer::forward_in_parallel(const at::Tensor& x, const LayerPass& pass
         sum = branches_[i].leave(inner[i], stream, sum, pass, ends_layer ? output : ops::NodeOutput::kUsed);
     }
     return sum;
+}
+
+void Layer::set_bottlenecks(const BranchBottlenecks& bottlenecks) {
+    TORCH_CHECK(bottlenecks.empty() || (!parallel_ && bottlenecks.size() == branches_.size()),
+                "bottlenecks stand behind branches that follow each other, one behind each");
+    for (std::size_t i = 0; i < branches_.size(); ++i)
+        branches_[i].set_bottleneck(bottlenecks.empty() ? nullptr : bottlenecks[i]);
 }
 
 std::vector<nn::Linear*> Layer::linears() const {

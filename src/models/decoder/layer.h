@@ -4,6 +4,7 @@
 #include <vector>
 
 #include "block.h"
+#include "qlora/models/hooks.h"
 
 namespace qlora::models {
 
@@ -35,17 +36,21 @@ class Branch {
     at::Tensor leave(const at::Tensor& inner, const at::Tensor& stream, const at::Tensor& sum,
                      const LayerPass& pass, ops::NodeOutput output) const;
 
+    void set_bottleneck(std::shared_ptr<Bottleneck> bottleneck) { bottleneck_ = std::move(bottleneck); }
+
     Block& block() const { return *block_; }
     nn::Norm* pre() const { return pre_.get(); }
     nn::Norm* post() const { return post_.get(); }
 
   private:
     Stream forward_as_one(const Stream& stream, const LayerPass& pass, ops::NodeOutput output) const;
+    at::Tensor forward_through_bottleneck(const Stream& stream, const LayerPass& pass) const;
 
     std::shared_ptr<nn::Norm> pre_;
     std::unique_ptr<Block> block_;
     std::unique_ptr<nn::Norm> post_;
     double multiplier_;
+    std::shared_ptr<Bottleneck> bottleneck_;  ///< null: none
 };
 
 class Layer {
@@ -54,6 +59,9 @@ class Layer {
 
     /// x [T, hidden] -> [T or R, hidden], R as in LayerPass::rows.
     at::Tensor forward(const at::Tensor& x, const LayerPass& pass) const;
+
+    /// Of each branch, or none.
+    void set_bottlenecks(const BranchBottlenecks& bottlenecks);
 
     std::vector<nn::Linear*> linears() const;  ///< in the order of the checkpoint
     std::vector<nn::Norm*> norms() const;      ///< each once

@@ -1,6 +1,7 @@
 #include "qlora/models/stack.h"
 
 #include <ATen/core/grad_mode.h>
+#include <c10/util/Exception.h>
 
 #include "layer.h"
 #include "qlora/ops/recompute.h"
@@ -60,6 +61,13 @@ at::Tensor Stack::forward(at::Tensor hidden, const TokenBatch& batch, const nn::
     }
     if (needs_all_rows && rows.defined()) hidden = hidden.index_select(0, rows);
     return norm_.forward(hidden);
+}
+
+void Stack::set_bottlenecks(const std::vector<BranchBottlenecks>& bottlenecks) {
+    TORCH_CHECK(bottlenecks.empty() || bottlenecks.size() == layers_.size(),
+                "bottlenecks of another number of layers");
+    for (std::size_t i = 0; i < layers_.size(); ++i)
+        layers_[i]->set_bottlenecks(bottlenecks.empty() ? BranchBottlenecks{} : bottlenecks[i]);
 }
 
 std::vector<nn::Linear*> Stack::linears() {
