@@ -30,6 +30,9 @@ METHODS = {
     "prompt": {"peft_type": "PROMPT_TUNING", "num_virtual_tokens": 20},
     "p-tuning": {"peft_type": "P_TUNING", "num_virtual_tokens": 20},
     "prefix": {"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 20},
+    "seq_bn": {"peft_type": "BOTTLENECK", "config": "seq_bn"},
+    "double_seq_bn": {"peft_type": "BOTTLENECK", "config": "double_seq_bn"},
+    "par_bn": {"peft_type": "BOTTLENECK", "config": "par_bn", "reduction_factor": 16},
     "prefix-text": {"peft_type": "PREFIX_TUNING", "num_virtual_tokens": 20, "prefix_init_text": TEXT},
 }
 TRAINING = {"lora+": {"loraplus_lr_ratio": 16}}
@@ -77,7 +80,7 @@ def measure(name, bin_dir, folder, rate, rows):
         "memory": memory,
         "speed": statistics.median(line["tokens_per_second"] for line in lines if "loss" in line),
         "loss": [line["eval_loss"] for line in lines if "eval_loss" in line][-1],
-        "trained": trained_values(folder / "run" / "adapter" / "adapter_model.safetensors"),
+        "trained": trained_values(next((folder / "run" / "adapter").glob("adapter*.safetensors"))),
     }
 
 

@@ -2,6 +2,7 @@
 
 #include <string_view>
 
+#include "adapter_hub.h"
 #include "qlora/adapters/lora.h"
 #include "qlora/adapters/peft_format.h"
 #include "qlora/core/error.h"
@@ -28,7 +29,14 @@ std::string plain_key(std::string key) {
 
 io::SafetensorsFile weights_of(const std::filesystem::path& folder) {
     require_adapter_folder(folder);
-    return io::SafetensorsFile(folder / kAdapterWeightsFile);
+    return io::SafetensorsFile(adapter_weights_file(folder));
+}
+
+/// What AdapterHub's file calls the adapter; none of PEFT's.
+std::optional<std::string> name_in(const std::filesystem::path& folder) {
+    if (!adapter_hub::is_folder(folder)) return std::nullopt;
+    const Json name = read_json_file(folder / kAdapterConfigFile).value("name", Json());
+    return name.is_string() ? name.get<std::string>() : std::string();
 }
 
 }  // namespace
@@ -36,15 +44,17 @@ io::SafetensorsFile weights_of(const std::filesystem::path& folder) {
 AdapterFile::AdapterFile(const std::filesystem::path& folder, const models::DecoderSpec& model)
     : file_(weights_of(folder)) {
     FaultList faults;
+    const std::optional<std::string> called = name_in(folder);
+    const std::string prefix = called ? "" : kKeyPrefix;
     for (const io::TensorView& view : file_.tensors()) {
-        std::string key = plain_key(view.name);
-        if (key.starts_with(kKeyPrefix)) {
-            const std::string name = key.substr(kKeyPrefix.size());
+        std::string key = called ? adapter_hub::our_key(view.name, *called) : plain_key(view.name);
+        if (key.starts_with(prefix)) {
+            const std::string name = key.substr(prefix.size());
             if (models::is_foreign(model, name)) {
                 foreign_.push_back(&view);
                 continue;
             }
-            key = kKeyPrefix + models::parameter_named(model, name);
+            key = prefix + models::parameter_named(model, name);
         }
         const auto [place, is_new] = tensors_.emplace(key, &view);
         if (!is_new) faults.add(view.name, "is the same tensor as " + place->second->name);

@@ -1,4 +1,5 @@
 #include "method.h"
+#include "methods/bottleneck.h"
 #include "methods/ia3.h"
 #include "methods/lora.h"
 #include "methods/prompt_learning.h"
@@ -7,7 +8,7 @@
 namespace qlora::adapters {
 namespace {
 
-const Method* const kMethods[] = {&kLora, &kIa3, &kPromptTuning, &kPTuning, &kPrefixTuning};
+const Method* const kMethods[] = {&kLora, &kIa3, &kPromptTuning, &kPTuning, &kPrefixTuning, &kBottleneck};
 
 }  // namespace
 

@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 
+#include "adapter_hub.h"
 #include "qlora/core/log.h"
 #include "qlora/core/nearest.h"
 
@@ -57,6 +58,13 @@ void write_special(const PromptTuningConfig& /*config*/, Json& /*out*/) {}
 void write_special(const PromptEncoderConfig& /*config*/, Json& /*out*/) {}
 void write_special(const PrefixTuningConfig& /*config*/, Json& out) {
     out.erase(PrefixTuningConfig::kInitText);
+}
+void write_special(const BottleneckConfig& /*config*/, Json& /*out*/) {}  // its file is AdapterHub's
+
+/// With what the method decides filled in.
+PeftConfig with_defaults(const PeftConfig& config) {
+    const auto* bottleneck = std::get_if<BottleneckConfig>(&config);
+    return bottleneck == nullptr ? config : completed(*bottleneck);
 }
 
 /// What a file does not say of the task stays unsaid.
@@ -114,11 +122,15 @@ void check_config(const PeftConfig& config, const std::string& path, FaultList& 
 
 PeftConfig parse_adapter_config(const Json& json, const std::string& name) {
     if (!json.is_object()) throw CheckpointError(name + ": " + wrong_type("an object", json));
+    if (adapter_hub::is_config(json)) return adapter_hub::parse_config(json, name);
     PeftConfig config;
     ReadState state;
     const bool is_chosen = choose_alternative(json, config);
     std::visit([&](auto& chosen) { read_file(json, name, is_chosen, chosen, state); }, config);
     if (!json.contains(LoraConfig::kTagName)) state.faults.add(LoraConfig::kTagName, "is required");
+    if (type_of(config) == PeftType::kBottleneck)
+        state.faults.add(LoraConfig::kTagName,
+                         "is \"BOTTLENECK\", which a file of AdapterHub's does not say");
     check_config(config, "", state.faults);
     state.faults.throw_if_any<CheckpointError>(name);
     return config;
@@ -129,6 +141,8 @@ PeftConfig read_adapter_config(const std::filesystem::path& file) {
 }
 
 std::string adapter_config_text(const PeftConfig& config) {
+    if (const auto* bottleneck = std::get_if<BottleneckConfig>(&config))
+        return adapter_hub::config_text(*bottleneck);
     AdapterWriter writer;
     std::visit([&]<class Chosen>(const Chosen& chosen) { Chosen::fields(chosen, writer); }, config);
     Json& out = writer.out;
@@ -141,8 +155,8 @@ std::string adapter_config_text(const PeftConfig& config) {
 }
 
 std::vector<std::string> differences(const PeftConfig& ours, const PeftConfig& theirs) {
-    const Json left = write_fields(ours);
-    const Json right = write_fields(theirs);
+    const Json left = write_fields(with_defaults(ours));
+    const Json right = write_fields(with_defaults(theirs));
     std::vector<std::string> out;
     if (type_of(ours) != type_of(theirs)) {
         const char* tag = LoraConfig::kTagName;

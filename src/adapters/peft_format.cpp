@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <set>
 
+#include "adapter_hub.h"
 #include "qlora/core/atomic_file.h"
 #include "qlora/core/error.h"
 #include "qlora/core/log.h"
@@ -46,6 +47,22 @@ void copy_tensors(const std::vector<nn::Parameter>& tensors, const std::filesyst
 
 }  // namespace
 
+const char* weights_file_name(const PeftConfig& config) {
+    return std::holds_alternative<BottleneckConfig>(config) ? adapter_hub::kWeightsFile : kAdapterWeightsFile;
+}
+
+std::filesystem::path adapter_weights_file(const std::filesystem::path& folder) {
+    return folder / (adapter_hub::is_folder(folder) ? adapter_hub::kWeightsFile : kAdapterWeightsFile);
+}
+
+std::string loading_note(const PeftConfig& config, const std::filesystem::path& folder) {
+    if (!std::holds_alternative<BottleneckConfig>(config)) return {};
+    return fmt::format(
+        "AdapterHub's adapters loads it as \"{}\": adapters.init(model); model.load_adapter(\"{}\", "
+        "use_safetensors=True, set_active=True)",
+        adapter_hub::kName, folder.string());
+}
+
 std::string peft_key(const std::string& module_path, const std::string& suffix) {
     return "base_model.model." + module_path + "." + suffix;
 }
@@ -70,8 +87,8 @@ void save_adapter(const std::filesystem::path& folder, const Adaptation& adaptat
     std::filesystem::create_directories(folder);
     std::map<std::string, std::string> all = metadata;
     all["format"] = "pt";
-    save_tensors(folder / kAdapterWeightsFile, adaptation.adapter->saved(), all);
     PeftConfig config = adaptation.plan.config;
+    save_tensors(folder / weights_file_name(config), adaptation.adapter->saved(), all);
     name_base(config, base_model);
     write_file_atomically(folder / kAdapterConfigFile, adapter_config_text(config));
 }
@@ -82,12 +99,15 @@ void require_adapter_folder(const std::filesystem::path& folder) {
         throw CheckpointError(folder.string() + ": has no " + kAdapterConfigFile +
                               ", so it is not a PEFT adapter folder");
     }
-    if (!std::filesystem::exists(folder / kAdapterWeightsFile) &&
-        std::filesystem::exists(folder / kPickledWeightsFile)) {
-        throw CheckpointError(
-            (folder / kPickledWeightsFile).string() +
-            ": is a pickle file, which can run code when it is read; load the adapter once with PEFT "
-            "where you trust it and save it with safe_serialization=True");
+    const bool is_hub = adapter_hub::is_folder(folder);
+    const std::filesystem::path pickled =
+        folder / (is_hub ? adapter_hub::kPickledWeightsFile : kPickledWeightsFile);
+    if (!std::filesystem::exists(adapter_weights_file(folder)) && std::filesystem::exists(pickled)) {
+        throw CheckpointError(pickled.string() +
+                              ": is a pickle file, which can run code when it is read; load the adapter once "
+                              "with " +
+                              (is_hub ? "AdapterHub" : "PEFT") + " where you trust it and save it with " +
+                              (is_hub ? "use_safetensors=True" : "safe_serialization=True"));
     }
 }
 
@@ -161,14 +181,14 @@ void load_parameters(const std::filesystem::path& folder, const models::DecoderS
 }
 
 std::map<std::string, std::string> adapter_metadata(const std::filesystem::path& folder) {
-    return io::SafetensorsFile(folder / kAdapterWeightsFile).metadata();
+    return io::SafetensorsFile(adapter_weights_file(folder)).metadata();
 }
 
 std::optional<quant::QuantConfig> trained_quantization(const std::filesystem::path& folder) {
     const auto metadata = adapter_metadata(folder);
     const auto found = metadata.find(kQuantizationKey);
     if (found == metadata.end()) return std::nullopt;
-    const std::string place = (folder / kAdapterWeightsFile).string() + ": metadata " + kQuantizationKey;
+    const std::string place = adapter_weights_file(folder).string() + ": metadata " + kQuantizationKey;
     quant::QuantConfig config;
     ReadState state;
     try {

@@ -140,6 +140,8 @@ void adopt_adapter_config(RunConfig& config) {
     const std::optional<std::string> base = adapters::base_name(config.peft);
     config.peft = adapter;
     adapters::base_name(config.peft) = base;
+    if (!config.given.contains("training.learning_rate"))
+        config.training.learning_rate = adapters::default_learning_rate(config.peft);
 }
 
 void adopt_stored_quantization(RunConfig& config, const std::optional<quant::QuantConfig>& stored) {

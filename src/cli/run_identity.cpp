@@ -38,7 +38,7 @@ Json chat_template_fingerprint(const RunConfig& config) {
 
 Json adapter_fingerprint(const RunConfig& config) {
     if (!config.model.adapter) return nullptr;
-    return hash_file(*config.model.adapter / adapters::kAdapterWeightsFile);
+    return hash_file(adapters::adapter_weights_file(*config.model.adapter));
 }
 
 bool depends_on_threads(const RunFacts& facts) {

@@ -10,6 +10,7 @@
 #include "memory_options.h"
 #include "program.h"
 #include "progress.h"
+#include "qlora/adapters/peft_format.h"
 #include "qlora/adapters/plan.h"
 #include "qlora/cli/commands.h"
 #include "qlora/core/atomic_file.h"
@@ -122,6 +123,8 @@ void print_summary(const train::RunSummary& summary, const RunConfig& config) {
                      summary.best_eval_loss.value_or(*summary.last_eval_loss), summary.best_step);
     }
     spdlog::info("adapter: {}", summary.adapter.string());
+    if (const std::string note = adapters::loading_note(config.peft, summary.adapter); !note.empty())
+        spdlog::info("{}", note);
     spdlog::info("metrics: {}", (config.training.output_dir / "metrics.jsonl").string());
     spdlog::info("next: qlora-eval --config {}", config.file.string());
 }

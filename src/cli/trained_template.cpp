@@ -50,8 +50,7 @@ std::optional<TokenId> trained_end(const fs::path& adapter, std::int64_t vocab_s
     const auto metadata = adapters::adapter_metadata(adapter);
     const auto found = metadata.find(kEndTokenKey);
     if (found == metadata.end()) return std::nullopt;
-    const std::string place =
-        (adapter / adapters::kAdapterWeightsFile).string() + ": metadata " + kEndTokenKey;
+    const std::string place = adapters::adapter_weights_file(adapter).string() + ": metadata " + kEndTokenKey;
     const Json id = parse_json(found->second, place);
     if (!id.is_number_integer() || id.get<std::int64_t>() < 0 || id.get<std::int64_t>() >= vocab_size)
         throw CheckpointError(place + ": is " + id.dump() + ", must be a token id below " +

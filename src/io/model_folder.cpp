@@ -142,8 +142,10 @@ std::string fault_of_file(const fs::path& path) {
 std::string base_of(const fs::path& adapter) {
     try {
         const Json config = read_json_file(adapter / kAdapterConfigFile);
-        const auto base = config.find("base_model_name_or_path");
-        if (base != config.end() && base->is_string()) return " (" + base->get<std::string>() + ")";
+        for (const char* key : {"base_model_name_or_path", "model_name"}) {  // PEFT's, AdapterHub's
+            const auto base = config.find(key);
+            if (base != config.end() && base->is_string()) return " (" + base->get<std::string>() + ")";
+        }
     } catch (const Error&) {  // the adapter is not what is read here
     }
     return {};

@@ -52,8 +52,9 @@ void Trainer::resume_from(const fs::path& checkpoint) {
 bool Trainer::has_result() const {
     if (!is_finished() || !folder_fault(paths_.adapter()).empty()) return false;
     // An adapter that is whole may still be the one of a shorter run that this one went on from.
-    const std::string wanted = manifest_hash(paths_.checkpoint(result_step()), adapters::kAdapterWeightsFile);
-    return !wanted.empty() && wanted == manifest_hash(paths_.adapter(), adapters::kAdapterWeightsFile);
+    const char* file = adapters::weights_file_name(input_.adaptation->plan.config);
+    const std::string wanted = manifest_hash(paths_.checkpoint(result_step()), file);
+    return !wanted.empty() && wanted == manifest_hash(paths_.adapter(), file);
 }
 
 std::int64_t Trainer::result_step() const {

@@ -31,6 +31,7 @@ struct Case {
     bool quantized = true;
     Json described = nullptr;     ///< config.json of a type that TinyModel does not write; instead of `tiny`
     bool virtual_tokens = false;  ///< a prompt and a prefix train instead of an adapter of linears
+    std::optional<adapters::BottleneckKind> bottleneck = std::nullopt;  ///< likewise
 };
 
 std::ostream& operator<<(std::ostream& out, const Case& value) {
@@ -83,6 +84,18 @@ std::vector<nn::Parameter> set_virtual_tokens(models::CausalLM& model) {
     return out;
 }
 
+/// Large ones, so that all gradients count.
+adapters::Adaptation set_bottlenecks(models::CausalLM& model, adapters::BottleneckKind kind) {
+    adapters::BottleneckConfig config;
+    config.config = kind;
+    config.reduction_factor.emplace(4.0);
+    config.init_weights = adapters::BottleneckInit::kBert;
+    adapters::Adaptation out = adapters::inject(model, config, 5);
+    const at::AutoGradMode off(false);
+    for (const nn::Parameter& parameter : out.parameters) at::Tensor(parameter.tensor).mul_(10.0);
+    return out;
+}
+
 Outcome run(const Case& value, const Settings& settings) {
     const TempDir dir;
     if (value.described.is_null()) {
@@ -110,6 +123,8 @@ Outcome run(const Case& value, const Settings& settings) {
     adapters::Adaptation adaptation;
     if (value.virtual_tokens) {
         adaptation.parameters = set_virtual_tokens(*model);
+    } else if (value.bottleneck) {
+        adaptation = set_bottlenecks(*model, *value.bottleneck);
     } else {
         adaptation = adapters::inject(*model, lora, 5);
     }
@@ -186,6 +201,11 @@ INSTANTIATE_TEST_SUITE_P(
                     Case{.name = "virtual_tokens",
                          .tiny = {.model_type = "qwen3", .sliding_window = 5},
                          .virtual_tokens = true},
+                    Case{.name = "seq_bn", .tiny = {}, .bottleneck = adapters::BottleneckKind::kSeq},
+                    Case{.name = "double_seq_bn",
+                         .tiny = {.model_type = "qwen2"},
+                         .bottleneck = adapters::BottleneckKind::kDoubleSeq},
+                    Case{.name = "par_bn", .tiny = {}, .bottleneck = adapters::BottleneckKind::kPar},
                     Case{"trained_modules",
                          {.model_type = "qwen3"},
                          [](auto& c) {
@@ -203,9 +223,16 @@ Case described(const char* model_type, const Json& changes = Json::object()) {
     config.update(changes);
     return {.name = model_type, .tiny = {}, .described = std::move(config)};
 }
+Case with_bottlenecks(const char* name, Case value, adapters::BottleneckKind kind) {
+    value.name = name;
+    value.bottleneck = kind;
+    return value;
+}
 INSTANTIATE_TEST_SUITE_P(
     Types, EmulatedModel,
-    testing::Values(described("gemma2", {{"head_dim", 8}, {"sliding_window", 4}}),
+    testing::Values(with_bottlenecks("par_bn_gemma2", described("gemma2", {{"head_dim", 8}}),
+                                     adapters::BottleneckKind::kPar),
+                    described("gemma2", {{"head_dim", 8}, {"sliding_window", 4}}),
                     described("gemma3_text", {{"head_dim", 8}, {"sliding_window", 4}}), described("phi3"),
                     described("granite", {{"embedding_multiplier", 3.0}, {"residual_multiplier", 0.5}}),
                     described("olmo2"), described("glm4", {{"head_dim", 8}}), described("cohere"),

@@ -18,9 +18,10 @@ struct Course {
 };
 
 Course train(const train::OptimizerType optimizer, std::int64_t steps,
-             const at::ScalarType compute = at::kFloat) {
+             const at::ScalarType compute = at::kFloat,
+             const std::optional<adapters::PeftConfig>& peft = std::nullopt) {
     const TempDir folder;
-    TinyRun run(folder, compute);
+    TinyRun run(folder, compute, peft);
     run.training.optim = optimizer;
     run.training.max_steps = steps;
     run.evaluates = true;
@@ -70,6 +71,22 @@ TEST_P(EmulatedTrainer, a_resumed_run_has_the_same_bits) {
         return second.values();
     };
     EXPECT_TRUE(test::equal(values_after(3), values_after(100)));
+}
+
+TEST(EmulatedBottlenecks, train_as_on_the_cpu) {
+    adapters::BottleneckConfig config;
+    config.config = adapters::BottleneckKind::kDoubleSeq;
+    config.reduction_factor.emplace(4.0);
+    config.dropout = 0.1;
+    const Course cpu = train(train::OptimizerType::kAdamwTorch, 8, at::kFloat, config);
+    const ops::CpuKernelsGuard guard(kernels::emulated::kernel_table());
+    const Course device = train(train::OptimizerType::kAdamwTorch, 8, at::kFloat, config);
+    for (std::size_t step = 0; step < cpu.losses.size(); ++step)
+        EXPECT_NEAR(device.losses[step] / cpu.losses[step], 1.0, 1e-5) << "step " << step + 1;
+    EXPECT_LT(cpu.losses.back(), cpu.losses.front()) << "nothing was learned";
+    const Course half = train(train::OptimizerType::kAdamwTorch, 8, at::kHalf, config);
+    for (std::size_t step = 0; step < cpu.losses.size(); ++step)
+        EXPECT_NEAR(half.losses[step] / cpu.losses[step], 1.0, 1e-2) << "step " << step + 1;
 }
 
 TEST(EmulatedFloat16, trains_with_a_scaled_loss_and_resumes_with_the_same_bits) {

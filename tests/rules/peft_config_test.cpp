@@ -46,6 +46,63 @@ TEST(PeftConfig, a_file_has_the_fields_of_peft) {
               joined(kVirtual, {"encoder_hidden_size", "init_weights", "prefix_projection"}));
 }
 
+/// Those of AdapterHub's BnConfig, read off to_dict() of adapters 1.3.0.
+TEST(PeftConfig, a_file_of_bottlenecks_has_the_fields_of_adapterhub) {
+    const std::set<std::string> fields = {"adapter_residual_before_ln",
+                                          "cross_adapter",
+                                          "dropout",
+                                          "factorized_phm_W",
+                                          "factorized_phm_rule",
+                                          "hypercomplex_nonlinearity",
+                                          "init_weights",
+                                          "init_weights_seed",
+                                          "inv_adapter",
+                                          "inv_adapter_reduction_factor",
+                                          "is_parallel",
+                                          "learn_phm",
+                                          "leave_out",
+                                          "ln_after",
+                                          "ln_before",
+                                          "mh_adapter",
+                                          "non_linearity",
+                                          "original_ln_after",
+                                          "original_ln_before",
+                                          "output_adapter",
+                                          "phm_bias",
+                                          "phm_c_init",
+                                          "phm_dim",
+                                          "phm_init_range",
+                                          "phm_layer",
+                                          "phm_rank",
+                                          "reduction_factor",
+                                          "residual_before_ln",
+                                          "scaling",
+                                          "shared_W_phm",
+                                          "shared_phm_rule",
+                                          "stochastic_depth",
+                                          "use_gating"};
+    EXPECT_EQ(keys_of(BottleneckConfig{}),
+              (std::set<std::string>{"config", "hidden_size", "model_class", "model_name", "model_type",
+                                     "name", "version"}));
+    const Json written = parse_json(adapter_config_text(BottleneckConfig{}), "t").at("config");
+    std::set<std::string> found;
+    for (const auto& [key, value] : written.items()) found.insert(key);
+    EXPECT_EQ(found, fields);
+}
+
+TEST(PeftConfig, a_kind_of_bottleneck_decides_what_is_not_given) {
+    BottleneckConfig given, said;
+    given.config = said.config = BottleneckKind::kPar;
+    said.reduction_factor.emplace(2.0);
+    said.non_linearity = NonLinearity::kRelu;
+    said.scaling.emplace(4.0);
+    said.init_weights = BottleneckInit::kMamAdapter;
+    said.is_parallel = true;
+    EXPECT_TRUE(differences(given, said).empty());
+    said.scaling->value = 3.0;
+    EXPECT_EQ(differences(given, said), std::vector<std::string>{"scaling: 4.0 against 3.0"});
+}
+
 TEST(PeftConfig, what_is_written_reads_back_equal) {
     Ia3Config ia3;
     ia3.target_modules = NameList{"k_proj", "down_proj"};
@@ -63,8 +120,18 @@ TEST(PeftConfig, what_is_written_reads_back_equal) {
     prefix.tokens = {.num_virtual_tokens = 3, .token_dim = 16};
     prefix.encoder_hidden_size = 16;  // as PEFT fills it in, without a projection too
     prefix.init_weights = PrefixStart::kZero;
-    for (const PeftConfig& config :
-         {PeftConfig(ia3), PeftConfig(prompt), PeftConfig(encoder), PeftConfig(prefix)}) {
+    BottleneckConfig bottleneck;
+    bottleneck.task_type.reset();  // AdapterHub's file does not say it
+    bottleneck.config = BottleneckKind::kDoubleSeq;
+    bottleneck.reduction_factor.emplace(2.5);
+    bottleneck.leave_out = {0, 3};
+    bottleneck.dropout = 0.1;
+    bottleneck.hidden_size = 32;
+    bottleneck.model_type = "llama";
+    bottleneck.model_class = "LlamaForCausalLM";
+    bottleneck.base_model_name_or_path = "group/name";
+    for (const PeftConfig& config : {PeftConfig(ia3), PeftConfig(prompt), PeftConfig(encoder),
+                                     PeftConfig(prefix), PeftConfig(completed(bottleneck))}) {
         const std::string text = adapter_config_text(config);
         EXPECT_EQ(parse_adapter_config(parse_json(text, "t"), "t"), config) << text;
         EXPECT_EQ(adapter_config_text(parse_adapter_config(parse_json(text, "t"), "t")), text);

@@ -274,6 +274,17 @@ TEST(RunConfig, going_on_from_an_adapter_takes_its_configuration) {
     RunConfig same = run_of(kSmallest, {from, "peft.r=5", "peft.target_modules=[\"q_proj\"]"});
     EXPECT_NO_THROW(adopt_adapter_config(same));
 
+    EXPECT_EQ(config.training.learning_rate, adapters::LoraConfig::kLearningRate);
+    test::write_file(folder / "adapter_config.json",
+                     adapters::adapter_config_text(adapters::BottleneckConfig{}));
+    RunConfig bottleneck = run_of(kSmallest, {from});
+    adopt_adapter_config(bottleneck);
+    EXPECT_EQ(bottleneck.training.learning_rate, adapters::BottleneckConfig::kLearningRate);
+    RunConfig rated = run_of(kSmallest, {from, "training.learning_rate=0.5"});
+    adopt_adapter_config(rated);
+    EXPECT_EQ(rated.training.learning_rate, 0.5);
+    test::write_file(folder / "adapter_config.json", adapters::adapter_config_text(adapter));
+
     RunConfig other = run_of(kSmallest, {from, "peft.r=6", "peft.target_modules=[\"q_proj\"]"});
     try {
         adopt_adapter_config(other);

@@ -42,6 +42,12 @@ adapters::PeftConfig prompt() {
     config.tokens.num_virtual_tokens = 40;
     return config;
 }
+adapters::PeftConfig bottleneck(adapters::BottleneckKind kind) {
+    adapters::BottleneckConfig config;
+    config.config = kind;
+    config.reduction_factor.emplace(4.0);
+    return config;
+}
 adapters::PeftConfig prefix() {
     adapters::PrefixTuningConfig config;
     config.tokens.num_virtual_tokens = 40;
@@ -137,6 +143,17 @@ INSTANTIATE_TEST_SUITE_P(
         MeasuredCase{.name = "dora", .peft = dora()},
         MeasuredCase{.name = "dora_bf16", .compute = at::kBFloat16, .peft = dora()},
         MeasuredCase{.name = "ia3", .peft = adapters::Ia3Config{}},
+        // Before their first network nothing is kept, which the plan counts all the same: more layers.
+        MeasuredCase{.name = "seq_bn",
+                     .tiny = wide("llama", 128, 336, 12),
+                     .peft = bottleneck(adapters::BottleneckKind::kSeq)},
+        MeasuredCase{.name = "double_seq_bn", .peft = bottleneck(adapters::BottleneckKind::kDoubleSeq)},
+        MeasuredCase{.name = "double_seq_bn_bf16",
+                     .compute = at::kBFloat16,
+                     .peft = bottleneck(adapters::BottleneckKind::kDoubleSeq)},
+        MeasuredCase{.name = "par_bn",
+                     .tiny = wide("llama", 128, 336, 12),
+                     .peft = bottleneck(adapters::BottleneckKind::kPar)},
         MeasuredCase{.name = "prompt", .peft = prompt()}, MeasuredCase{.name = "prefix", .peft = prefix()},
         MeasuredCase{.name = "phi3_bf16", .compute = at::kBFloat16, .described = described("phi3")}),
     [](const auto& chosen) { return chosen.param.name; });

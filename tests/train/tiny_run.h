@@ -28,12 +28,15 @@ class AfterStep final : public train::Callback {
     std::function<void(const train::StepReport&)> action_;
 };
 
-/// A tiny quantized model with adapters on every linear and a few rows, to train in a folder of its own.
+/// A tiny quantized model with adapters on every linear, or another method, and a few rows, to train in a
+/// folder of its own.
 class TinyRun {
   public:
     static constexpr std::int64_t kRows = 8;
 
-    explicit TinyRun(const TempDir& folder, at::ScalarType compute = at::kFloat) : folder_(folder) {
+    explicit TinyRun(const TempDir& folder, at::ScalarType compute = at::kFloat,
+                     const std::optional<adapters::PeftConfig>& peft = std::nullopt)
+        : folder_(folder) {
         TinyModel{.seed = 3}.write(folder.path());
         const models::DecoderSpec config = models::load_decoder_spec(folder.path());
         const io::Checkpoint checkpoint(folder.path());
@@ -42,7 +45,7 @@ class TinyRun {
         lora.r = 2;
         lora.lora_dropout = 0.1;
         lora.target_modules = "all-linear";
-        adaptation = adapters::inject(*model_, lora, 1);
+        adaptation = adapters::inject(*model_, peft.value_or(lora), 1);
         training.output_dir = folder / "run";
         std::filesystem::create_directory(training.output_dir);
         training.max_steps = 8;

@@ -13,7 +13,7 @@ namespace qlora::adapters {
 /// The tensors of an adapter folder under the keys that PEFT's save_pretrained gives them. Files that hold a
 /// model's own state dict say the same with the adapter's name inside (`lora_A.default.weight`,
 /// `modules_to_save.default.weight`), and modules may have any name that a checkpoint may give them
-/// (models::parameter_named).
+/// (models::parameter_named). Of AdapterHub's folders likewise, under the keys of an adapter of ours.
 class AdapterFile {
   public:
     /// CheckpointError when the file cannot be read, or names one tensor twice.

@@ -6,6 +6,7 @@
 #include <variant>
 #include <vector>
 
+#include "qlora/adapters/bottleneck_config.h"
 #include "qlora/adapters/ia3_config.h"
 #include "qlora/adapters/lora_config.h"
 #include "qlora/adapters/prefix_tuning_config.h"
@@ -15,8 +16,8 @@
 namespace qlora::adapters {
 
 /// The `peft` section of run.json and `adapter_config.json`: `peft_type` chooses; LoRA where it is missing.
-using PeftConfig =
-    std::variant<LoraConfig, Ia3Config, PromptTuningConfig, PromptEncoderConfig, PrefixTuningConfig>;
+using PeftConfig = std::variant<LoraConfig, Ia3Config, PromptTuningConfig, PromptEncoderConfig,
+                                PrefixTuningConfig, BottleneckConfig>;
 
 PeftType type_of(const PeftConfig& config);
 /// base_model_name_or_path of whichever configuration it is.
@@ -38,9 +39,9 @@ void check_config(const PeftConfig& config, const std::string& path, FaultList& 
 PeftConfig parse_adapter_config(const Json& json, const std::string& name);
 PeftConfig read_adapter_config(const std::filesystem::path& file);
 
-/// The content of `adapter_config.json` as PEFT's save_pretrained writes it: all of PEFT's fields, sorted,
-/// two blanks of indentation; only the entries of rank_pattern and alpha_pattern keep their order, since it
-/// decides.
+/// The content of `adapter_config.json` as PEFT's save_pretrained writes it (of bottlenecks AdapterHub's
+/// save_adapter): all of its fields, sorted, two blanks of indentation; only the entries of rank_pattern and
+/// alpha_pattern keep their order, since it decides.
 std::string adapter_config_text(const PeftConfig& config);
 
 /// One line for each setting that makes `ours` and `theirs` different adapters, `r: 16 against 8`. The order

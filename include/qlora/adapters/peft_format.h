@@ -16,7 +16,14 @@ namespace qlora::adapters {
 inline constexpr const char* kAdapterConfigFile = "adapter_config.json";
 inline constexpr const char* kAdapterWeightsFile = "adapter_model.safetensors";
 
-// Metadata keys of adapter_model.safetensors: what the adapter was trained on.
+/// The file of an adapter's tensors: AdapterHub calls it otherwise than PEFT.
+const char* weights_file_name(const PeftConfig& config);
+/// That of a folder, by its adapter_config.json.
+std::filesystem::path adapter_weights_file(const std::filesystem::path& folder);
+/// How another package than PEFT loads the folder that save_adapter wrote, as a sentence; empty of PEFT's.
+std::string loading_note(const PeftConfig& config, const std::filesystem::path& folder);
+
+// Metadata keys of the tensors' file: what the adapter was trained on.
 inline constexpr const char* kBaseKey = "qlora.base";                  ///< fingerprint of the base's tensors
 inline constexpr const char* kQuantizationKey = "qlora.quantization";  ///< JSON of the QuantConfig
 inline constexpr const char* kTokenizerKey = "qlora.tokenizer";        ///< fingerprint of the tokenizer
@@ -28,8 +35,8 @@ std::string peft_key(const std::string& module_path, const std::string& suffix);
 void save_tensors(const std::filesystem::path& file, const std::vector<nn::Parameter>& tensors,
                   const std::map<std::string, std::string>& metadata);
 
-/// Writes adapter_config.json and adapter_model.safetensors as PEFT's save_pretrained does (metadata format
-/// "pt" plus `metadata`). `base_model` goes to base_model_name_or_path.
+/// Writes adapter_config.json and the tensors as PEFT's save_pretrained does, of bottlenecks as AdapterHub's
+/// save_adapter (metadata format "pt" plus `metadata`). `base_model` goes to base_model_name_or_path.
 void save_adapter(const std::filesystem::path& folder, const Adaptation& adaptation,
                   const std::string& base_model, const std::map<std::string, std::string>& metadata);
 

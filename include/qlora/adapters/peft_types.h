@@ -11,18 +11,18 @@
 /// What the configurations of all methods have in common.
 namespace qlora::adapters {
 
-enum class PeftType { kLora, kIa3, kPromptTuning, kPTuning, kPrefixTuning };
-constexpr EnumTable<PeftType, 5> enum_table(PeftType) {
+enum class PeftType { kLora, kIa3, kPromptTuning, kPTuning, kPrefixTuning, kBottleneck };
+constexpr EnumTable<PeftType, 6> enum_table(PeftType) {
     return {{{"LORA", PeftType::kLora},
              {"IA3", PeftType::kIa3},
              {"PROMPT_TUNING", PeftType::kPromptTuning},
              {"P_TUNING", PeftType::kPTuning},
-             {"PREFIX_TUNING", PeftType::kPrefixTuning}}};
+             {"PREFIX_TUNING", PeftType::kPrefixTuning},
+             {"BOTTLENECK", PeftType::kBottleneck}}};
 }
 
-constexpr UnbuiltNames<8> unbuilt_names(PeftType) {
-    return {{{"BOTTLENECK", "bottleneck adapters are not there yet"},
-             {"ADALORA", "AdaLoRA, which moves ranks between layers, is not there; LORA has a rank_pattern"},
+constexpr UnbuiltNames<7> unbuilt_names(PeftType) {
+    return {{{"ADALORA", "AdaLoRA, which moves ranks between layers, is not there; LORA has a rank_pattern"},
              {"LOHA", "Hadamard products (LoHa) are not there"},
              {"LOKR", "Kronecker products (LoKr) are not there"},
              {"OFT", "orthogonal fine-tuning is not there"},

@@ -39,7 +39,8 @@ struct Plan {
     std::int64_t prefix_tokens = 0;    ///< before each text, as keys and values of all layers
 
     /// Values a token that backward reads besides, all layers together: what output scales multiplied, in
-    /// attention and in the blocks behind it.
+    /// attention and in the blocks behind it. What bottlenecks read and make counts as attention's wherever
+    /// they stand: no MLP makes it again.
     std::int64_t kept_of_attention = 0, kept_of_mlp = 0;
 
     /// Positions before the first token of a text.
