@@ -1,4 +1,5 @@
 #include "cpu_head.h"
+#include "head_low_rank.h"
 
 #include <ATen/Parallel.h>
 #include <ATen/ops/empty.h>
@@ -74,9 +75,12 @@ HeadLoss CpuHead::loss(const at::Tensor& hidden, const at::Tensor& targets, Want
     if (wanted.head)
         result.gradient_head = at::zeros({head_.out_features(), head_.in_features()}, at::kFloat);
     const at::Tensor buffer = chunk_buffer(rows, head_);
+    std::optional<HeadLowRank> low_rank = low_rank_of(rule_, hidden);
     for_each_chunk_of_rows(rows, head_, [&](std::int64_t begin, std::int64_t n) {
         const at::Tensor logits = products_into(hidden.narrow(0, begin, n), buffer);
-        loss += softmax(logits, targets.narrow(0, begin, n), wanted.hidden || wanted.head);
+        if (low_rank) low_rank->add_to(logits, begin);
+        loss += softmax(logits, targets.narrow(0, begin, n), wanted.any());
+        if (wanted.low_rank) low_rank->take_gradient(logits, begin);
         if (wanted.hidden) {
             at::Tensor gradient = at::empty({n, hidden.size(1)}, at::kFloat);
             for_each_head_panel(head_, [&](const at::Tensor& panel, std::int64_t first, std::int64_t count) {
@@ -90,21 +94,25 @@ HeadLoss CpuHead::loss(const at::Tensor& hidden, const at::Tensor& targets, Want
             product(logits.t(), {.b = fp32(hidden.narrow(0, begin, n)), .out = sum, .start = sum});
         }
     });
+    if (wanted.low_rank) low_rank->finish(result);
     result.loss = at::scalar_tensor(loss, at::TensorOptions().dtype(at::kFloat));
     return result;
 }
 
 at::Tensor CpuHead::logits(const at::Tensor& hidden) const {
+    const std::optional<HeadLowRank> low_rank = low_rank_of(rule_, hidden);
     if (hidden.size(0) <= kFewRows) {
         at::Tensor few = head_.multiply_few(fp32(hidden));
         if (few.defined()) {
             if (rule_.bias.defined()) few.add_(fp32(rule_.bias));
+            if (low_rank) low_rank->add_to(few, 0);
             finish(few);
             return few;
         }
     }
     const at::Tensor logits =
         products_into(hidden, at::empty({hidden.size(0), head_.out_features()}, at::kFloat));
+    if (low_rank) low_rank->add_to(logits, 0);
     finish(logits);
     return logits;
 }
@@ -116,8 +124,10 @@ TokenScores CpuHead::score(const at::Tensor& hidden, const at::Tensor& targets) 
     bool* correct = scores.correct.mutable_data_ptr<bool>();
     const std::int64_t* target = targets.const_data_ptr<std::int64_t>();
     const at::Tensor buffer = chunk_buffer(rows, head_);
+    const std::optional<HeadLowRank> low_rank = low_rank_of(rule_, hidden);
     for_each_chunk_of_rows(rows, head_, [&](std::int64_t first, std::int64_t n) {
         const at::Tensor logits = products_into(hidden.narrow(0, first, n), buffer);
+        if (low_rank) low_rank->add_to(logits, first);
         finish(logits);
         const float* data = logits.const_data_ptr<float>();
         const std::int64_t stride = logits.stride(0);

@@ -6,6 +6,7 @@
 
 #include "backend.h"
 #include "cross_entropy_backends.h"
+#include "if_defined.h"
 
 namespace qlora::ops {
 namespace {
@@ -35,6 +36,28 @@ struct LinearCrossEntropy : Function<LinearCrossEntropy> {
     }
 };
 
+/// The parameters of the rule's low rank are inputs besides: A, B, and a bias if there is one.
+struct AdaptedCrossEntropy : Function<AdaptedCrossEntropy> {
+    static at::Tensor forward(AutogradContext* ctx, const at::Tensor& hidden, const at::Tensor& /*a*/,
+                              const at::Tensor& /*b*/, const std::optional<at::Tensor>& /*bias*/,
+                              const at::Tensor& targets, const FrozenWeight* head, const LogitRule* rule,
+                              bool want_hidden, bool want_low_rank) {
+        const HeadLoss result =
+            head_loss(hidden, *head, targets, *rule, {.hidden = want_hidden, .low_rank = want_low_rank});
+        variable_list saved = {result.gradient_hidden};
+        saved.insert(saved.end(), result.of_low_rank.begin(), result.of_low_rank.end());
+        ctx->save_for_backward(saved);
+        return result.loss;
+    }
+    static variable_list backward(AutogradContext* ctx, const variable_list& grads) {
+        const variable_list saved = ctx->get_saved_variables();
+        variable_list gradients(9);
+        if (saved[0].defined()) gradients[0] = (saved[0] * grads[0]).to(saved[0].scalar_type());
+        for (std::size_t i = 1; i < saved.size(); ++i) gradients[i] = saved[i] * grads[0];
+        return gradients;
+    }
+};
+
 struct TrainableCrossEntropy : Function<TrainableCrossEntropy> {
     static at::Tensor forward(AutogradContext* ctx, const at::Tensor& hidden, const at::Tensor& head,
                               const at::Tensor& targets, const LogitRule* rule, bool want_hidden,
@@ -58,6 +81,12 @@ struct TrainableCrossEntropy : Function<TrainableCrossEntropy> {
 at::Tensor linear_cross_entropy(const at::Tensor& hidden, const FrozenWeight& head, const at::Tensor& targets,
                                 const LogitRule& rule) {
     const bool want_gradient = at::GradMode::is_enabled() && hidden.requires_grad();
+    if (rule.low_rank) {
+        const LowRank& adapter = *rule.low_rank;
+        const bool trains = at::GradMode::is_enabled() && adapter.b.requires_grad();
+        return AdaptedCrossEntropy::apply(hidden, adapter.a, adapter.b, if_defined(adapter.bias), targets,
+                                          &head, &rule, want_gradient, trains);
+    }
     return LinearCrossEntropy::apply(hidden, targets, &head, &rule, want_gradient);
 }
 

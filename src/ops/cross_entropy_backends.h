@@ -1,5 +1,7 @@
 #pragma once
 
+#include <vector>
+
 #include "qlora/ops/cross_entropy.h"
 
 /// cross_entropy.h where each kind of kernels runs: fp32 on the CPU, 16 bits on the CPU with the roundings of
@@ -10,10 +12,13 @@ namespace qlora::ops {
 struct HeadLoss {
     at::Tensor loss;  ///< fp32 scalar: the sum over rows
     at::Tensor gradient_hidden;
-    at::Tensor gradient_head;  ///< fp32
+    at::Tensor gradient_head;             ///< fp32
+    std::vector<at::Tensor> of_low_rank;  ///< fp32: of A, of B, of its bias if there is one
 };
 struct WantedGradients {
-    bool hidden = false, head = false;
+    bool hidden = false, head = false, low_rank = false;
+
+    bool any() const { return hidden || head || low_rank; }
 };
 
 // head_logits: fp32 [n, V], rounded to hidden's dtype.

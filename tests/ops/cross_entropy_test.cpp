@@ -4,7 +4,9 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/log_softmax.h>
 #include <ATen/ops/mm.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/tanh.h>
+#include <ATen/ops/zeros_like.h>
 #include <cmath>
 
 #include "ops/reference.h"
@@ -155,6 +157,96 @@ TEST(LogitRule, bf16_rounds_every_step_as_libtorchs_operations_do) {
         // The gradient of a logit is the same bf16 value but where fp32 softmax and fp64 differ in rounding.
         EXPECT_LE(difference(hidden.grad(), gradient), kBf16Rounding);
     }
+}
+
+constexpr std::int64_t kRank = 5;
+
+/// A rule with an adapter of these matrices; with `p` some of hidden's values are dropped.
+LogitRule adapted(LogitRule rule, const at::Tensor& a, const at::Tensor& b, double p = 0.0) {
+    rule.low_rank =
+        LowRank{.a = a, .b = b, .scaling = 0.7, .dropout = {.p = p, .seed = 3, .step = 4, .site = 5}};
+    return rule;
+}
+
+TEST(AdaptedHead, loss_and_gradients_equal_autograd_in_fp64) {
+    const DenseWeight head(gaussian({kVocabulary, kHidden}, 2));
+    std::vector<LogitRule> rules = logit_rules();
+    rules.insert(rules.begin(), LogitRule{});
+    for (const std::int64_t rows : {1, 515}) {
+        const at::Tensor targets = random_ids(rows, kVocabulary, 3);
+        for (const double p : {0.0, 0.3}) {
+            const DropoutSite site = adapted({}, {}, {}, p).low_rank->dropout;
+            const at::Tensor kept = apply_dropout(at::ones({rows, kHidden}), site).to(at::kDouble);
+            for (const LogitRule& rule : rules) {
+                expect_equal_with_gradients(
+                    {gaussian({rows, kHidden}, 1), gaussian({kRank, kHidden}, 4),
+                     gaussian({kVocabulary, kRank}, 5)},
+                    [&](const auto& in) {
+                        return linear_cross_entropy(in[0], head, targets, adapted(rule, in[1], in[2], p));
+                    },
+                    [&](const auto& in) {
+                        at::Tensor logits = at::mm(in[0], head.dense().to(at::kDouble).t());
+                        logits = logits + at::mm(at::mm(in[0] * kept, in[1].t()), in[2].t()) * 0.7;
+                        return loss_of_logits(ruled(logits, rule), targets);
+                    },
+                    kLossBound);
+            }
+        }
+    }
+}
+
+TEST(AdaptedHead, its_bias_is_scaled_and_trains) {
+    const DenseWeight head(gaussian({kVocabulary, kHidden}, 2));
+    const at::Tensor a = gaussian({kRank, kHidden}, 4), b = gaussian({kVocabulary, kRank}, 5);
+    const at::Tensor hidden = gaussian({9, kHidden}, 1), targets = random_ids(9, kVocabulary, 3);
+    const at::Tensor trained_a = a.clone().requires_grad_(), trained_b = b.clone().requires_grad_();
+    const at::Tensor bias = gaussian({kVocabulary}, 6).requires_grad_();
+    LogitRule rule = adapted({}, trained_a, trained_b);
+    rule.low_rank->bias = bias;
+    linear_cross_entropy(hidden, head, targets, rule).backward();
+    const at::Tensor exact = bias.detach().to(at::kDouble).requires_grad_();
+    const at::Tensor delta = at::mm(at::mm(hidden, a.t()), b.t()).to(at::kDouble);
+    loss_of_logits(at::mm(hidden, head.dense().t()).to(at::kDouble) + (delta + exact) * 0.7, targets)
+        .backward();
+    EXPECT_LE(difference(bias.grad(), exact.grad()), kLossBound);
+    EXPECT_TRUE(trained_a.grad().defined() && trained_b.grad().defined());
+}
+
+TEST(AdaptedHead, logits_and_scores_are_those_of_the_sum) {
+    const at::Tensor hidden = gaussian({40, kHidden}, 1), targets = random_ids(40, kVocabulary, 3);
+    const at::Tensor w = gaussian({kVocabulary, kHidden}, 2), a = gaussian({kRank, kHidden}, 4),
+                     b = gaussian({kVocabulary, kRank}, 5);
+    const at::Tensor sum = w.to(at::kDouble) + at::mm(b.to(at::kDouble), a.to(at::kDouble)) * 0.7;
+    for (const LogitRule& rule : logit_rules()) {
+        const at::Tensor logits = ruled(at::mm(hidden.to(at::kDouble), sum.t()), rule);
+        const LogitRule with = adapted(rule, a, b);
+        EXPECT_LE(difference(head_logits(hidden, DenseWeight(w), with), logits), kLossBound);
+        const at::Tensor exact = at::log_softmax(logits, 1).gather(1, targets.unsqueeze(1)).squeeze(1);
+        EXPECT_LE(difference(score_tokens(hidden, DenseWeight(w), targets, with).logprobs, exact),
+                  kLossBound);
+    }
+}
+
+TEST(AdaptedHead, bf16_rounds_the_heads_logits_and_then_the_sum) {
+    const at::Tensor hidden = gaussian({300, kHidden}, 1).to(at::kBFloat16);
+    const DenseWeight head(gaussian({kVocabulary, kHidden}, 2).to(at::kBFloat16).to(at::kFloat));
+    const at::Tensor a = gaussian({kRank, kHidden}, 4), b = gaussian({kVocabulary, kRank}, 5);
+    const at::Tensor base = head_logits(hidden, head);
+    const at::Tensor wide = hidden.to(at::kFloat);
+    const at::Tensor sum = (base + at::mm(at::mm(wide, a.t()), b.t()) * 0.7).to(at::kBFloat16);
+    EXPECT_LE(difference(head_logits(hidden, head, adapted({}, a, b)), sum), kBf16Rounding);
+    // And one that adds nothing changes no bit.
+    const LogitRule nothing = adapted({}, a, at::zeros_like(b));
+    EXPECT_TRUE(head_logits(hidden, head, nothing).equal(base));
+}
+
+TEST(AdaptedHead, no_row_gives_zero) {
+    const at::Tensor a = gaussian({kRank, kHidden}, 4).requires_grad_(),
+                     b = gaussian({kVocabulary, kRank}, 5).requires_grad_();
+    const at::Tensor hidden = at::empty({0, kHidden}), targets = at::empty({0}, at::kLong);
+    const DenseWeight head(gaussian({kVocabulary, kHidden}, 2));
+    linear_cross_entropy(hidden, head, targets, adapted({}, a, b)).backward();
+    EXPECT_FALSE(a.grad().any().item<bool>() || b.grad().any().item<bool>());
 }
 
 TEST(CrossEntropy, no_row_gives_zero) {

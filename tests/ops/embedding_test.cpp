@@ -1,7 +1,9 @@
 #include "qlora/ops/embedding.h"
+#include "qlora/ops/embedding_low_rank.h"
 
 #include <ATen/ops/cat.h>
 #include <ATen/ops/embedding.h>
+#include <ATen/ops/mm.h>
 #include <ATen/ops/tensor.h>
 #include <ATen/ops/zeros.h>
 
@@ -32,6 +34,38 @@ TEST(Embedding, gradients_of_repeated_rows_add_up) {
         {gaussian({10, 7}, 1)}, [](const auto& in) { return embedding(in[0], sample_ids(), at::kFloat, -1); },
         [](const auto& in) { return in[0].index_select(0, sample_ids()); },
         2e-7);  // sums of at most 3 values
+}
+
+/// As peft's lora.Embedding writes it.
+at::Tensor with_adapter(const at::Tensor& rows, const at::Tensor& a, const at::Tensor& b, double scale) {
+    return rows + at::mm(a.t().index_select(0, sample_ids()), b.t()) * 0.7 * scale;
+}
+
+TEST(EmbeddingLowRank, rows_and_gradients_equal_autograd_in_fp64) {
+    for (const double scale : {1.0, 1.7}) {
+        expect_equal_with_gradients(
+            {gaussian({6, 7}, 1), gaussian({3, 10}, 2), gaussian({7, 3}, 3)},
+            [&](const auto& in) {
+                return add_embedding_low_rank(in[0], sample_ids(), {.a = in[1], .b = in[2], .scaling = 0.7},
+                                              -1, scale);
+            },
+            [&](const auto& in) { return with_adapter(in[0], in[1], in[2], scale); },
+            1e-6);  // sums of at most 7 products, then of 3 places
+    }
+}
+
+TEST(EmbeddingLowRank, bf16_is_rounded_once_and_the_padding_column_gets_no_gradient) {
+    const at::Tensor rows = gaussian({6, 7}, 1).to(at::kBFloat16);
+    const at::Tensor a = gaussian({3, 10}, 2).requires_grad_(), b = gaussian({7, 3}, 3).requires_grad_();
+    const at::Tensor sum =
+        add_embedding_low_rank(rows, sample_ids(), {.a = a, .b = b, .scaling = 0.7}, 3, 1.7);
+    const at::Tensor exact = with_adapter(rows.to(at::kFloat), a.detach(), b.detach(), 1.7);
+    EXPECT_EQ(sum.scalar_type(), at::kBFloat16);
+    EXPECT_LE(difference(sum.detach(), exact), kBf16Rounding);
+    torch::autograd::backward({sum}, {gaussian({6, 7}, 4).to(at::kBFloat16)});
+    EXPECT_FALSE(a.grad().select(1, 3).any().item<bool>());
+    EXPECT_TRUE(a.grad().select(1, 5).any().item<bool>());
+    EXPECT_FALSE(a.grad().select(1, 1).any().item<bool>());
 }
 
 TEST(Embedding, the_padding_row_gets_no_gradient_as_in_torch) {

@@ -3,9 +3,11 @@
 #include <ATen/core/Tensor.h>
 
 #include <algorithm>
+#include <optional>
 
 #include "qlora/kernels/layer_kinds.h"
 #include "qlora/ops/frozen_weight.h"
+#include "qlora/ops/projection.h"
 
 namespace qlora::ops {
 
@@ -28,6 +30,8 @@ inline constexpr std::int64_t kHeadPanelBytes = 64 << 20;
 struct LogitRule {
     double scale = 1.0, softcap = 0.0;
     at::Tensor bias = {};  ///< [V], frozen; undefined: none
+    /// An adapter of the head: what LowRank says is added to the product with its bias, before anything else.
+    std::optional<LowRank> low_rank = {};
 
     kernels::LogitCurve curve() const {
         return {.scale = static_cast<float>(scale), .softcap = static_cast<float>(softcap)};
@@ -36,7 +40,8 @@ struct LogitRule {
 
 /// Sum over rows of -log softmax(logits)[target]: output head and cross-entropy in one node that never holds
 /// all logits. hidden [R, d] fp32 or bf16 (logits are rounded to its dtype, softmax in fp32), targets
-/// [R] int64. The gradient of hidden is made in the forward pass, chunk by chunk. Result: fp32 scalar.
+/// [R] int64. The gradient of hidden is made in the forward pass, chunk by chunk, and so are those of the
+/// rule's low rank, which trains. Result: fp32 scalar.
 at::Tensor linear_cross_entropy(const at::Tensor& hidden, const FrozenWeight& head, const at::Tensor& targets,
                                 const LogitRule& rule = {});
 

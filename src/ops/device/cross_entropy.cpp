@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "../cross_entropy_backends.h"
+#include "../head_low_rank.h"
 #include "qlora/ops/device.h"
 #include "qlora/ops/gemm.h"
 
@@ -39,9 +40,10 @@ void products_into(at::Tensor logits, const at::Tensor& hidden, const FrozenWeig
     });
 }
 
-/// Calls f(products of the chunk, first row, rows) for each chunk.
+/// Calls f(products of the chunk, with the adapter's if there is one, first row, rows) for each chunk.
 template <class F>
-void for_each_chunk(const at::Tensor& hidden, const FrozenWeight& head, const LogitRule& rule, F&& f) {
+void for_each_chunk(const at::Tensor& hidden, const FrozenWeight& head, const LogitRule& rule,
+                    const std::optional<HeadLowRank>& low_rank, F&& f) {
     const std::int64_t rows = hidden.size(0);
     const at::Tensor buffer =
         at::empty({std::min(rows, kDeviceLogitsRows), head.out_features()}, hidden.options());
@@ -49,6 +51,7 @@ void for_each_chunk(const at::Tensor& hidden, const FrozenWeight& head, const Lo
         const std::int64_t count = std::min(kDeviceLogitsRows, rows - first);
         const at::Tensor logits = buffer.narrow(0, 0, count);
         products_into(logits, hidden.narrow(0, first, count), head, rule);
+        if (low_rank) low_rank->add_to(logits, first);
         f(logits, first, count);
     }
 }
@@ -58,6 +61,7 @@ void for_each_chunk(const at::Tensor& hidden, const FrozenWeight& head, const Lo
 at::Tensor head_logits(const at::Tensor& hidden, const FrozenWeight& head, const LogitRule& rule) {
     at::Tensor logits = at::empty({hidden.size(0), head.out_features()}, hidden.options());
     products_into(logits, hidden, head, rule);
+    if (const auto low_rank = low_rank_of(rule, hidden)) low_rank->add_to(logits, 0);
     if (rule.scale != 1.0) logits = logits * rule.scale;
     if (rule.softcap != 0.0) logits = (logits / rule.softcap).tanh_() * rule.softcap;
     return logits.to(at::kFloat);
@@ -73,7 +77,8 @@ HeadLoss head_loss(const at::Tensor& hidden, const FrozenWeight& head, const at:
         out.gradient_head =
             at::zeros({head.out_features(), head.in_features()}, hidden.options().dtype(at::kFloat));
     }
-    for_each_chunk(hidden, head, rule, [&](const at::Tensor& logits, std::int64_t first, std::int64_t count) {
+    std::optional<HeadLowRank> low_rank = low_rank_of(rule, hidden);
+    const auto chunk = [&](const at::Tensor& logits, std::int64_t first, std::int64_t count) {
         device.softmax_cross_entropy({.logits = logits.mutable_data_ptr(),
                                       .targets = targets.const_data_ptr<std::int64_t>() + first,
                                       .rows = count,
@@ -95,7 +100,10 @@ HeadLoss head_loss(const at::Tensor& hidden, const FrozenWeight& head, const at:
             }
         }
         if (wanted.head) out.gradient_head.add_(mm_to_fp32(logits.t(), hidden.narrow(0, first, count)));
-    });
+        if (wanted.low_rank) low_rank->take_gradient(logits, first);
+    };
+    for_each_chunk(hidden, head, rule, low_rank, chunk);
+    if (wanted.low_rank) low_rank->finish(out);
     out.loss = losses.sum().to(at::kFloat);
     return out;
 }
@@ -105,7 +113,7 @@ TokenScores score_tokens(const at::Tensor& hidden, const FrozenWeight& head, con
     const kernels::KernelTable& device = *device_kernels(hidden);
     TokenScores scores{.logprobs = at::empty({hidden.size(0)}, hidden.options().dtype(at::kFloat)),
                        .correct = at::empty({hidden.size(0)}, hidden.options().dtype(at::kBool))};
-    for_each_chunk(hidden, head, rule, [&](const at::Tensor& logits, std::int64_t first, std::int64_t count) {
+    const auto chunk = [&](const at::Tensor& logits, std::int64_t first, std::int64_t count) {
         device.score_rows({.logits = logits.const_data_ptr(),
                            .targets = targets.const_data_ptr<std::int64_t>() + first,
                            .rows = count,
@@ -115,7 +123,8 @@ TokenScores score_tokens(const at::Tensor& hidden, const FrozenWeight& head, con
                            .type = float_type(logits.scalar_type()),
                            .curve = rule.curve()},
                           current_stream(hidden));
-    });
+    };
+    for_each_chunk(hidden, head, rule, low_rank_of(rule, hidden), chunk);
     return scores;
 }
 
