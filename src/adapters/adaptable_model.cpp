@@ -19,7 +19,8 @@ AdaptableModel adaptable_model(const models::DecoderSpec& decoder) {
     AdaptableModel model{.model_type = decoder.model_type,
                          .modules = {},
                          .default_targets = decoder.lora_targets,
-                         .is_part = !decoder.foreign.empty()};
+                         .is_part = !decoder.foreign.empty(),
+                         .tied = decoder.tie_word_embeddings};
     std::vector<ModuleInfo>& out = model.modules;
     std::vector<const models::spec::Linear*> linears = decoder.linears();
     std::erase_if(linears, [](const models::spec::Linear* linear) {

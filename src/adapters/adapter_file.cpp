@@ -3,6 +3,7 @@
 #include <string_view>
 
 #include "adapter_hub.h"
+#include "embedding_lora.h"
 #include "qlora/adapters/lora.h"
 #include "qlora/adapters/peft_format.h"
 #include "qlora/core/error.h"
@@ -23,8 +24,23 @@ void cut(std::string& key, std::string_view part, std::string_view kept) {
 std::string plain_key(std::string key) {
     cut(key, ".lora_A.default.", ".lora_A.");
     cut(key, ".lora_B.default.", ".lora_B.");
+    cut(key, ".lora_embedding_A.default", ".lora_embedding_A");
+    cut(key, ".lora_embedding_B.default", ".lora_embedding_B");
     cut(key, ".modules_to_save.default.", ".");
     return key;
+}
+
+/// The keys under which a file may hold the base's own embedding and head.
+std::map<std::string, io::TensorSpec> carried_keys(const models::DecoderSpec& model) {
+    std::map<std::string, io::TensorSpec> out;
+    const auto add = [&](const std::string& module, const char* part, std::vector<std::int64_t> shape) {
+        for (const char* wrapper : {".", ".base_layer."})
+            out[kKeyPrefix + module + wrapper + part] = {module + "." + part, io::DType::kF32, shape};
+    };
+    add(model.embedding, "weight", {model.vocab_size, model.hidden_size});
+    add(model.head.path, "weight", {model.head.out, model.head.in});
+    if (model.head.bias) add(model.head.path, "bias", {model.head.out});
+    return out;
 }
 
 io::SafetensorsFile weights_of(const std::filesystem::path& folder) {
@@ -42,7 +58,7 @@ std::optional<std::string> name_in(const std::filesystem::path& folder) {
 }  // namespace
 
 AdapterFile::AdapterFile(const std::filesystem::path& folder, const models::DecoderSpec& model)
-    : file_(weights_of(folder)) {
+    : file_(weights_of(folder)), carried_(carried_keys(model)) {
     FaultList faults;
     const std::optional<std::string> called = name_in(folder);
     const std::string prefix = called ? "" : kKeyPrefix;
@@ -73,6 +89,11 @@ const io::TensorView* AdapterFile::find(const std::string& key) const {
     return found == tensors_.end() ? nullptr : found->second;
 }
 
+const io::TensorSpec* AdapterFile::carried(const std::string& key) const {
+    const auto found = carried_.find(key);
+    return found == carried_.end() ? nullptr : &found->second;
+}
+
 const io::TensorView& AdapterFile::at(const std::string& key) const {
     const io::TensorView* view = find(key);
     if (view == nullptr) throw CheckpointError(path().string() + ": has no tensor " + key);
@@ -81,7 +102,7 @@ const io::TensorView& AdapterFile::at(const std::string& key) const {
 
 std::string lora_module_of(const std::string& key) {
     if (!key.starts_with(kKeyPrefix)) return "";
-    for (const char* suffix : {LoraLayer::kA, LoraLayer::kB}) {
+    for (const char* suffix : {LoraLayer::kA, LoraLayer::kB, kEmbeddingA, kEmbeddingB}) {
         const std::string end = std::string(".") + suffix;
         if (key.ends_with(end))
             return key.substr(kKeyPrefix.size(), key.size() - kKeyPrefix.size() - end.size());

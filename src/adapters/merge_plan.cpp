@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "method.h"
+#include "qlora/adapters/carried_tables.h"
 #include "qlora/adapters/finished_adapter.h"
 #include "qlora/adapters/lora.h"
 #include "qlora/adapters/peft_format.h"
@@ -100,6 +101,10 @@ PlannedTensor plan_tensor(const std::string& name, TensorSource base, const Merg
         out.from_adapter = true;
         return out;
     }
+    if (const auto carried = inputs.carried.find(name); carried != inputs.carried.end()) {
+        out.source = carried->second;
+        out.from_adapter = true;
+    }
     out.quantizable = inputs.quantizable.contains(name);
     if (const auto update = inputs.updates.weights.find(name); update != inputs.updates.weights.end())
         out.update = &update->second;
@@ -167,6 +172,12 @@ MergeInputs::MergeInputs(const MergeRequest& request)
         const char* parameter = tensor.part == TrainedPart::kWeight ? ".weight" : ".bias";
         replacements[tensor.module + parameter] = {&adapter.file(), &adapter.at(tensor.key)};
     }
+    for (const CarriedTable& table : changed_tables(adapter, plan, base, config)) {
+        carried[table.parameter] = {&adapter.file(), table.view};
+        // One tensor of the base, of which an update may make two.
+        if (config.tie_word_embeddings && table.parameter == config.embedding_weight())
+            carried[config.head_weight()] = carried[table.parameter];
+    }
     require_dequantizable(*this, request);
 }
 
@@ -174,8 +185,11 @@ MergePlan plan_merge(const MergeInputs& inputs, const MergeRequest& request) {
     MergePlan plan;
     // Embedding and head share one tensor in the base; training one of them makes two tensors of it.
     const std::string head = inputs.config.head_weight(), embedding = inputs.config.embedding_weight();
-    plan.untied = inputs.config.tie_word_embeddings &&
-                  (inputs.replacements.contains(head) || inputs.replacements.contains(embedding));
+    const auto changes = [&](const std::string& table) {
+        const bool has_update = !inputs.updates.keeps_tie && inputs.updates.weights.contains(table);
+        return has_update || inputs.replacements.contains(table);
+    };
+    plan.untied = inputs.config.tie_word_embeddings && (changes(head) || changes(embedding));
     const bool head_is_new = plan.untied && !inputs.names.holds(head);
     std::set<std::string> states;  // parts of matrices, which are merged with their weight
     for (const auto& [weight, matrix] : inputs.stored.matrices) {

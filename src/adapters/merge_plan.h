@@ -51,6 +51,7 @@ struct MergeInputs {
     std::map<std::string, const models::spec::Linear*> linears;      ///< all matrices
     std::map<std::string, const models::spec::Linear*> quantizable;  ///< those that training may see in NF4
     std::map<std::string, TensorSource> replacements;
+    std::map<std::string, TensorSource> carried;  ///< in the place of the base's, before any update
     PlannedUpdates updates;
 };
 

@@ -18,16 +18,6 @@ namespace {
 /// cache.
 constexpr std::int64_t kBlockValues = 1 << 18;
 
-/// Elements [first, first + count) of a tensor, as a one-dimensional view.
-io::TensorView slice(const io::TensorView& view, std::int64_t first, std::int64_t count) {
-    const std::size_t width = io::size_of(view.dtype);
-    return {
-        view.name,
-        view.dtype,
-        {count},
-        view.bytes.subspan(static_cast<std::size_t>(first) * width, static_cast<std::size_t>(count) * width)};
-}
-
 void require_finite(const at::Tensor& values, const std::string& name) {
     if (values.isfinite().all().item<bool>()) return;
     throw CheckpointError("tensor " + name + " holds a value that is not finite; the file is damaged");
@@ -114,6 +104,15 @@ at::Tensor bits_of(const at::Tensor& values) {
 }
 
 }  // namespace
+
+io::TensorView slice(const io::TensorView& view, std::int64_t first, std::int64_t count) {
+    const std::size_t width = io::size_of(view.dtype);
+    return {
+        view.name,
+        view.dtype,
+        {count},
+        view.bytes.subspan(static_cast<std::size_t>(first) * width, static_cast<std::size_t>(count) * width)};
+}
 
 std::optional<double> LayerMeasure::ratio() const {
     if (quantization_error == 0) return std::nullopt;

@@ -21,6 +21,9 @@ struct TensorSource {
     bool in_columns = false;  ///< a matrix that is [in, out] on disk where it is dense; written so too
 };
 
+/// Elements [first, first + count) of a tensor, as a one-dimensional view.
+io::TensorView slice(const io::TensorView& view, std::int64_t first, std::int64_t count);
+
 /// Appends the tensor's bytes, whatever they mean.
 void write_copied(const TensorSource& source, io::SafetensorsWriter& writer);
 

@@ -45,6 +45,19 @@ void copy_tensors(const std::vector<nn::Parameter>& tensors, const std::filesyst
     faults.throw_if_any<CheckpointError>(file.string());
 }
 
+/// Of tensors that share memory the file must have said the same.
+void check_shared(const std::vector<nn::Parameter>& tensors, const AdapterFile& file) {
+    FaultList faults;
+    for (const nn::Parameter& tensor : tensors) {
+        const at::Tensor value = quant::tensor_from_view(file.at(tensor.key)).to(at::kFloat);
+        if (!tensor.tensor.detach().cpu().equal(value))
+            faults.add(tensor.key,
+                       "differs from the tensor that it is one with (ensure_weight_tying); set "
+                       "ensure_weight_tying to false in its adapter_config.json to train both apart");
+    }
+    faults.throw_if_any<CheckpointError>(file.path().string());
+}
+
 }  // namespace
 
 const char* weights_file_name(const PeftConfig& config) {
@@ -137,8 +150,16 @@ void check_adapter_tensors(const AdapterFile& file, const std::vector<io::Tensor
         }
     }
     for (const auto& [key, view] : file.tensors()) {
-        if (!known.contains(key))
+        if (known.contains(key)) continue;
+        const io::TensorSpec* of_base = file.carried(key);
+        if (of_base == nullptr) {
             faults.add(view->name, "is not a parameter that this adapter_config.json trains");
+        } else if (view->shape != of_base->shape) {
+            faults.add(view->name, "has shape " + io::shape_text(view->shape) + ", " + of_base->name +
+                                       " of this base " + io::shape_text(of_base->shape) +
+                                       ": the vocabulary was resized before training; give a base that was "
+                                       "resized so (resize_token_embeddings in transformers)");
+        }
     }
     faults.throw_if_any<CheckpointError>(file.path().string());
 }
@@ -157,6 +178,7 @@ void load_adapter_weights(const std::filesystem::path& folder, const models::Dec
     check_adapter_tensors(file, specs_of(tensors));
     copy_tensors(tensors, file.path(),
                  [&](const std::string& key) -> const io::TensorView& { return file.at(key); });
+    if (tensors.size() > adaptation.parameters.size()) check_shared(tensors, file);
 }
 
 void save_parameters(const std::filesystem::path& folder, const Adaptation& adaptation) {

@@ -10,6 +10,7 @@
 #include "name_pattern.h"
 #include "qlora/core/nearest.h"
 #include "target_names.h"
+#include "tied_targets.h"
 
 namespace qlora::adapters {
 namespace {
@@ -19,6 +20,7 @@ class Matcher {
     Matcher(const LoraConfig& config, const AdaptableModel& model)
         : config_(config), model_(model), modules_(model.modules), exclusion_(config), layers_(config) {
         result_.expanded = config;
+        result_.shares_tables = settle_tying(model, result_.expanded, result_.warnings, faults_);
         expand_targets(model);
         if (!model.former_linears.empty()) settle_former_linears(model, result_.expanded, faults_);
         if (const auto* regex = std::get_if<std::string>(&result_.expanded.target_modules))
@@ -28,6 +30,7 @@ class Matcher {
     MatchResult run() {
         check_list_entries();
         match_targets();
+        if (!result_.shares_tables) warn_of_tie(model_, result_.targets, result_.warnings);
         match_modules_to_save();
         check_layers();
         warn_of_unused_exclusions();
@@ -161,12 +164,14 @@ class Matcher {
     void match_modules(PatternValues<std::int64_t>& ranks, PatternValues<double>& alphas) {
         std::size_t matched = 0;
         for (const ModuleInfo& module : modules_) {
+            if (result_.shares_tables && module.is_output_embedding) {
+                add_shared_head(module, ranks, alphas);
+                continue;
+            }
             if (module.path.empty() || exclusion_.holds(module.path) || !is_targeted(module.path)) continue;
             ++matched;
             if (module.is_output_embedding || module.is_embedding) {
-                faults_.add("target_modules",
-                            "LoRA on " + module.path +
-                                " is not built yet; leave it out, or train it whole through modules_to_save");
+                add_table(module, ranks, alphas);
             } else if (!module.is_linear) {
                 faults_.add("target_modules", module.path + " is matched but is not a linear layer");
             } else {
@@ -176,6 +181,32 @@ class Matcher {
         const bool is_silent = matched == 0 && !has_unknown_target_ && faults_.empty() &&
                                result_.expanded.target_parameters.value_or(NameList{}).empty();
         if (is_silent) faults_.add("target_modules", nothing_matched());
+    }
+
+    void add_table(const ModuleInfo& module, PatternValues<std::int64_t>& ranks,
+                   PatternValues<double>& alphas) {
+        const std::string fault = table_fault(model_, module, config_);
+        if (!fault.empty()) return faults_.add("target_modules", fault);
+        add_target(module.path, ranks, alphas);
+        result_.targets.back().is_embedding = module.is_embedding;
+        result_.targets.back().is_head = module.is_output_embedding;
+    }
+
+    void add_shared_head(const ModuleInfo& head, PatternValues<std::int64_t>& ranks,
+                         PatternValues<double>& alphas) {
+        const auto embedding = std::find_if(result_.targets.begin(), result_.targets.end(),
+                                            [](const Target& target) { return target.is_embedding; });
+        if (embedding == result_.targets.end()) {
+            if (faults_.empty())
+                faults_.add("ensure_weight_tying",
+                            "the embedding is left out, whose adapter the head would share");
+            return;
+        }
+        const std::int64_t r = embedding->r;
+        add_table(head, ranks, alphas);
+        if (result_.targets.back().is_head && result_.targets.back().r != r)
+            faults_.add("rank_pattern",
+                        "gives the head another r than the embedding, whose matrices it shares");
     }
 
     void add_target(const std::string& path, PatternValues<std::int64_t>& ranks,

@@ -28,6 +28,7 @@ struct PlannedUpdates {
     std::map<std::string, PlannedUpdate> weights;
     /// What becomes of a bias [out], fp32.
     std::map<std::string, std::function<at::Tensor(const at::Tensor& bias)>> biases;
+    bool keeps_tie = false;  ///< embedding and head both change, and alike
 };
 
 }  // namespace qlora::adapters

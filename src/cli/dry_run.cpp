@@ -54,6 +54,8 @@ std::string dry_run_report(const RunConfig& config, const ModelFolder& folder,
     out += fmt::format("adapters on:\n{}", adapters_text(plan));
     out += fmt::format("trainable parameters: {} of {} ({:.3f} %)\n", trainable, total,
                        100.0 * static_cast<double>(trainable) / static_cast<double>(total));
+    if (const std::string text = embedding_rate_text(config.training, plan); !text.empty())
+        out += text + "\n";
     out += memory.text + "\n" + memory.plan.text() + "\n";
     return out;
 }

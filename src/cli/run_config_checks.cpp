@@ -70,6 +70,9 @@ void check_training(const RunConfig& config, FaultList& faults) {
     check_schedule(training, faults);
     if (training.loraplus_lr_ratio && adapters::type_of(config.peft) != adapters::PeftType::kLora)
         faults.add("training.loraplus_lr_ratio", "is a ratio between two matrices of peft_type LORA");
+    if (training.loraplus_lr_embedding && !training.loraplus_lr_ratio)
+        faults.add("training.loraplus_lr_embedding",
+                   "has no effect without training.loraplus_lr_ratio, which switches LoRA+ on");
     if (!config.data.eval && training.eval_steps) {
         faults.add("training.eval_steps", "has no effect without data.eval, the held-out rows");
     }

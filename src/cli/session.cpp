@@ -3,6 +3,7 @@
 
 #include <algorithm>
 
+#include "qlora/adapters/carried_tables.h"
 #include "qlora/adapters/peft_format.h"
 #include "qlora/core/log.h"
 #include "qlora/core/optional_file.h"
@@ -83,7 +84,11 @@ LoadedModel load_model(const ModelFolder& folder, const quant::QuantConfig& quan
                                            .encode = encode,
                                            .finished = adapter.finished});
         for (const std::string& warning : out.adaptation.plan.warnings) spdlog::warn("{}", warning);
-        if (adapter.folder) adapters::load_adapter_weights(*adapter.folder, folder.config, out.adaptation);
+        if (adapter.folder) {
+            adapters::load_adapter_weights(*adapter.folder, folder.config, out.adaptation);
+            adapters::take_carried_tables(*adapter.folder, out.adaptation.plan, folder.checkpoint, *out.model,
+                                          adapter.finished);
+        }
     }
     out.model->to(device);
     const auto fits = [&] {

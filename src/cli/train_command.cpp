@@ -311,6 +311,8 @@ int Run::train() {
     }
     spdlog::info("{} trainable of {} parameters, {} adapters", loaded.adaptation.trainable_elements(),
                  loaded.model->parameter_count(), loaded.adaptation.plan.targets.size());
+    if (const auto text = embedding_rate_text(config_.training, loaded.adaptation.plan); !text.empty())
+        spdlog::info("{}", text);
     const std::unique_ptr<train::Callback> progress = make_progress(program_.quiet());
     train::Trainer trainer(
         {.model = loaded.model.get(),

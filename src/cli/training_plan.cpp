@@ -3,6 +3,7 @@
 #include <algorithm>
 
 #include "compute_dtype.h"
+#include "qlora/core/log.h"
 #include "qlora/train/adamw.h"
 
 namespace qlora::cli {
@@ -51,11 +52,28 @@ void set_trained(train::MemoryRequest& request, const RunConfig& config, const m
     const adapters::Plan plan = adapters::plan_adapter(config.peft, model);
     request.kept_of_attention = plan.kept_of_attention;
     request.kept_of_mlp = plan.kept_of_mlp;
+    request.head_rank = request.embedding_rank = 0;
+    for (const adapters::Target& target : plan.targets) {
+        if (target.is_head) request.head_rank = target.r;
+        if (target.is_embedding) request.embedding_rank = target.r;
+    }
     for (const adapters::TrainedTensor& tensor : plan.trained) {
         const std::int64_t elements = adapters::trained_elements({tensor});
         request.trained_elements += elements;
         request.moment_bytes += train::moment_bytes(elements, config.training.optim);
     }
+}
+
+std::string embedding_rate_text(const train::TrainingConfig& training, const adapters::Plan& plan) {
+    if (!training.loraplus_lr_ratio) return {};
+    const bool is_there =
+        std::any_of(plan.trained.begin(), plan.trained.end(),
+                    [](const adapters::TrainedTensor& tensor) { return tensor.of_embedding; });
+    if (is_there)
+        return fmt::format("LoRA+: LoRA on the embedding has the learning rate {:g} (loraplus_lr_embedding)",
+                           training.loraplus_embedding_rate());
+    if (!training.loraplus_lr_embedding) return {};
+    return "training.loraplus_lr_embedding has no effect: there is no LoRA on the embedding";
 }
 
 train::MemoryRequest memory_request(const RunConfig& config, const models::DecoderSpec& model,

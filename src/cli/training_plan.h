@@ -1,6 +1,7 @@
 #pragma once
 
 #include <cstdint>
+#include <string>
 #include <vector>
 
 #include "qlora/adapters/plan.h"
@@ -30,5 +31,8 @@ train::MemoryRequest memory_request(const RunConfig& config, const models::Decod
 /// The two parts of it that take time: what depends on the rows, and what depends on `peft`.
 void set_micro_batch(train::MemoryRequest& request, const RunConfig& config, const RowLengths& rows);
 void set_trained(train::MemoryRequest& request, const RunConfig& config, const models::DecoderSpec& model);
+
+/// The learning rate that LoRA+ gives LoRA on an embedding, in a sentence; empty without both.
+std::string embedding_rate_text(const train::TrainingConfig& training, const adapters::Plan& plan);
 
 }  // namespace qlora::cli

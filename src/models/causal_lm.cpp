@@ -80,12 +80,24 @@ at::Tensor CausalLM::run_with_hooks(const TokenBatch& text, const nn::ForwardCon
     return run(expanded.batch, context, wanted, caches, hooks_.prompt->rows(context), prefix);
 }
 
+at::Tensor CausalLM::embedded(const at::Tensor& ids, const at::Tensor& prompt) const {
+    const double scale = embedding_scale(spec_, compute_dtype_);
+    const std::int64_t padding_index = spec_.pad_token_id.value_or(-1);
+    // A scale that is no part of the table multiplies what an adapter adds to it too.
+    const bool scales_later = embedding_update_ && !spec_.rounds_embedding_scale && scale != 1.0;
+    const at::Tensor rows =
+        ops::embedding(embedding_rows(), ids, compute_dtype_, padding_index, scales_later ? 1.0 : scale,
+                       {.rows = prompt, .scale = further_scale(spec_)});
+    if (!embedding_update_) return rows;
+    const at::Tensor sum =
+        ops::add_embedding_low_rank(rows, ids, *embedding_update_, padding_index, scales_later ? 1.0 : scale);
+    return scales_later ? sum * scale : sum;
+}
+
 at::Tensor CausalLM::run(const TokenBatch& batch, const nn::ForwardContext& context, const at::Tensor& rows,
                          std::span<KvCache* const> caches, const at::Tensor& prompt,
                          std::span<const at::Tensor> prefix) const {
-    at::Tensor hidden = ops::embedding(
-        embedding_rows(), batch.ids, compute_dtype_, spec_.pad_token_id.value_or(-1),
-        embedding_scale(spec_, compute_dtype_), {.rows = prompt, .scale = further_scale(spec_)});
+    at::Tensor hidden = embedded(batch.ids, prompt);
     if (positions_.defined()) {
         hidden = hidden + ops::embedding(positions_, batch.positions, compute_dtype_, -1);
     }
@@ -106,14 +118,17 @@ void CausalLM::set_hooks(Hooks hooks) {
     hooks_ = std::move(hooks);
 }
 
-ops::LogitRule CausalLM::logit_rule() const {
-    return {.scale = spec_.logit_scale, .softcap = spec_.logit_softcap, .bias = head_bias_};
+ops::LogitRule CausalLM::logit_rule(const nn::ForwardContext& context) const {
+    ops::LogitRule rule{.scale = spec_.logit_scale, .softcap = spec_.logit_softcap, .bias = head_bias_};
+    if (head_adapter_) rule.low_rank = head_adapter_->update(context).low_rank;
+    return rule;
 }
 
-at::Tensor CausalLM::loss_sum(const at::Tensor& hidden_rows, const at::Tensor& targets) const {
+at::Tensor CausalLM::loss_sum(const at::Tensor& hidden_rows, const at::Tensor& targets,
+                              const nn::ForwardContext& context) const {
     if (trained_head_.defined())
         return ops::trainable_linear_cross_entropy(hidden_rows, trained_head_, targets, logit_rule());
-    return ops::linear_cross_entropy(hidden_rows, output_matrix(), targets, logit_rule());
+    return ops::linear_cross_entropy(hidden_rows, output_matrix(), targets, logit_rule(context));
 }
 
 ops::TokenScores CausalLM::score(const at::Tensor& hidden_rows, const at::Tensor& targets) const {
@@ -145,6 +160,13 @@ void CausalLM::to(at::Device device) {
     if (head_bias_.defined()) head_bias_ = head_bias_.to(device);
     nn::move_to(trained_embedding_, device);
     nn::move_to(trained_head_, device);
+    if (embedding_update_) {
+        nn::move_to(embedding_update_->a, device);
+        nn::move_to(embedding_update_->b, device);
+    }
+    if (head_adapter_) {
+        for (auto& [name, tensor] : head_adapter_->parameters()) nn::move_to(tensor, device);
+    }
     if (hooks_.prompt) hooks_.prompt->to(device);
     if (hooks_.prefix) hooks_.prefix->to(device);
     for (const BranchBottlenecks& layer : hooks_.bottlenecks) {

@@ -234,6 +234,23 @@ std::int64_t logit_bytes(const MemoryRequest& request) {
     return request.config.logit_scale != 1.0 ? 4 + 2 * 2 : 4 + 2;
 }
 
+/// What an adapter of the head adds to that: the dropped rows and their gradient, and the gradient of B,
+/// which backward multiplies with that of the loss.
+std::int64_t head_adapter_bytes(const MemoryRequest& request) {
+    if (request.head_rank == 0) return 0;
+    return (2 * request.supervised_tokens * request.config.hidden_size +
+            2 * request.head_rank * request.config.vocab_size) *
+           4;
+}
+
+/// Temporaries of the backward pass of an adapter on the embedding, the last of all.
+std::int64_t embedding_adapter_bytes(const MemoryRequest& request) {
+    if (request.embedding_rank == 0) return 0;
+    return (2 * request.tokens * request.config.hidden_size +
+            request.embedding_rank * request.config.vocab_size) *
+           4;
+}
+
 /// A chunk of logits and what the head's product needs.
 std::int64_t loss_bytes(const MemoryRequest& request) {
     const std::int64_t at_once =
@@ -251,7 +268,7 @@ std::int64_t loss_bytes(const MemoryRequest& request) {
     // Copies of logits are made when no panel is there.
     const std::int64_t values = rows * request.config.vocab_size, first = std::min<std::int64_t>(width, 4);
     return values * first + std::max(panel, values * (width - first)) +
-           rows * request.config.hidden_size * 4 + final_rows;
+           rows * request.config.hidden_size * 4 + final_rows + head_adapter_bytes(request);
 }
 
 /// Temporaries of attention's backward pass under a softcap: its blocks of scores in both precisions, and
@@ -294,7 +311,8 @@ void plan_activations(const MemoryRequest& request, const std::vector<LayerSizes
     if (!remakes_layers) plan.activations += request.kept_of_attention * width * tokens;
     if (request.recomputation == nn::Recomputation::kNone)
         plan.activations += request.kept_of_mlp * width * tokens;
-    plan.working = std::max({loss_bytes(request), working(last, supervised), before_last});
+    plan.working = std::max({loss_bytes(request), working(last, supervised), before_last,
+                             embedding_adapter_bytes(request) - plan.activations});
     // What a layer makes again: of its MLP alone the gradients before the scale besides.
     const auto count = static_cast<std::int64_t>(layers.size());
     if (remakes_layers) {

@@ -26,7 +26,7 @@ StepGradients accumulate_gradients(const models::CausalLM& model, std::span<cons
             const models::TokenBatch there = eval::token_batch(batch, model.device());
             if (router_aux_loss_coef > 0) context.router_balance = std::make_shared<ops::RouterBalance>();
             const at::Tensor hidden = model.forward(there, context, there.rows);
-            const at::Tensor loss = model.loss_sum(hidden, there.targets);
+            const at::Tensor loss = model.loss_sum(hidden, there.targets, context);
             losses.push_back(loss.detach());
             if (context.router_balance) {
                 context.router_balance->set_scale(loss_scale * router_share);

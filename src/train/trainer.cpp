@@ -60,11 +60,14 @@ std::string first_names(const std::vector<std::string>& names) {
     return out;
 }
 
-/// The parameters with their shares of the learning rate.
+/// The parameters with their shares of the learning rate, which LoRA+ sets.
 std::vector<nn::Parameter> with_rates(const adapters::Adaptation& adaptation, const TrainingConfig& config) {
     std::vector<nn::Parameter> out = adaptation.parameters;
+    if (!config.loraplus_lr_ratio) return out;
     for (std::size_t i = 0; i < out.size(); ++i) {
-        if (adaptation.plan.trained[i].raised) out[i].rate = config.loraplus_lr_ratio.value_or(1.0);
+        const adapters::TrainedTensor& tensor = adaptation.plan.trained[i];
+        if (tensor.of_embedding) out[i].rate = config.loraplus_embedding_rate() / config.learning_rate;
+        if (tensor.raised) out[i].rate = *config.loraplus_lr_ratio;
     }
     return out;
 }

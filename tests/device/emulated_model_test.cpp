@@ -111,11 +111,11 @@ Outcome run(const Case& value, const Settings& settings) {
     lora.init_lora_weights = adapters::InitLoraWeights::kRandom;  // B too, so that all gradients count
     value.adapt(lora);
     const models::DecoderSpec config = models::load_decoder_spec(dir.path());
-    const adapters::MatchResult match = adapters::match_targets(lora, adapters::adaptable_model(config));
+    const adapters::Plan plan = adapters::plan_adapter(lora, config);
     const models::LoadOptions options{.quantization = quantization,
                                       .compute_dtype = settings.compute,
                                       .stays_dense = [&](const std::string& path) {
-                                          const auto& whole = match.modules_to_save;
+                                          const auto& whole = plan.modules_to_save;
                                           return std::find(whole.begin(), whole.end(), path) != whole.end();
                                       }};
     const io::Checkpoint checkpoint(dir.path());
@@ -142,7 +142,7 @@ Outcome run(const Case& value, const Settings& settings) {
             parameter.tensor.mutable_grad() = at::Tensor();
         }
         const at::Tensor hidden = model->forward(there, context, there.rows);
-        const at::Tensor loss = model->loss_sum(hidden, there.targets);
+        const at::Tensor loss = model->loss_sum(hidden, there.targets, context);
         loss.backward(at::full_like(loss, settings.loss_scale));
         out.loss = loss.item<double>();
     }
@@ -194,6 +194,19 @@ INSTANTIATE_TEST_SUITE_P(
                          {},
                          [](auto& c) {
                              c.target_modules = std::vector<std::string>{"q_proj", "v_proj"};
+                         }},
+                    Case{"embedding_and_head",
+                         {},
+                         [](auto& c) {
+                             c.target_modules = std::vector<std::string>{"embed_tokens", "lm_head", "q_proj"};
+                             c.lora_dropout = 0.25;
+                         }},
+                    Case{"shared_embedding_and_head",
+                         {.tie = true},
+                         [](auto& c) {
+                             c.target_modules = std::vector<std::string>{"lm_head", "down_proj"};
+                             c.ensure_weight_tying = true;
+                             c.lora_alpha = 0.5;  // both matrices begin normal: logits stay small
                          }},
                     Case{"mistral_window", {.model_type = "mistral", .sliding_window = 5}},
                     Case{"qwen2_window", {.model_type = "qwen2", .sliding_window = 4}},

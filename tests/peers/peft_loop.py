@@ -112,7 +112,8 @@ def make_optimizer(model, training):
     if "loraplus_lr_ratio" in training:
         return create_loraplus_optimizer(
             model, torch.optim.AdamW, lr=training["learning_rate"], loraplus_lr_ratio=training["loraplus_lr_ratio"],
-            loraplus_weight_decay=training["weight_decay"], foreach=False)
+            loraplus_weight_decay=training["weight_decay"], foreach=False,
+            **{key: training[key] for key in ("loraplus_lr_embedding",) if key in training})
     decays = set(Trainer.get_decay_parameter_names(None, model))
     trained = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
     groups = [

@@ -20,6 +20,7 @@ FAMILIES = {
     "qwen2": (transformers.Qwen2Config, {}),
     "qwen3": (transformers.Qwen3Config, {"head_dim": 8}),
     "mistral": (transformers.MistralConfig, {}),
+    "llama-tied": (transformers.LlamaConfig, {"tie_word_embeddings": True}),
 }
 LAYERS = 4
 ATTENTION = ["q_proj", "k_proj", "v_proj", "o_proj"]
@@ -55,7 +56,7 @@ def run_rules(config, model):
     program = Path(folder) / "lora_rules"
     assert program.is_file(), f"{program} is missing"
     request = {"config": {"peft_type": "LORA", **config}, "modules": describe_modules(model),
-               "model_type": model.config.model_type}
+               "model_type": model.config.model_type, "tied": model.config.tie_word_embeddings}
     done = subprocess.run([program], input=json.dumps(request), capture_output=True, text=True, timeout=60)
     answer = json.loads(done.stdout)
     assert done.returncode == (2 if "error" in answer else 0), done.stderr
@@ -132,6 +133,20 @@ CASES = [
     ("llama", {"target_modules": ATTENTION, "exclude_modules": ["nothing_like_it"]}),
     ("llama", {"target_modules": r".*_proj", "exclude_modules": r".*\.mlp\..*"}),
     ("llama", {"target_modules": r".*(q_proj|lm_head)", "exclude_modules": ["lm_head"]}),
+    # embedding and head
+    ("llama", {"target_modules": ["q_proj", "lm_head"]}),
+    ("llama", {"target_modules": ["embed_tokens", "lm_head"], "rank_pattern": {"lm_head": 3}, "alpha_pattern": {"embed_tokens": 5},
+               "use_rslora": True}),
+    ("qwen2", {"target_modules": r".*(embed_tokens|v_proj)", "exclude_modules": ["1.self_attn.v_proj"]}),
+    ("llama", {"target_modules": ["lm_head", "q_proj"], "layers_to_transform": [1]}),
+    ("llama-tied", {"target_modules": ["lm_head", "q_proj"]}),
+    ("llama-tied", {"target_modules": ["lm_head", "q_proj"], "ensure_weight_tying": True}),
+    ("llama-tied", {"target_modules": ["embed_tokens"], "ensure_weight_tying": True, "alpha_pattern": {"lm_head": 3}}),
+    ("llama-tied", {"target_modules": r".*(q_proj|lm_head)", "ensure_weight_tying": True}),
+    ("llama-tied", {"target_modules": r"lm_head|.*v_proj", "ensure_weight_tying": True}),
+    ("llama-tied", {"target_modules": ["q_proj"], "ensure_weight_tying": True}),
+    ("llama-tied", {"target_modules": "all-linear", "ensure_weight_tying": True}),
+    ("llama", {"target_modules": ["lm_head", "q_proj"], "ensure_weight_tying": True}),
     # modules trained whole
     ("llama", {"modules_to_save": ["lm_head"]}),
     ("llama", {"modules_to_save": ["embed_tokens", "lm_head"]}),
@@ -262,6 +277,7 @@ REFUSED_BY_BOTH = [
     {"r": 0},
     {"r": -4},
     {"bias": "some"},
+    {"target_modules": ["embed_tokens"], "lora_bias": True},
 ]
 
 
@@ -278,8 +294,6 @@ STRICTER = [
     ({"target_modules": ["q_proj", "query"]}, "q_proj, k_proj, v_proj, o_proj"),
     ({"target_modules": ["q_proj"], "layers_to_transform": [1, 4]}, "numbered 0 to 3"),
     ({"modules_to_save": ["score"]}, '"score"'),
-    ({"target_modules": ["q_proj", "lm_head"]}, "not built yet"),
-    ({"target_modules": ["q_proj", "embed_tokens"]}, "not built yet"),
     ({"modules_to_save": ["mlp"]}, "no weight of its own"),
 ]
 

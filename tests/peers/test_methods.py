@@ -23,7 +23,13 @@ from test_training_parity import TINY_FP32, TRAINING, distance, relative, short_
 from transformers import AutoTokenizer
 
 VIRTUAL = {"num_virtual_tokens": 5}
+TABLES = {"r": 4, "lora_alpha": 8, "target_modules": ["embed_tokens", "lm_head", "v_proj"]}
 METHODS = {
+    "tables": {**TABLES, "use_rslora": True, "rank_pattern": {"lm_head": 6}, "alpha_pattern": {"embed_tokens": 3}},
+    "tables-tied": TABLES,
+    "tables-shared": {**TABLES, "ensure_weight_tying": True},  # test_table_lora.py
+    "head": {"r": 4, "target_modules": ["lm_head"], "lora_bias": True},
+    "embedding": {"r": 4, "target_modules": ["embed_tokens"], "init_lora_weights": False},
     "dora": {"use_dora": True, "r": 4, "lora_alpha": 8, "target_modules": "all-linear"},
     "dora-rslora": {"use_dora": True, "r": 4, "target_modules": ["q_proj"], "use_rslora": True},
     "lora-bias": {"lora_bias": True, "r": 4, "lora_alpha": 8, "target_modules": "all-linear"},
@@ -41,11 +47,14 @@ METHODS = {
     "prefix-zero": {"peft_type": "PREFIX_TUNING", **VIRTUAL, "init_weights": "zero"},
     "prefix-projection": {"peft_type": "PREFIX_TUNING", **VIRTUAL, "prefix_projection": True, "encoder_hidden_size": 20},
 }
-RUNS = [(method, base) for method in METHODS for base in ("nf4", "dense")] if FULL else [
-    ("dora", "nf4"), ("lora-bias", "dense"), ("ia3", "nf4"), ("ia3-whole", "dense"), ("prompt", "nf4"),
+RUNS = [(method, base) for method in METHODS if method != "tables-shared" for base in ("nf4", "dense")] if FULL else [
+    ("tables", "nf4"), ("tables-tied", "dense"), ("dora", "nf4"), ("lora-bias", "dense"), ("ia3", "nf4"), ("ia3-whole", "dense"), ("prompt", "nf4"),
     ("prompt-text", "dense"), ("p-mlp", "dense"),
     ("p-lstm", "nf4"), ("prefix", "dense"), ("prefix-projection", "nf4")]
-MERGEABLE = ("dora", "dora-rslora", "lora-bias", "ia3", "ia3-whole")
+MERGEABLE = ("tables", "tables-tied", "head", "embedding", "dora", "dora-rslora", "lora-bias", "ia3", "ia3-whole")
+# A head with a bias, to which that of an adapter can be merged; an embedding with a scale, tied to the head.
+MODELS = {"lora-bias": {"model_type": "llama", "bias": True}, "head": {"model_type": "phi"},
+          "tables-tied": {"model_type": "gemma", "tie": True}, "tables-shared": {"model_type": "gemma", "tie": True}}
 STEPS = TRAINING["max_steps"]
 
 
@@ -81,7 +90,8 @@ def peft_model(base, adapter, checkpoint):
 
 
 def saved_tensors(model):
-    return {key: value.detach().clone() for key, value in get_peft_model_state_dict(model).items()}
+    tensors = get_peft_model_state_dict(model, save_embedding_layers=False)
+    return {key: value.detach().clone() for key, value in tensors.items()}
 
 
 class MethodCase:
@@ -89,8 +99,7 @@ class MethodCase:
 
     def __init__(self, method, base, root, tiny_model, bin_dir, folder):
         self.method, self.bin_dir, self.folder = method, bin_dir, folder
-        options = {"model_type": "llama", "bias": True} if method == "lora-bias" else {"model_type": "qwen2"}
-        self.model_folder = tiny_model(**options, max_positions=512)
+        self.model_folder = tiny_model(**MODELS.get(method, {"model_type": "qwen2"}), max_positions=512)
         self.data = short_rows(root, folder, 60)
         if base == "nf4":
             self.quantization = {"bnb_4bit_compute_dtype": "float32"}
@@ -160,7 +169,11 @@ def test_peft_loads_the_file_and_computes_the_same(method, base, method_case):
     # And back: what peft writes of it is the same adapter to us.
     again = case.folder / "again"
     model.save_pretrained(again)
-    assert set(load_file(again / "adapter_model.safetensors")) == set(load_file(case.adapter / "adapter_model.safetensors"))
+    theirs = set(load_file(again / "adapter_model.safetensors"))
+    # Besides, it holds the base's own embedding and head where they are targets.
+    carried = {key for key in theirs if re.search(r"(embed_tokens|lm_head)\.base_layer\.\w+$", key)}
+    assert bool(carried) == ("embed_tokens" in str(METHODS[method]) or "lm_head" in str(METHODS[method]))
+    assert theirs - carried == set(load_file(case.adapter / "adapter_model.safetensors"))
     settings = {"load_in_4bit": True, **case.quantization}  # peft's file does not say what it was trained on
     done = case.program("qlora-eval", "--model", case.model_folder, "--adapter", again, "--data", case.data, "--template",
                         "chatml", "--quiet", *(word for name, value in settings.items()

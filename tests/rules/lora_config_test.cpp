@@ -63,7 +63,7 @@ TEST(AdapterConfig, every_unbuilt_field_is_accepted_at_its_default_and_refused_o
         EXPECT_NE(fault.find(info.name + ": must be"), std::string::npos) << fault;
         EXPECT_NE(fault.find(info.help), std::string::npos) << fault;
     }
-    EXPECT_EQ(count, 17U);
+    EXPECT_EQ(count, 16U);
 }
 
 TEST(AdapterConfig, another_method_or_none_is_refused) {

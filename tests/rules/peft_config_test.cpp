@@ -184,6 +184,13 @@ TEST(PeftConfig, another_method_is_another_run) {
     EXPECT_EQ(cli::parse_run_config(cli::run_config_json(ia3), "/", "again").peft, ia3.peft);
 }
 
+TEST(PeftConfig, the_rate_of_an_embedding_is_refused_without_loraplus) {
+    const std::string embedding = R"(, "loraplus_lr_embedding": 1e-3)";
+    EXPECT_EQ(run_of("", R"(, "loraplus_lr_ratio": 4)").training.loraplus_embedding_rate(), 1e-6);
+    EXPECT_EQ(run_of("", embedding + R"(, "loraplus_lr_ratio": 4)").training.loraplus_embedding_rate(), 1e-3);
+    EXPECT_THROW(run_of("", embedding), ConfigError);
+}
+
 TEST(PeftConfig, loraplus_is_refused_without_lora) {
     try {
         run_of(R"("peft_type": "IA3")", R"(, "loraplus_lr_ratio": 16)");

@@ -120,13 +120,64 @@ TEST(MatchTargets, a_string_that_is_only_an_ending_is_explained) {
     EXPECT_NE(all.find("did you mean \"all-linear\"?"), std::string::npos) << all;
 }
 
-TEST(MatchTargets, head_and_embedding_are_refused_by_name) {
-    EXPECT_NE(
-        target_fault(with_targets(NameList{"q_proj", "lm_head"})).find("LoRA on lm_head is not built yet"),
-        std::string::npos);
-    EXPECT_NE(
-        target_fault(with_targets(".*embed_tokens")).find("LoRA on model.embed_tokens is not built yet"),
-        std::string::npos);
+AdaptableModel with_tables(bool tied = false) {
+    AdaptableModel model = llama();
+    model.tables = true;
+    model.tied = tied;
+    return model;
+}
+
+std::vector<std::string> paths_of(const MatchResult& result) {
+    std::vector<std::string> out;
+    for (const Target& target : result.targets) out.push_back(target.path);
+    return out;
+}
+
+TEST(MatchTargets, head_and_embedding_are_targets_where_the_method_can_adapt_them) {
+    EXPECT_NE(target_fault(with_targets(NameList{"q_proj", "lm_head"})).find("adapting lm_head is not built"),
+              std::string::npos);
+    const MatchResult result = match_targets(with_targets(".*(embed_tokens|lm_head)"), with_tables());
+    EXPECT_EQ(paths_of(result), (std::vector<std::string>{"model.embed_tokens", "lm_head"}));
+    EXPECT_TRUE(result.targets[0].is_embedding && result.targets[1].is_head);
+    EXPECT_TRUE(result.warnings.empty());
+    const MatchResult all = match_targets(with_targets("all-linear"), with_tables());
+    EXPECT_EQ(all.targets.size(), 14U) << "all-linear leaves the head out";
+}
+
+TEST(MatchTargets, what_cannot_be_on_a_table_is_refused_by_name) {
+    LoraConfig config = with_targets(NameList{"embed_tokens", "q_proj"});
+    config.lora_bias = true;
+    EXPECT_NE(target_fault(config, with_tables()).find("lora_bias cannot be used on an embedding"),
+              std::string::npos);
+    config = with_targets(NameList{"lm_head"});
+    config.use_dora = true;
+    EXPECT_NE(target_fault(config, with_tables()).find("use_dora is not built for lm_head"),
+              std::string::npos);
+}
+
+TEST(MatchTargets, tied_tables_stay_apart_unless_tying_is_ensured) {
+    LoraConfig config = with_targets(NameList{"lm_head", "q_proj"});
+    const MatchResult apart = match_targets(config, with_tables(true));
+    EXPECT_EQ(paths_of(apart).size(), 3U);
+    ASSERT_EQ(apart.warnings.size(), 1U);
+    EXPECT_NE(apart.warnings[0].find("ensure_weight_tying"), std::string::npos);
+
+    config.ensure_weight_tying = true;
+    config.rank_pattern = {{"q_proj", 3}};
+    const MatchResult shared = match_targets(config, with_tables(true));
+    EXPECT_TRUE(shared.shares_tables);
+    EXPECT_EQ(shared.targets.front().path, "model.embed_tokens");
+    EXPECT_EQ(shared.targets.back().path, "lm_head");
+    EXPECT_EQ(std::get<NameList>(shared.expanded.target_modules), (NameList{"q_proj", "model.embed_tokens"}));
+    EXPECT_TRUE(shared.warnings.empty());
+
+    config.rank_pattern = {{"lm_head", 3}};
+    EXPECT_NE(target_fault(config, with_tables(true)).find("another r than the embedding"),
+              std::string::npos);
+    config.rank_pattern.clear();
+    config.exclude_modules = NameList{"embed_tokens"};
+    EXPECT_NE(target_fault(config, with_tables(true)).find("the embedding is left out"), std::string::npos);
+    EXPECT_FALSE(match_targets(config, with_tables(false)).shares_tables) << "this model ties nothing";
 }
 
 TEST(MatchTargets, what_is_no_linear_layer_is_refused_by_name) {

@@ -31,7 +31,9 @@ std::vector<ModuleInfo> read_modules(const Json& list) {
 AdaptableModel read_model(const Json& request) {
     AdaptableModel model{.model_type = request.at("model_type").get<std::string>(),
                          .modules = read_modules(request.at("modules")),
-                         .default_targets = {}};
+                         .default_targets = {},
+                         .tied = request.value("tied", false),
+                         .tables = true};
     const Json config = {{"model_type", model.model_type}, {"vocab_size", 32},        {"hidden_size", 16},
                          {"intermediate_size", 24},        {"num_hidden_layers", 1},  {"head_dim", 8},
                          {"num_attention_heads", 2},       {"num_key_value_heads", 1}};

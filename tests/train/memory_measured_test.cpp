@@ -37,6 +37,13 @@ adapters::PeftConfig dora() {
     config.use_dora = true;
     return config;
 }
+/// Besides a vocabulary of thousands.
+adapters::PeftConfig tables() {
+    adapters::LoraConfig config;
+    config.r = 8;
+    config.target_modules = adapters::NameList{"embed_tokens", "lm_head", "q_proj"};
+    return config;
+}
 adapters::PeftConfig prompt() {
     adapters::PromptTuningConfig config;
     config.tokens.num_virtual_tokens = 40;
@@ -101,6 +108,9 @@ TinyModel wide(const char* model_type, std::int64_t hidden, std::int64_t interme
             .kv_heads = kv_heads,
             .head_dim = 32};
 }
+TinyModel large_vocabulary() {
+    return {.vocab = 12000, .hidden = 128, .intermediate = 336, .layers = 3, .head_dim = 32};
+}
 INSTANTIATE_TEST_SUITE_P(
     Models, MeasuredMemory,
     ::testing::Values(MeasuredCase{"fp32"}, MeasuredCase{.name = "fp32_kept", .keeps_dense = true},
@@ -142,6 +152,12 @@ INSTANTIATE_TEST_SUITE_P(
         MeasuredCase{.name = "qwen3_moe_bf16", .compute = at::kBFloat16, .described = kQwen3Moe},
         MeasuredCase{.name = "dora", .peft = dora()},
         MeasuredCase{.name = "dora_bf16", .compute = at::kBFloat16, .peft = dora()},
+        MeasuredCase{.name = "tables", .tiny = large_vocabulary(), .peft = tables()},
+        MeasuredCase{.name = "tables_bf16",
+                     .tiny = large_vocabulary(),
+                     .compute = at::kBFloat16,
+                     .first_supervised = 150,
+                     .peft = tables()},
         MeasuredCase{.name = "ia3", .peft = adapters::Ia3Config{}},
         // Before their first network nothing is kept, which the plan counts all the same: more layers.
         MeasuredCase{.name = "seq_bn",
@@ -185,6 +201,10 @@ TEST_P(MeasuredMemory, is_as_planned_on_every_level) {
     request.tokens += kRows * adaptation.plan.virtual_tokens;
     request.kept_of_attention = adaptation.plan.kept_of_attention;
     request.kept_of_mlp = adaptation.plan.kept_of_mlp;
+    for (const adapters::Target& target : adaptation.plan.targets) {
+        if (target.is_head) request.head_rank = target.r;
+        if (target.is_embedding) request.embedding_rank = target.r;
+    }
     model->keep_dense(value.keeps_dense);
     const std::vector<data::Example> examples = measured_rows(value);
     const data::StepPlan plan{.micro_batches = {{0, 1, 2, 3, 4, 5}}};

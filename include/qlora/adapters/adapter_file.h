@@ -29,13 +29,17 @@ class AdapterFile {
     const std::map<std::string, const io::TensorView*>& tensors() const { return tensors_; }
     /// Tensors of modules that are no part of the decoder (DecoderSpec::foreign): not among `tensors`.
     const std::vector<const io::TensorView*>& foreign() const { return foreign_; }
-    /// A log line if there are any.
+    /// What a key stands for in the base, with its shape there, where it may be one of its tables
+    /// (carried_tables.h); null for other keys.
+    const io::TensorSpec* carried(const std::string& key) const;
+    /// A log line if there are any foreign ones.
     void log_foreign() const;
 
   private:
     io::SafetensorsFile file_;
     std::map<std::string, const io::TensorView*> tensors_;
     std::vector<const io::TensorView*> foreign_;
+    std::map<std::string, io::TensorSpec> carried_;
 };
 
 /// The module that a key of a LoRA matrix belongs to, "model.layers.0.self_attn.q_proj"; empty for other

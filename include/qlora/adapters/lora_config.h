@@ -50,6 +50,7 @@ struct LoraConfig {
     bool use_rslora = false;
     bool use_dora = false;
     bool lora_bias = false;
+    bool ensure_weight_tying = false;
     InitLoraWeights init_lora_weights = InitLoraWeights::kDefault;
     BiasTraining bias = BiasTraining::kNone;
     /// Whether an adapted weight of the base is stored in columns: written as PEFT does, read from no file.
@@ -72,9 +73,10 @@ void LoraConfig::fields(Self& self, Visitor& visit) {
           "the update is scaled by lora_alpha / r (by lora_alpha / sqrt(r) with use_rslora)");
     visit("lora_dropout", self.lora_dropout, {.min = 0, .max = 1, .max_excluded = true},
           "dropout on the adapter's input");
-    visit("target_modules", self.target_modules, {},
-          "adapted layers: names, a regular expression for the whole path, or all-linear; null: PEFT's "
-          "choice for the architecture, where it has one");
+    visit(
+        "target_modules", self.target_modules, {},
+        "adapted layers: names, a regular expression for the whole path, or all-linear; null: PEFT's "
+        "choice for the architecture, where it has one. Embedding (embed_tokens) and head (lm_head) by name");
     visit("target_parameters", self.target_parameters, {},
           "adapted parameters that are no linear layer's, by the endings of their names: those of experts "
           "(mlp.experts.gate_up_proj, mlp.experts.down_proj) and of a router (mlp.gate.weight)");
@@ -91,6 +93,8 @@ void LoraConfig::fields(Self& self, Visitor& visit) {
     visit("use_dora", self.use_dora, {},
           "DoRA: the norms of an adapted weight's rows train apart from their directions");
     visit("lora_bias", self.lora_bias, {}, "a trained bias on B, scaled with it");
+    visit("ensure_weight_tying", self.ensure_weight_tying, {},
+          "LoRA on a tied embedding or head is on both, which share its matrices");
     visit("init_lora_weights", self.init_lora_weights, {},
           "start of A and B; false starts with a random update");
     visit("bias", self.bias, {}, "which biases of the base train too");
@@ -98,7 +102,6 @@ void LoraConfig::fields(Self& self, Visitor& visit) {
 
     const Json none = nullptr;
     constexpr const char* kRewritesBase = "this initialisation rewrites the base weights and is not built";
-    visit.fixed("ensure_weight_tying", false, "adapters on tied layers are not built yet");
     visit.fixed("trainable_token_indices", none, "training single token rows is not built yet");
     visit.fixed("layer_replication", none, "stacking layers is not built");
     visit.fixed("megatron_config", none, "Megatron models are not supported");

@@ -21,9 +21,10 @@ struct TrainedTensor {
     std::string name;    ///< "lora_A.weight"
     TrainedPart part = TrainedPart::kAdapter;
     std::vector<std::int64_t> shape;
-    bool decays = true;        ///< weight decay applies (not to biases and norms, as in the HF trainer)
-    bool raised = false;       ///< LoRA+ multiplies its learning rate
-    bool leaves_zero = false;  ///< the first update must change it where it began as zeros
+    bool decays = true;         ///< weight decay applies (not to biases and norms, as in the HF trainer)
+    bool raised = false;        ///< LoRA+ multiplies its learning rate
+    bool of_embedding = false;  ///< LoRA+ has a learning rate for what adapts an embedding
+    bool leaves_zero = false;   ///< the first update must change it where it began as zeros
 };
 
 /// What a configuration makes of a model, from shapes alone: for dry run, memory plan, loading and merge.

@@ -45,12 +45,16 @@ struct AdaptableModel {
     /// PEFT sees linears that are not in `modules` (a vision tower's): short endings of names might match
     /// them.
     bool is_part = false;
+    bool tied = false;  ///< embedding and head are one tensor
+    /// Whether the method can adapt embedding and head.
+    bool tables = false;
 };
 
 /// One adapted layer, or one adapted parameter.
 struct Target {
     std::string path;
     bool is_parameter = false;
+    bool is_embedding = false, is_head = false;
     std::int64_t r = 0;
     double lora_alpha = 0;
     double scaling = 0;  ///< lora_alpha / r, or lora_alpha / sqrt(r)
@@ -60,6 +64,7 @@ struct MatchResult {
     std::vector<Target> targets;               ///< in the order of the modules
     std::vector<std::string> modules_to_save;  ///< paths trained whole
     std::vector<std::string> warnings;
+    bool shares_tables = false;  ///< the targets embedding and head have one pair of matrices
     LoraConfig expanded;  ///< what is saved: target_modules as names, also for null, "all-linear" and very
                           ///< long lists
 };

@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <memory>
+#include <optional>
 #include <span>
 #include <string>
 #include <vector>
@@ -13,7 +14,9 @@
 #include "qlora/models/kv_cache.h"
 #include "qlora/models/stack.h"
 #include "qlora/models/token_batch.h"
+#include "qlora/nn/linear_adapter.h"
 #include "qlora/ops/cross_entropy.h"
+#include "qlora/ops/embedding_low_rank.h"
 
 namespace qlora::models {
 
@@ -37,8 +40,10 @@ class CausalLM {
     /// whatever the hooks put before it; they lie on the model's device.
     at::Tensor forward(const TokenBatch& batch, const nn::ForwardContext& context,
                        const at::Tensor& rows = {}, std::span<KvCache* const> caches = {}) const;
-    /// Sum of the cross-entropies of `targets` [R] given hidden rows [R, hidden]; fp32 scalar.
-    at::Tensor loss_sum(const at::Tensor& hidden_rows, const at::Tensor& targets) const;
+    /// Sum of the cross-entropies of `targets` [R] given hidden rows [R, hidden]; fp32 scalar. `context`: for
+    /// an adapter of the head.
+    at::Tensor loss_sum(const at::Tensor& hidden_rows, const at::Tensor& targets,
+                        const nn::ForwardContext& context = {}) const;
     /// Log probabilities of `targets` [R] and whether they are the most likely, without gradient; on the CPU.
     ops::TokenScores score(const at::Tensor& hidden_rows, const at::Tensor& targets) const;
     /// fp32 logits [R, vocabulary], without gradient.
@@ -67,6 +72,10 @@ class CausalLM {
     /// fp32 [n, hidden_size]: what a SoftPrompt gives to be these tokens (int64 [n]).
     at::Tensor rows_of_tokens(const at::Tensor& ids) const;
 
+    /// Low-rank adapters of the head and of the embedding, with or without a tie between their weights.
+    void set_head_adapter(std::unique_ptr<nn::LinearAdapter> adapter) { head_adapter_ = std::move(adapter); }
+    void set_embedding_update(ops::EmbeddingLowRank update) { embedding_update_ = std::move(update); }
+
     /// Whole-module training of the embedding or the head (a tied head trains a copy).
     void train_embedding();
     void train_head();
@@ -84,8 +93,10 @@ class CausalLM {
     std::int64_t parameter_count() const;
 
   private:
-    ops::LogitRule logit_rule() const;
+    ops::LogitRule logit_rule(const nn::ForwardContext& context = {}) const;
     const at::Tensor& embedding_rows() const;
+    /// Of a batch, in the compute dtype and scaled; of virtual tokens `prompt`.
+    at::Tensor embedded(const at::Tensor& ids, const at::Tensor& prompt) const;
     /// Of a batch that holds the virtual tokens too, which are `prompt` if defined.
     at::Tensor run(const TokenBatch& batch, const nn::ForwardContext& context, const at::Tensor& rows,
                    std::span<KvCache* const> caches, const at::Tensor& prompt,
@@ -101,6 +112,8 @@ class CausalLM {
     nn::Weight head_;
     at::Tensor head_bias_;  ///< undefined: none
     at::Tensor trained_embedding_, trained_head_;
+    std::optional<ops::EmbeddingLowRank> embedding_update_;
+    std::unique_ptr<nn::LinearAdapter> head_adapter_;
     Stack stack_;
     Hooks hooks_;
     bool keeps_dense_ = false;

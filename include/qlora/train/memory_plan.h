@@ -37,9 +37,10 @@ struct MemoryRequest {
     std::int64_t longest_row = 0;        ///< tokens of the longest sequence
     std::int64_t kept_of_attention = 0;  ///< adapters::Plan's, as kept_of_mlp
     std::int64_t kept_of_mlp = 0;
-    std::int64_t data_bytes = 0;               ///< of all encoded rows (data::held_bytes)
-    std::int64_t bytes_per_element = 4;        ///< of activations
-    std::int64_t stored_bytes_per_weight = 2;  ///< of dense weights, as on disk
+    std::int64_t head_rank = 0, embedding_rank = 0;  ///< of adapters on head and embedding
+    std::int64_t data_bytes = 0;                     ///< of all encoded rows (data::held_bytes)
+    std::int64_t bytes_per_element = 4;              ///< of activations
+    std::int64_t stored_bytes_per_weight = 2;        ///< of dense weights, as on disk
     nn::Recomputation recomputation = nn::Recomputation::kNone;
     bool keep_dense = false;
     bool on_gpu = false;

@@ -137,6 +137,7 @@ struct TrainingConfig {
     OptimizerType optim = OptimizerType::kAdamwTorch;
     double weight_decay = 0;
     std::optional<double> loraplus_lr_ratio;
+    std::optional<double> loraplus_lr_embedding;
     double adam_beta1 = 0.9;
     double adam_beta2 = 0.999;
     double adam_epsilon = 1e-8;
@@ -155,6 +156,9 @@ struct TrainingConfig {
     bool log_rows = false;
     bool eval_on_start = true;
     std::int64_t sample_rows = 2;
+
+    /// PEFT's default of create_loraplus_optimizer.
+    double loraplus_embedding_rate() const { return loraplus_lr_embedding.value_or(1e-6); }
 
     bool operator==(const TrainingConfig&) const = default;
 
@@ -189,6 +193,8 @@ struct TrainingConfig {
         visit("loraplus_lr_ratio", self.loraplus_lr_ratio, {.min = 0, .min_excluded = true},
               "LoRA+: lora_B and trained biases and norms learn this many times faster than lora_A (its "
               "authors take 16); null: all learn alike");
+        visit("loraplus_lr_embedding", self.loraplus_lr_embedding, {.min = 0, .min_excluded = true},
+              "LoRA+: peak learning rate of LoRA on an embedding; null: 1e-6, as in PEFT");
         visit("adam_beta1", self.adam_beta1, {.min = 0, .max = 1, .max_excluded = true},
               "decay of the first moment");
         visit("adam_beta2", self.adam_beta2, {.min = 0, .max = 1, .max_excluded = true},

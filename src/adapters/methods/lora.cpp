@@ -12,9 +12,6 @@
 namespace qlora::adapters {
 namespace {
 
-/// The tensors of each adapted module or parameter by their names.
-using Tensors = std::map<std::string, std::map<std::string, at::Tensor>>;
-
 std::map<std::string, at::Tensor> add_adapter(nn::Linear& linear, const Target& target,
                                               const LoraConfig& config, double dropout, std::uint32_t site,
                                               std::uint64_t seed) {
@@ -29,10 +26,10 @@ std::map<std::string, at::Tensor> add_adapter(nn::Linear& linear, const Target& 
     return tensors;
 }
 
-Tensors set_adapters(models::CausalLM& model, const Plan& plan, std::uint64_t seed,
-                     const BaseModules& modules) {
+LoraTensors set_adapters(models::CausalLM& model, const Plan& plan, std::uint64_t seed,
+                         const BaseModules& modules) {
     const auto& config = std::get<LoraConfig>(plan.config);
-    Tensors tensors;
+    LoraTensors tensors;
     std::map<std::string, const Target*> by_path;
     for (const Target& target : plan.targets) by_path[target.path] = &target;
     std::map<std::string, std::uint32_t> sites;
@@ -69,16 +66,22 @@ Tensors set_adapters(models::CausalLM& model, const Plan& plan, std::uint64_t se
 
 std::unique_ptr<Adapter> attach_lora(models::CausalLM& model, Plan& plan, const InjectOptions& options) {
     BaseModules modules(model);
-    const Tensors tensors = set_adapters(model, plan, options.seed, modules);
-    std::get<LoraConfig>(plan.config).fan_in_fan_out = modules.any_dense_in_columns(plan.targets);
+    LoraTensors tensors = set_adapters(model, plan, options.seed, modules);
+    attach_tables(model, plan, options, tensors);
+    // PEFT sets it by the last module that it wraps, and a head is never in columns.
+    const bool ends_in_columns = plan.targets.empty() || !plan.targets.back().is_head;
+    std::get<LoraConfig>(plan.config).fan_in_fan_out =
+        ends_in_columns && modules.any_dense_in_columns(plan.targets);
     std::vector<nn::Parameter> parameters;
-    for (const TrainedTensor& tensor : plan.trained) {
+    const bool is_shared = shares_tables(plan, options);
+    for (const TrainedTensor& tensor : is_shared ? plan.trained : plan.saved) {
         const auto value = [&] {
             if (tensor.part != TrainedPart::kAdapter) return modules.train(tensor);
             return tensors.at(tensor.module).at(tensor.name);
         };
         parameters.push_back({tensor.key, value(), tensor.decays});
     }
+    if (is_shared) return shared_tables_adapter(plan, std::move(parameters));
     return std::make_unique<TrainedTensors>(std::move(parameters));
 }
 

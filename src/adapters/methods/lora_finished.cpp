@@ -151,7 +151,7 @@ PeftConfig finished_lora(Json json, const AdapterFile& file, const models::Decod
     const std::vector<ModuleInfo> modules = adaptable_model(decoder).modules;
     std::set<std::string> linears;
     for (const ModuleInfo& module : modules) {
-        if (module.is_linear && !module.is_output_embedding) linears.insert(module.path);
+        if (module.is_linear || module.is_embedding) linears.insert(module.path);
     }
     const std::string config_file = (file.path().parent_path() / kAdapterConfigFile).string();
     FaultList faults;

@@ -3,6 +3,7 @@
 #include <map>
 #include <memory>
 
+#include "../embedding_lora.h"
 #include "../expert_lora.h"
 #include "../merge_tensor.h"
 #include "../target_parameters.h"
@@ -65,21 +66,50 @@ void merge_bias(const models::spec::Linear& linear, const TensorSource& source, 
     };
 }
 
+/// A of an embedding are the columns of what it adds to the table, so A^T stands where B does of a linear.
+PlannedUpdate embedding_update(const Target& target, const Sources& from) {
+    return {.module = target.path, .load = [from, scaling = target.scaling]() {
+                return std::make_unique<LowRankUpdate>(load_fp32(from.at(kEmbeddingB)).t().contiguous(),
+                                                       load_fp32(from.at(kEmbeddingA)).t().contiguous(),
+                                                       scaling);
+            }};
+}
+
+/// Whether the adapters of embedding and head, if both are there, add the same to both.
+bool change_alike(const std::vector<Target>& targets, const std::map<std::string, Sources>& sources) {
+    const Target *embedding = nullptr, *head = nullptr;
+    for (const Target& target : targets) {
+        if (target.is_embedding) embedding = &target;
+        if (target.is_head) head = &target;
+    }
+    if (embedding == nullptr || head == nullptr || embedding->scaling != head->scaling) return false;
+    const Sources &of_embedding = sources.at(embedding->path), &of_head = sources.at(head->path);
+    return !of_head.contains(LoraLayer::kBias) &&
+           load_fp32(of_embedding.at(kEmbeddingA)).t().equal(load_fp32(of_head.at(LoraLayer::kB))) &&
+           load_fp32(of_embedding.at(kEmbeddingB)).t().equal(load_fp32(of_head.at(LoraLayer::kA)));
+}
+
 }  // namespace
 
 PlannedUpdates merge_lora(const Plan& plan, const models::DecoderSpec& decoder, const AdapterFile& file) {
     std::map<std::string, Sources> sources;
-    for (const TrainedTensor& tensor : plan.trained) {
+    for (const TrainedTensor& tensor : plan.saved) {
         if (tensor.part != TrainedPart::kAdapter) continue;
         sources[tensor.module][tensor.name] = {&file.file(), &file.at(tensor.key)};
     }
     PlannedUpdates out;
     std::map<std::string, const models::spec::Linear*> linears;
     for (const models::spec::Linear* linear : decoder.linears()) linears[linear->path] = linear;
+    linears[decoder.head.path] = &decoder.head;
+    out.keeps_tie = change_alike(plan.targets, sources);
     std::map<std::string, double> scalings;
     for (const Target& target : plan.targets) {
         scalings[target.path] = target.scaling;
         if (target.is_parameter) continue;
+        if (target.is_embedding) {
+            out.weights[target.path + ".weight"] = embedding_update(target, sources.at(target.path));
+            continue;
+        }
         out.weights[target.path + ".weight"] = {
             .module = target.path, .load = [from = sources.at(target.path), scaling = target.scaling]() {
                 const auto magnitude = from.find(LoraLayer::kMagnitude);

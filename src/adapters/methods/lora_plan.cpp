@@ -3,6 +3,7 @@
 #include <set>
 
 #include "../base_tensors.h"
+#include "../embedding_lora.h"
 #include "../target_parameters.h"
 #include "lora.h"
 #include "qlora/adapters/lora.h"
@@ -31,27 +32,50 @@ void add_matrices(std::vector<TrainedTensor>& out, const std::string& place, con
                    .leaves_zero = true});
 }
 
+void add_row(std::vector<TrainedTensor>& out, const models::spec::Linear& linear, const char* name,
+             bool decays) {
+    out.push_back({.key = peft_key(linear.path, name),
+                   .module = linear.path,
+                   .name = name,
+                   .shape = {linear.out},
+                   .decays = decays,
+                   .raised = true});
+}
+
+void add_embedding(std::vector<TrainedTensor>& out, const models::DecoderSpec& decoder, std::int64_t r) {
+    const auto add = [&](const char* name, std::vector<std::int64_t> shape, bool leaves_zero) {
+        out.push_back({.key = peft_key(decoder.embedding, name),
+                       .module = decoder.embedding,
+                       .name = name,
+                       .shape = std::move(shape),
+                       .of_embedding = true,
+                       .leaves_zero = leaves_zero});
+    };
+    add(kEmbeddingA, {r, decoder.vocab_size}, true);
+    add(kEmbeddingB, {decoder.hidden_size, r}, false);
+}
+
+std::vector<TrainedTensor> head_matrices(const models::spec::Linear& head, std::int64_t r) {
+    std::vector<TrainedTensor> out;
+    add_matrices(out, head.path, head.path, {r, head.in}, {head.out, r});
+    return out;
+}
+
 std::vector<TrainedTensor> trained_tensors(const MatchResult& match, const models::DecoderSpec& decoder) {
     const std::set<std::string> whole(match.modules_to_save.begin(), match.modules_to_save.end());
     std::map<std::string, const Target*> adapted;
     for (const Target& target : match.targets) adapted[target.path] = &target;
 
     std::vector<TrainedTensor> out;
+    const auto embedding = adapted.find(decoder.embedding);
+    if (embedding != adapted.end()) add_embedding(out, decoder, embedding->second->r);
     for (const models::spec::Linear* linear : decoder.linears()) {
         const auto found = adapted.find(linear->path);
         if (found == adapted.end()) continue;
         const std::int64_t r = found->second->r;
         add_matrices(out, linear->path, linear->path, {r, linear->in}, {linear->out, r});
-        const auto add_row = [&](const char* name, bool decays) {
-            out.push_back({.key = peft_key(linear->path, name),
-                           .module = linear->path,
-                           .name = name,
-                           .shape = {linear->out},
-                           .decays = decays,
-                           .raised = true});
-        };
-        if (match.expanded.lora_bias) add_row(LoraLayer::kBias, false);
-        if (match.expanded.use_dora) add_row(LoraLayer::kMagnitude, true);
+        if (match.expanded.lora_bias) add_row(out, *linear, LoraLayer::kBias, false);
+        if (match.expanded.use_dora) add_row(out, *linear, LoraLayer::kMagnitude, true);
     }
 
     for (const RawParameter& parameter : raw_parameters(decoder)) {
@@ -62,6 +86,13 @@ std::vector<TrainedTensor> trained_tensors(const MatchResult& match, const model
         const bool is_wrapped = !parameter.outer.empty() && adapted.contains(parameter.outer);
         const std::string wrapper = parameter.module + (is_wrapped ? ".base_layer" : "");
         add_matrices(out, wrapper, parameter.info.path, parameter.a_shape(r), parameter.b_shape(r));
+    }
+
+    const auto head = adapted.find(decoder.head.path);
+    if (head != adapted.end() && !match.shares_tables) {
+        for (TrainedTensor& tensor : head_matrices(decoder.head, head->second->r))
+            out.push_back(std::move(tensor));
+        if (match.expanded.lora_bias) add_row(out, decoder.head, LoraLayer::kBias, false);
     }
 
     add_whole_modules(out, whole, decoder);
@@ -105,7 +136,9 @@ std::vector<std::string> text_of(const MatchResult& match) {
 }  // namespace
 
 Plan plan_lora(const PeftConfig& config, const models::DecoderSpec& decoder) {
-    MatchResult match = match_targets(std::get<LoraConfig>(config), adaptable_model(decoder));
+    AdaptableModel model = adaptable_model(decoder);
+    model.tables = true;
+    MatchResult match = match_targets(std::get<LoraConfig>(config), model);
     const LoraConfig& expanded = match.expanded;
     const bool has_parameters = std::any_of(match.targets.begin(), match.targets.end(),
                                             [](const Target& target) { return target.is_parameter; });
@@ -116,6 +149,10 @@ Plan plan_lora(const PeftConfig& config, const models::DecoderSpec& decoder) {
     }
     Plan plan;
     plan.trained = plan.saved = trained_tensors(match, decoder);
+    if (match.shares_tables) {
+        const std::int64_t r = plan.trained.front().shape.front();
+        for (TrainedTensor& tensor : head_matrices(decoder.head, r)) plan.saved.push_back(std::move(tensor));
+    }
     plan.text = text_of(match);
     if (match.expanded.use_dora) {
         std::set<std::string> scaled;
