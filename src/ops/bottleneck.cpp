@@ -4,6 +4,7 @@
 #include <ATen/ops/add.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/mm.h>
+#include <ATen/ops/ones.h>
 #include <ATen/ops/relu.h>
 #include <ATen/ops/tanh.h>
 #include <ATen/ops/tanh_backward.h>
@@ -68,6 +69,13 @@ ActivationGradient activated_backward(const at::Tensor& g, const at::Tensor& z,
     return activate_backward(g, z, kernel_rule(activation));
 }
 
+/// fp32 sums over rows. LibTorch's on the CPU would depend on the number of threads where columns are few and
+/// odd, as those of a narrow network.
+at::Tensor sum_rows(const at::Tensor& rows) {
+    if (device_kernels(rows) != nullptr) return rows.sum(0, false, at::kFloat);
+    return product(at::ones({1, rows.size(0)}, at::kFloat), rows).squeeze(0);
+}
+
 struct BottleneckNode : Function<BottleneckNode> {
     static at::Tensor forward(AutogradContext* ctx, const at::Tensor& start, const at::Tensor& x,
                               const at::Tensor& down, const at::Tensor& down_bias, const at::Tensor& up,
@@ -88,7 +96,6 @@ struct BottleneckNode : Function<BottleneckNode> {
         const ActivationGradient of_z = activated_backward(through_weight(g, up), z, rule.activation);
         at::Tensor of_x;
         if (ctx->needs_input_grad(1)) of_x = through_weight(of_z.entered, down).to(x.scalar_type());
-        const auto sum_rows = [](const at::Tensor& rows) { return rows.sum(0, false, at::kFloat); };
         return {grads[0],
                 of_x,
                 of_weight(of_z.entered, as_factor(x)),
