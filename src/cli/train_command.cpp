@@ -309,8 +309,9 @@ int Run::train() {
         spdlog::info("training.learning_rate: {:g}, that of {} where none is given",
                      config_.training.learning_rate, enum_name(adapters::type_of(config_.peft)));
     }
-    spdlog::info("{} trainable of {} parameters, {} adapters", loaded.adaptation.trainable_elements(),
-                 loaded.model->parameter_count(), loaded.adaptation.plan.targets.size());
+    const std::size_t adapters = loaded.adaptation.plan.targets.size();
+    spdlog::info("{} trainable of {} parameters{}", loaded.adaptation.trainable_elements(),
+                 loaded.model->parameter_count(), adapters > 0 ? fmt::format(", {} adapters", adapters) : "");
     if (const auto text = embedding_rate_text(config_.training, loaded.adaptation.plan); !text.empty())
         spdlog::info("{}", text);
     const std::unique_ptr<train::Callback> progress = make_progress(program_.quiet());
