@@ -26,6 +26,11 @@ bool becomes(const io::TensorView& view, const io::TensorView& other) {
     return true;
 }
 
+/// The same but for a rounding of either: a base may have been loaded in another dtype before training.
+bool are_alike(const io::TensorView& view, const io::TensorView& other) {
+    return becomes(view, other) || becomes(other, view);
+}
+
 bool is_saved(const Plan& plan, const std::string& key) {
     return std::any_of(plan.saved.begin(), plan.saved.end(),
                        [&](const TrainedTensor& tensor) { return tensor.key == key; });
@@ -45,7 +50,7 @@ std::vector<CarriedTable> changed_tables(const AdapterFile& file, const Plan& pl
         const std::string parameter = is_tied_head ? decoder.embedding_weight() : spec->name;
         const io::TensorView& own = base.at(names.in_file(parameter));
         const auto [place, is_new] = found.emplace(parameter, CarriedTable{parameter, view, own.dtype});
-        if (!is_new && !becomes(*view, *place->second.view))
+        if (!is_new && !are_alike(*view, *place->second.view))
             faults.add(view->name, "differs from " + place->second.view->name +
                                        ", which is the same tensor of this model, whose embedding and head "
                                        "are tied");
@@ -54,7 +59,7 @@ std::vector<CarriedTable> changed_tables(const AdapterFile& file, const Plan& pl
     faults.throw_if_any<CheckpointError>(file.path().string());
     std::vector<CarriedTable> out;
     for (const auto& [parameter, table] : found) {
-        if (becomes(*table.view, base.at(names.in_file(parameter)))) {
+        if (are_alike(*table.view, base.at(names.in_file(parameter)))) {
             spdlog::info("{}: {} is that of the base", file.path().string(), table.view->name);
         } else {
             spdlog::info("{}: {} takes the place of the base's {}", file.path().string(), table.view->name,

@@ -79,14 +79,13 @@ bool settle_tying(const AdaptableModel& model, LoraConfig& config, std::vector<s
 
 void warn_of_tie(const AdaptableModel& model, const std::vector<Target>& targets,
                  std::vector<std::string>& warnings) {
-    const auto table = std::find_if(targets.begin(), targets.end(), [](const Target& target) {
+    const bool has_table = std::any_of(targets.begin(), targets.end(), [](const Target& target) {
         return target.is_embedding || target.is_head;
     });
-    if (!model.tied || table == targets.end()) return;
+    if (!model.tied || !has_table) return;
     warnings.push_back(
-        "target_modules: embedding and head are one tensor of this model, and the adapter of " + table->path +
-        " is not one of both; merging makes two tensors of them. With ensure_weight_tying both "
-        "share one adapter");
+        "target_modules: embedding and head are one tensor of this model, but not their adapters: merging "
+        "makes two tensors of it. With ensure_weight_tying both share one adapter");
 }
 
 std::string table_fault(const AdaptableModel& model, const ModuleInfo& module, const LoraConfig& config) {

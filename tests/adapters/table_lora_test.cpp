@@ -161,6 +161,8 @@ TEST_P(TableLora, tables_that_a_file_carries_are_the_bases_or_take_their_place) 
     save_with({{kEmbedding + "base_layer.weight", table.clone()}});
     EXPECT_TRUE(logits_of(*loaded()).equal(before));
     EXPECT_TRUE(logits_of(*loaded(false)).equal(before));
+    save_with({{kEmbedding + "base_layer.weight", table.to(at::kBFloat16)}});
+    EXPECT_TRUE(logits_of(*loaded(false)).equal(before)) << "the base, as a 16-bit run had it";
 
     save_with({{kEmbedding + "base_layer.weight", table + 0.25}});
     const at::Tensor after = logits_of(*loaded());

@@ -48,7 +48,7 @@ METHODS = {
     "prefix-projection": {"peft_type": "PREFIX_TUNING", **VIRTUAL, "prefix_projection": True, "encoder_hidden_size": 20},
 }
 RUNS = [(method, base) for method in METHODS if method != "tables-shared" for base in ("nf4", "dense")] if FULL else [
-    ("tables", "nf4"), ("tables-tied", "dense"), ("dora", "nf4"), ("lora-bias", "dense"), ("ia3", "nf4"), ("ia3-whole", "dense"), ("prompt", "nf4"),
+    ("tables-tied", "nf4"), ("dora", "nf4"), ("lora-bias", "dense"), ("ia3", "nf4"), ("ia3-whole", "dense"), ("prompt", "nf4"),
     ("prompt-text", "dense"), ("p-mlp", "dense"),
     ("p-lstm", "nf4"), ("prefix", "dense"), ("prefix-projection", "nf4")]
 MERGEABLE = ("tables", "tables-tied", "head", "embedding", "dora", "dora-rslora", "lora-bias", "ia3", "ia3-whole")

@@ -9,12 +9,17 @@ import json
 
 import pytest
 import torch
+from model_case import FULL
 from peft import LoraConfig, PeftModel, get_peft_model
 from peft_loop import chatml_rows, mean_loss, padded, train_peer
 from safetensors.torch import load_file
 from test_methods import MethodCase, peft_model, saved_tensors
 from test_model_parity import peer
-from test_training_parity import TINY_FP32, distance, relative, short_rows
+from test_training_parity import BF16, TINY_FP32, TRAINING, compare_run, distance, hold, relative, seeded_adapter, short_rows
+from transformers import AutoModelForCausalLM
+
+
+FULL_ONLY = pytest.mark.skipif(not FULL, reason="QLORA_FULL=1")
 
 
 class Transposed(torch.nn.Module):
@@ -79,7 +84,7 @@ def test_shared_matrices_load_in_peft_and_merge_into_one_tensor(shared_case):
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
-@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("tied", [False, True] if FULL else [True])
 def test_tables_that_peft_saved_take_the_place_of_the_bases(tied, shared_case, tiny_model, root, tmp_path):
     """save_embedding_layers=True writes what the model holds, trained or not."""
     folder = tiny_model(model_type="llama", tie=tied)
@@ -108,6 +113,7 @@ def test_tables_that_peft_saved_take_the_place_of_the_bases(tied, shared_case, t
     assert (found - expected).abs().max() <= 1e-5 * expected.abs().max()
 
 
+@FULL_ONLY
 def test_a_resized_vocabulary_is_refused(shared_case, tiny_model, root, tmp_path):
     folder = tiny_model(model_type="llama")
     base = peer(folder)
@@ -118,3 +124,58 @@ def test_a_resized_vocabulary_is_refused(shared_case, tiny_model, root, tmp_path
                                "--template", "chatml", "--quantization", "none")
     assert done.returncode == 2 and "2 faults" in done.stderr, done.stderr
     assert "the vocabulary was resized before training" in done.stderr
+
+
+# Names of the embedding, a scale of it and of the logits, learned positions beside it, a head of another name on disk.
+TYPES = {
+    "granite": ({"config": {"embedding_multiplier": 3.0, "logits_scaling": 4.0}}, ["embed_tokens", "lm_head"]),
+    "gpt2": ({"tie": True}, ["wte", "lm_head", "c_attn"]),
+    "gpt_neox": ({}, ["embed_in", "lm_head"]),
+    "cohere": ({"tie": True}, ["embed_tokens", "lm_head"]),
+    "gemma2": ({"tie": True}, ["embed_tokens", "lm_head"]),
+    "olmo2": ({}, r".*(embed_tokens|lm_head)"),
+}
+
+
+@pytest.mark.parametrize("model_type", TYPES if FULL else ["granite"])
+def test_an_adapter_of_peft_on_the_tables_of_other_types(model_type, shared_case, tiny_model, root, tmp_path):
+    options, targets = TYPES[model_type]
+    folder = tiny_model(model_type=model_type, max_positions=512, **options)
+    torch.manual_seed(3)
+    model = get_peft_model(peer(folder), LoraConfig(task_type="CAUSAL_LM", r=3, target_modules=targets, init_lora_weights=False))
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_embedding" in name:
+                parameter *= 0.1
+    model.save_pretrained(tmp_path / "adapter")
+    data = short_rows(root, tmp_path, 20)
+    done = shared_case.program("qlora-eval", "--model", folder, "--adapter", tmp_path / "adapter", "--data", data, "--template", "chatml",
+                               "--quantization", "none", "--quiet")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["loss"] == pytest.approx(mean_loss(model, chatml_rows(folder, data)), rel=1e-5)
+
+
+@FULL_ONLY
+def test_a_resumed_run_of_shared_matrices_ends_with_the_same_bytes(shared_case, tmp_path):
+    file = tmp_path / "run.json"
+    run = {**shared_case.run, "training": {**shared_case.run["training"], "save_steps": 7, "lr_scheduler_type": "constant"}}
+    run["training"].pop("warmup_steps", None)
+    adapters = []
+    for folder, steps in (("out", (["--set", "training.max_steps=7"], ["--resume"])), ("whole", ([],))):
+        run["training"]["output_dir"] = folder
+        file.write_text(json.dumps(run))
+        for arguments in steps:
+            done = shared_case.program("qlora-train", "--config", file, "--quiet", *arguments)
+            assert done.returncode == 0, done.stderr
+        adapters.append((tmp_path / folder / "adapter" / "adapter_model.safetensors").read_bytes())
+    assert adapters[0] == adapters[1]
+
+
+@FULL_ONLY
+def test_twenty_steps_in_bf16(tiny_model, bin_dir, root, tmp_path, capsys):
+    folder = tiny_model(model_type="gemma", tie=True)
+    base = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.bfloat16)
+    adapter = seeded_adapter(base, tmp_path / "start", r=4, lora_alpha=4, target_modules=["embed_tokens", "lm_head", "v_proj"])
+    training = {**TRAINING, "learning_rate": 5e-3}
+    hold(compare_run(bin_dir, tmp_path, folder, base, adapter, short_rows(root, tmp_path, 60), training,
+                     {"load_in_4bit": False, "bnb_4bit_compute_dtype": "bfloat16"}, capsys, template="chatml"), BF16)

@@ -19,9 +19,9 @@ struct CarriedTable {
     io::DType dtype = io::DType::kF32;  ///< of the base's
 };
 
-/// Those that differ from the base's once they have its dtype, so that they take its place; a log line tells
-/// of the others. `file` was checked by check_adapter_tensors. CheckpointError where it holds two values of
-/// one tensor.
+/// Those that differ from the base's by more than a rounding to either dtype, so that they take its place; a
+/// log line tells of the others. `file` was checked by check_adapter_tensors. CheckpointError where it holds
+/// two values of one tensor.
 std::vector<CarriedTable> changed_tables(const AdapterFile& file, const Plan& plan,
                                          const io::Checkpoint& base, const models::DecoderSpec& decoder);
 

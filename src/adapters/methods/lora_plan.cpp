@@ -125,8 +125,9 @@ std::vector<std::string> text_of(const MatchResult& match) {
         const bool is_weight = target.is_parameter && target.path.ends_with(".weight");
         const std::string kind =
             target.path.substr((is_weight ? target.path.rfind('.', last - 1) : last) + 1);
-        ++kinds[fmt::format("{} (r {}, scaling {:g}{})", kind, target.r, target.scaling,
-                            match.expanded.use_dora ? ", DoRA" : "")];
+        const char* further = match.expanded.use_dora ? ", DoRA" : "";
+        if (target.is_head && match.shares_tables) further = ", shares the embedding's matrices";
+        ++kinds[fmt::format("{} (r {}, scaling {:g}{})", kind, target.r, target.scaling, further)];
     }
     std::vector<std::string> out;
     for (const auto& [kind, count] : kinds) out.push_back(fmt::format("{} x {}", count, kind));
