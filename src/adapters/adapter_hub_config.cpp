@@ -151,7 +151,8 @@ std::string our_key(std::string key, const std::string& name) {
 }
 
 bool knows(const std::string& model_type) {
-    constexpr std::array kTypes = {"gpt2", "llama", "mistral", "gemma2", "gemma3_text", "qwen2", "qwen3"};
+    constexpr std::array kTypes = {"gpt2",        "llama", "mistral", "gemma2",
+                                   "gemma3_text", "phi",   "qwen2",   "qwen3"};
     return std::find(kTypes.begin(), kTypes.end(), model_type) != kTypes.end();
 }
 

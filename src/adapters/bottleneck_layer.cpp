@@ -37,31 +37,35 @@ const models::spec::Attention* attention_of(const models::spec::Branch& branch) 
 }
 
 /// Why the networks cannot stand in such a layer; empty where they can.
-std::string layer_fault(const BottleneckConfig& config, const models::spec::Layer& layer,
+std::string layer_fault(BottleneckKind kind, const models::spec::Layer& layer,
                         const std::string& model_type) {
     const auto attentions = std::count_if(layer.branches.begin(), layer.branches.end(),
                                           [](const auto& branch) { return attention_of(branch); });
-    if (layer.parallel || layer.branches.size() != 2 || attentions != 1) {
-        return "BOTTLENECK stands behind attention and then behind the MLP, and the layers of " + model_type +
-               " run both on one input, where that is not built; choose LORA or IA3";
-    }
+    const std::string name(enum_name(kind));
+    if (layer.branches.size() != 2 || attentions != 1)
+        return "BOTTLENECK is built for layers of one attention and one MLP, which those of " + model_type +
+               " are not; choose LORA or IA3";
     const models::spec::Branch& mlp = layer.branches[attention_of(layer.branches[0]) == nullptr ? 0 : 1];
-    if (config.config != BottleneckKind::kSeq && std::holds_alternative<models::spec::Experts>(mlp.block)) {
-        return std::string(enum_name(config.config)) +
-               " needs the MLP's output by itself, and the experts of " + model_type +
+    if (layer.parallel && kind == BottleneckKind::kPar) {
+        return name + " reads the stream between attention and MLP, and the layers of " + model_type +
+               " run both on one input, where AdapterHub has none either; choose seq_bn or double_seq_bn";
+    }
+    if (kind != BottleneckKind::kSeq && std::holds_alternative<models::spec::Experts>(mlp.block)) {
+        return name + " needs the MLP's output by itself, and the experts of " + model_type +
                " add theirs to the stream at once; choose seq_bn";
     }
-    if (config.config != BottleneckKind::kSeq || (!mlp.post && mlp.multiplier == 1.0)) return "";
-    return "seq_bn reads the residual stream with the MLP's output, and " + model_type +
+    if (kind != BottleneckKind::kSeq || layer.parallel || (!mlp.post && mlp.multiplier == 1.0)) return "";
+    return name + " reads the residual stream with the MLP's output, and " + model_type +
            (mlp.post ? " norms" : " scales") +
            " that output before it joins the stream, where AdapterHub has no such reading either; choose "
            "double_seq_bn or par_bn";
 }
 
-Reads reads_of(BottleneckKind kind) {
+/// Beside attention there is no stream behind the MLP alone: AdapterHub then reads its output.
+Reads reads_of(BottleneckKind kind, const models::spec::Layer& layer) {
     const BottleneckPlaces places = places_of(kind);
     if (places.is_parallel) return Reads::kStream;
-    return places.original_ln_before ? Reads::kSum : Reads::kOutput;
+    return places.original_ln_before && !layer.parallel ? Reads::kSum : Reads::kOutput;
 }
 
 ops::BottleneckActivation activation_of(NonLinearity non_linearity) {
@@ -113,7 +117,7 @@ std::vector<BottleneckPlace> bottleneck_places(const BottleneckConfig& config,
     for (std::int64_t layer = 0; layer < layers; ++layer) {
         if (leaves_out(layer)) continue;
         const models::spec::Layer& described = decoder.layers[static_cast<std::size_t>(layer)];
-        if (reason.empty()) reason = layer_fault(config, described, decoder.model_type);
+        if (reason.empty()) reason = layer_fault(config.config, described, decoder.model_type);
         for (std::size_t branch = 0; branch < described.branches.size(); ++branch) {
             const auto* attention = attention_of(described.branches[branch]);
             if (attention != nullptr && !kinds.mh_adapter) continue;
@@ -124,7 +128,7 @@ std::vector<BottleneckPlace> bottleneck_places(const BottleneckConfig& config,
                            .branch = branch,
                            .module = layer_of(path) +
                                      (attention != nullptr ? ".attention_adapters" : ".output_adapters"),
-                           .reads = reads_of(config.config)});
+                           .reads = reads_of(config.config, described)});
         }
     }
     if (!reason.empty()) faults.add("config", reason);

@@ -89,6 +89,9 @@ INSTANTIATE_TEST_SUITE_P(
         PlacedCase{"seq", of_type("llama")},
         PlacedCase{"double_seq", of_type("qwen2"), BottleneckKind::kDoubleSeq},
         PlacedCase{"par", of_type("mistral"), BottleneckKind::kPar}, PlacedCase{"seq_gpt2", kGpt2Config},
+        PlacedCase{"seq_phi", of_type("phi")},
+        PlacedCase{"double_seq_cohere", of_type("cohere"), BottleneckKind::kDoubleSeq},
+        PlacedCase{"double_seq_phi_bf16", of_type("phi"), BottleneckKind::kDoubleSeq, at::kBFloat16},
         PlacedCase{"double_seq_gemma2", of_type("gemma2", {{"head_dim", 8}}), BottleneckKind::kDoubleSeq},
         PlacedCase{"par_olmo2", of_type("olmo2"), BottleneckKind::kPar},
         PlacedCase{"double_seq_granite", of_type("granite", {{"residual_multiplier", 0.5}}),
@@ -247,9 +250,12 @@ std::string plan_fault(const BottleneckConfig& config, const Json& model) {
 
 TEST(Bottlenecks, do_not_fit_where_their_places_are_not) {
     BottleneckConfig config;
-    EXPECT_NE(plan_fault(config, of_type("phi")).find("config: BOTTLENECK stands behind attention"),
+    EXPECT_EQ(plan_fault(config, of_type("phi")), "");
+    config.config = BottleneckKind::kPar;
+    EXPECT_NE(plan_fault(config, of_type("phi")).find("config: par_bn reads the stream between"),
               std::string::npos)
         << plan_fault(config, of_type("phi"));
+    config.config = BottleneckKind::kSeq;
     EXPECT_NE(plan_fault(config, of_type("gemma2")).find("gemma2 norms that output"), std::string::npos);
     EXPECT_NE(plan_fault(config, of_type("granite", {{"residual_multiplier", 0.5}}))
                   .find("granite scales that output"),

@@ -25,9 +25,12 @@ MODELS = {
     "gpt2": {"model_type": "gpt2"},
     "qwen2": {"model_type": "qwen2"},
     "gemma2": {"model_type": "gemma2"},
+    "phi": {"model_type": "phi"},
 }
 SETTINGS = {"seq_bn": {"reduction_factor": 8}, "double_seq_bn": {"reduction_factor": 8}, "par_bn": {"reduction_factor": 4}}
-CASES = [f"{model}-{kind}" for model in MODELS for kind in SETTINGS if (model, kind) != ("gemma2", "seq_bn")]
+# seq_bn of gemma2 reads the last layer's norm in every layer there, and par_bn of phi nothing: both are refused here.
+LEFT_OUT = ("gemma2-seq_bn", "phi-par_bn")
+CASES = [f"{model}-{kind}" for model in MODELS for kind in SETTINGS if f"{model}-{kind}" not in LEFT_OUT]
 TRAINING = {
     "max_steps": 20,
     "per_device_train_batch_size": 2,

@@ -11,6 +11,7 @@ PLACES = {"seq_bn": ["output"], "double_seq_bn": ["attention", "output"], "par_b
 READS = {"seq_bn": "sum", "double_seq_bn": "output", "par_bn": "stream"}
 ACTIVATIONS = {"relu": nn.ReLU, "swish": nn.SiLU, "gelu": nn.GELU, "tanh": nn.Tanh,
                "gelu_new": lambda: nn.GELU(approximate="tanh")}
+PARALLEL = ("phi", "cohere", "cohere2")  # attention and MLP on one input
 NORMS_BEFORE_MLP = ("pre_feedforward_layernorm", "post_attention_layernorm", "ln_2")
 
 
@@ -70,7 +71,7 @@ def with_bottlenecks(model, adapter_config, tensors):
             holder = nn.Module()
             holder.adapters = nn.ModuleDict({name: network})
             layer.add_module(f"{place}_adapters", holder)
-            put_network(layer, place, network, READS[kind])
+            put_network(layer, place, network, "output" if model.config.model_type in PARALLEL else READS[kind])
     trained = {key: p for key, p in model.named_parameters() if p.requires_grad}
     assert {k: tuple(p.shape) for k, p in trained.items()} == {k: tuple(v.shape) for k, v in tensors.items()}
     with torch.no_grad():

@@ -53,7 +53,7 @@ using BranchBottlenecks = std::vector<std::shared_ptr<Bottleneck>>;
 struct Hooks {
     std::shared_ptr<SoftPrompt> prompt;
     std::shared_ptr<KeyValuePrefix> prefix;
-    /// Of each layer, or of none. Layers whose branches all read their input have none.
+    /// Of each layer, or of none. Where branches all read the layer's input, they read their blocks' outputs.
     std::vector<BranchBottlenecks> bottlenecks;
 
     /// Positions that each sequence has before its first token: those of the prefix, then of the prompt.

@@ -26,6 +26,7 @@ Plan plan_bottleneck(const PeftConfig& given, const models::DecoderSpec& decoder
                                     .decays = tensor.sizes.size() == 2,
                                     .leaves_zero = is_zero});
         }
+        plan.targets.push_back({.path = place.module});
         ++kinds[place.module.substr(place.module.rfind('.') + 1)];
         // Its inner values and, unless a norm reads it too, what it reads.
         const bool reads_stream = place.reads == models::Bottleneck::Reads::kStream;

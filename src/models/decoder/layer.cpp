@@ -91,11 +91,23 @@ at::Tensor Branch::forward_through_bottleneck(const Stream& stream, const LayerP
     const at::Tensor joining =
         bottleneck_->added_to(out, reads == Reads::kOutput ? out : residual, pass.context);
     if (post_) return ops::norm_residual(joining, post_->used(), residual, multiplier_);
-    return residual + (multiplier_ == 1.0 ? joining : joining * multiplier_);
+    return joined(residual, joining);
+}
+
+at::Tensor Branch::joined(const at::Tensor& stream, const at::Tensor& joining) const {
+    return stream + (multiplier_ == 1.0 ? joining : joining * multiplier_);
 }
 
 at::Tensor Branch::leave(const at::Tensor& inner, const at::Tensor& stream, const at::Tensor& sum,
                          const LayerPass& pass, ops::NodeOutput output) const {
+    if (bottleneck_) {
+        TORCH_CHECK(bottleneck_->reads() == Bottleneck::Reads::kOutput,
+                    "a bottleneck beside other branches reads its block's output");
+        const at::Tensor out =
+            inner.defined() ? block_->leave(inner, {}, 1.0, pass)
+                            : block_->as_one(stream, {}, pre_.get(), 1.0, ops::NodeOutput::kUsed, pass);
+        return joined(sum, bottleneck_->added_to(out, out, pass.context));
+    }
     if (inner.defined()) return block_->leave(inner, sum, multiplier_, pass);
     return block_->as_one(stream, sum, pre_.get(), multiplier_, output, pass);
 }
@@ -152,8 +164,8 @@ at::Tensor Layer::forward_in_parallel(const at::Tensor& x, const LayerPass& pass
 }
 
 void Layer::set_bottlenecks(const BranchBottlenecks& bottlenecks) {
-    TORCH_CHECK(bottlenecks.empty() || (!parallel_ && bottlenecks.size() == branches_.size()),
-                "bottlenecks stand behind branches that follow each other, one behind each");
+    TORCH_CHECK(bottlenecks.empty() || bottlenecks.size() == branches_.size(),
+                "bottlenecks of another number of branches");
     for (std::size_t i = 0; i < branches_.size(); ++i)
         branches_[i].set_bottleneck(bottlenecks.empty() ? nullptr : bottlenecks[i]);
 }

@@ -45,6 +45,8 @@ class Branch {
   private:
     Stream forward_as_one(const Stream& stream, const LayerPass& pass, ops::NodeOutput output) const;
     at::Tensor forward_through_bottleneck(const Stream& stream, const LayerPass& pass) const;
+    /// stream + multiplier * joining
+    at::Tensor joined(const at::Tensor& stream, const at::Tensor& joining) const;
 
     std::shared_ptr<nn::Norm> pre_;
     std::unique_ptr<Block> block_;
