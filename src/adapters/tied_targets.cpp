@@ -18,11 +18,7 @@ bool is_table_name(const std::string& path) {
     return std::find(kTableNames.begin(), kTableNames.end(), last) != kTableNames.end();
 }
 
-bool names_table(const NameList& names) {
-    return std::any_of(names.begin(), names.end(), is_table_name);
-}
-
-bool names_table(const ModuleNames& names) {
+bool targets_table(const ModuleNames& names) {
     if (const NameList* list = as_list(names)) return names_table(*list);
     const auto* regex = std::get_if<std::string>(&names);
     if (regex == nullptr || is_all_linear(names)) return false;
@@ -51,6 +47,10 @@ void add_embedding(ModuleNames& names, const std::string& embedding, const std::
 
 }  // namespace
 
+bool names_table(const NameList& names) {
+    return std::any_of(names.begin(), names.end(), is_table_name);
+}
+
 bool settle_tying(const AdaptableModel& model, LoraConfig& config, std::vector<std::string>& warnings,
                   FaultList& faults) {
     if (!config.ensure_weight_tying) return false;
@@ -64,7 +64,7 @@ bool settle_tying(const AdaptableModel& model, LoraConfig& config, std::vector<s
                    "target_modules, or leave it out");
         return false;
     }
-    if (!names_table(config.target_modules)) {
+    if (!targets_table(config.target_modules)) {
         warnings.push_back("ensure_weight_tying: target_modules names neither embed_tokens nor lm_head");
         return false;
     }

@@ -10,6 +10,9 @@ namespace qlora::adapters {
 
 // LoRA on the embedding and the output head, which are one tensor in many models.
 
+/// Whether one of the names is that of an embedding or a head, by the two that PEFT knows.
+bool names_table(const NameList& names);
+
 /// As PEFT turns `ensure_weight_tying` into targets: the embedding in the place of the head. Whether
 /// embedding and head then have one adapter.
 bool settle_tying(const AdaptableModel& model, LoraConfig& config, std::vector<std::string>& warnings,

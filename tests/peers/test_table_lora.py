@@ -179,3 +179,24 @@ def test_twenty_steps_in_bf16(tiny_model, bin_dir, root, tmp_path, capsys):
     training = {**TRAINING, "learning_rate": 5e-3}
     hold(compare_run(bin_dir, tmp_path, folder, base, adapter, short_rows(root, tmp_path, 60), training,
                      {"load_in_4bit": False, "bnb_4bit_compute_dtype": "bfloat16"}, capsys, template="chatml"), BF16)
+
+
+@FULL_ONLY
+def test_a_tied_pair_that_peft_trained_whole_together(shared_case, tiny_model, root, tmp_path):
+    folder = tiny_model(model_type="llama", tie=True)
+    config = LoraConfig(task_type="CAUSAL_LM", target_modules=["q_proj"], modules_to_save=["lm_head"], ensure_weight_tying=True,
+                        init_lora_weights=False)
+    model = get_peft_model(peer(folder), config)
+    table = model.get_input_embeddings().weight
+    assert table.requires_grad
+    with torch.no_grad():
+        table += 0.1 * torch.randn_like(table)
+    model.save_pretrained(tmp_path / "adapter")
+    data = short_rows(root, tmp_path, 20)
+    arguments = ["--model", folder, "--adapter", tmp_path / "adapter"]
+    done = shared_case.program("qlora-eval", *arguments, "--data", data, "--template", "chatml", "--quantization", "none", "--quiet")
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)["loss"] == pytest.approx(mean_loss(model, chatml_rows(folder, data)), rel=1e-5)
+    done = shared_case.program("qlora-merge", *arguments, "--output", tmp_path / "merged")
+    assert done.returncode == 0, done.stderr
+    assert mean_loss(peer(tmp_path / "merged"), chatml_rows(folder, data)) == pytest.approx(mean_loss(model, chatml_rows(folder, data)), rel=1e-5)

@@ -4,6 +4,7 @@
 
 #include "../name_pattern.h"
 #include "../target_names.h"
+#include "../tied_targets.h"
 #include "lora.h"
 #include "qlora/adapters/peft_format.h"
 #include "qlora/core/error.h"
@@ -159,6 +160,8 @@ PeftConfig finished_lora(Json json, const AdapterFile& file, const models::Decod
     settle_task(json, file, linears, faults);
     faults.throw_if_any<CheckpointError>(config_file);
     LoraConfig config = std::get<LoraConfig>(parse_adapter_config(json, config_file));
+    // Of a tied pair that was trained whole together the file holds both.
+    if (names_table(config.modules_to_save.value_or(NameList{}))) config.ensure_weight_tying = false;
     settle_targets(config, file, modules, linears);
     settle_saved_modules(config, file, modules);
     return config;
